@@ -1,0 +1,3 @@
+//! What two programs need to meet: the protocol, its translation, job files, telemetry, the clock.
+
+pub mod proto;

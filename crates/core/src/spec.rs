@@ -1,0 +1,289 @@
+//! What a person asks for: a job and its tasks, every default already applied.
+//!
+//! A spec is written once and never changes; what becomes of it is in `state`.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{id::JobId, resources::Request, time::Timestamp};
+
+/// The queue of work that names none.
+pub const DEFAULT_QUEUE: &str = "default";
+
+/// One submission.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// What people call it; need not be unique.
+    pub name: String,
+    /// For filters: `ctl list --label team=data`.
+    pub labels: BTreeMap<String, String>,
+    /// For people and their programs; Muster never looks inside.
+    pub metadata: BTreeMap<String, String>,
+    /// The named lane it runs in.
+    pub queue: String,
+    /// At least one; names are unique in the job.
+    pub tasks: Vec<Arc<TaskSpec>>,
+}
+
+/// One entry of `tasks`: a group of one task, or of the many tasks of an array.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskSpec {
+    /// Unique in the job.
+    pub name: String,
+    /// Where it stands in the job.
+    pub role: Role,
+    /// What is run.
+    pub command: Command,
+    /// Added to the clean environment that the agent makes.
+    pub env: BTreeMap<String, String>,
+    /// The working directory on the agent; none: the agent's scratch folder.
+    pub cwd: Option<String>,
+    /// What the process reads on stdin; none: stdin is closed (an empty file).
+    pub stdin: Option<Vec<u8>>,
+    /// What one task takes from its agent while it runs.
+    pub request: Request,
+    /// What an agent must be.
+    pub requires: Requires,
+    /// Higher runs first.
+    pub priority: Priority,
+    /// From start to the kill; none: no limit.
+    pub timeout: Option<Duration>,
+    /// What follows a failure.
+    pub retry: RetryPolicy,
+    /// Not before this.
+    pub start_at: Option<Timestamp>,
+    /// Not before these have ended as they should.
+    pub after: Vec<After>,
+    /// Many tasks of this one spec.
+    pub array: Option<Array>,
+    /// What follows the loss of its agent.
+    pub on_lost: OnLost,
+    /// For people and filters.
+    pub tags: Vec<String>,
+    /// Between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    /// Bytes of output kept for one attempt; none: the agent's default.
+    pub output_limit: Option<u64>,
+}
+
+/// What a task runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Nothing: a join point that the agent acknowledges without a process.
+    #[default]
+    Empty,
+    /// A program and its arguments, passed on as they are. At least one.
+    Argv(Vec<String>),
+    /// A text for the machine's shell (`/bin/sh -c`, `cmd /C`).
+    Shell(String),
+}
+
+/// Where a group stands in its job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Ordinary work.
+    #[default]
+    Work,
+    /// Before all work; work starts only when it succeeded.
+    Setup,
+    /// After all work, whatever happened.
+    Teardown,
+}
+
+/// What an agent must be to run a task.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Requires {
+    /// `linux`, `windows`, ...; as the agent reports it.
+    pub os: Option<String>,
+    /// `x86_64`, `aarch64`, ...; as the agent reports it.
+    pub arch: Option<String>,
+    /// All must hold.
+    pub labels: Vec<LabelRule>,
+}
+
+/// One condition on an agent's labels.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum LabelRule {
+    /// `key`: the label is there.
+    Has(String),
+    /// `!key`: it is not.
+    Lacks(String),
+    /// `key=value`.
+    Is(String, String),
+    /// `key!=value`; true where the label is missing.
+    IsNot(String, String),
+    /// `key in (a, b)`.
+    In(String, Vec<String>),
+    /// `key notin (a, b)`; true where the label is missing.
+    NotIn(String, Vec<String>),
+}
+
+/// Higher runs first. Between -1000 and 1000.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Priority(pub i32);
+
+impl Priority {
+    /// Runs when nothing else wants to.
+    pub const LOW: Self = Self(-100);
+    /// What work has that says nothing.
+    pub const NORMAL: Self = Self(0);
+    /// Before ordinary work.
+    pub const HIGH: Self = Self(100);
+    /// Before everything.
+    pub const CRITICAL: Self = Self(1000);
+    /// The highest and lowest that a spec may ask for.
+    pub const RANGE: std::ops::RangeInclusive<i32> = -1000..=1000;
+}
+
+/// What follows a failed attempt. Exponential back-off with a cap, and jitter so that a thousand
+/// tasks that failed together do not come back together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryPolicy {
+    /// Attempts after the first; 0: none.
+    pub max: u32,
+    /// Before the first retry.
+    pub delay: Duration,
+    /// Each delay is the one before times this, in thousandths (2000 doubles, 1000 keeps).
+    pub factor_milli: u32,
+    /// No delay is longer.
+    pub cap: Duration,
+    /// The share of a delay, in thousandths, by which it may be shorter or longer.
+    pub jitter_milli: u32,
+    /// Which exit codes are retried; empty: every failure.
+    pub exit_codes: Vec<i32>,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            max: 0,
+            delay: Duration::from_secs(1),
+            factor_milli: 2000,
+            cap: Duration::from_secs(300),
+            jitter_milli: 100,
+            exit_codes: Vec::new(),
+        }
+    }
+}
+
+/// One dependency of a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct After {
+    /// Another job; none: this one.
+    pub job: Option<JobId>,
+    /// Another job by a name that the door resolved into `job` before submission.
+    pub job_name: Option<String>,
+    /// A group there; none: the whole job (only with `job`).
+    pub task: Option<String>,
+    /// Which end counts.
+    pub on: On,
+}
+
+/// Which end of a dependency lets the dependant start. Any other end skips it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum On {
+    /// Every task of it succeeded.
+    #[default]
+    Success,
+    /// At least one task of it failed or was cancelled.
+    Failure,
+    /// It ended.
+    Any,
+}
+
+/// Many tasks of one spec.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Array {
+    /// `first, first + step, ...`, `count` of them.
+    Range {
+        /// The first index.
+        first: i64,
+        /// How many; at least 1.
+        count: u32,
+        /// From one to the next; not 0.
+        step: i64,
+    },
+    /// One task an item; the item reaches the task as text.
+    Items(Arc<[String]>),
+}
+
+/// What follows the loss of the agent that ran an attempt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnLost {
+    /// Another attempt, which uses none of `retry.max`.
+    #[default]
+    Retry,
+    /// None: the task runs at most once.
+    Fail,
+}
+
+impl Default for TaskSpec {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            role: Role::Work,
+            command: Command::Empty,
+            env: BTreeMap::new(),
+            cwd: None,
+            stdin: None,
+            request: Request::default(),
+            requires: Requires::default(),
+            priority: Priority::NORMAL,
+            timeout: None,
+            retry: RetryPolicy::default(),
+            start_at: None,
+            after: Vec::new(),
+            array: None,
+            on_lost: OnLost::Retry,
+            tags: Vec::new(),
+            grace: Duration::from_secs(10),
+            output_limit: None,
+        }
+    }
+}
+
+impl TaskSpec {
+    /// How many tasks this entry stands for.
+    pub fn count(&self) -> u32 {
+        match &self.array {
+            None => 1,
+            Some(Array::Range { count, .. }) => *count,
+            Some(Array::Items(items)) => u32::try_from(items.len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// What the user counts task `offset` of this entry by, and its item: `None` without an array.
+    pub fn element(&self, offset: u32) -> Option<(i64, Option<&str>)> {
+        match self.array.as_ref()? {
+            Array::Range { first, step, .. } => Some((first + step * i64::from(offset), None)),
+            Array::Items(items) => {
+                let item = items.get(usize::try_from(offset).ok()?)?;
+                Some((i64::from(offset), Some(item)))
+            }
+        }
+    }
+
+    /// The task of this entry that the user counts as `index`; the reverse of `element`.
+    pub fn offset_of(&self, index: i64) -> Option<u32> {
+        let offset = match self.array.as_ref()? {
+            Array::Range { first, step, .. } => {
+                let distance = index.checked_sub(*first)?;
+                (distance.checked_rem(*step)? == 0).then_some(distance / step)?
+            }
+            Array::Items(_) => index,
+        };
+        u32::try_from(offset).ok().filter(|offset| *offset < self.count())
+    }
+}
+
+impl JobSpec {
+    /// How many tasks the job has.
+    pub fn task_count(&self) -> u64 {
+        self.tasks.iter().map(|task| u64::from(task.count())).sum()
+    }
+}
