@@ -1,3 +1,4 @@
 //! What two programs need to meet: the protocol, its translation, job files, telemetry, the clock.
 
+pub mod clock;
 pub mod proto;

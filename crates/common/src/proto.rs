@@ -2,7 +2,13 @@
 
 /// Messages, clients and servers of `muster.v1`.
 #[allow(missing_docs, unreachable_pub, reason = "generated from the commented .proto files")]
-#[allow(clippy::all, clippy::large_futures, clippy::allow_attributes_without_reason, clippy::too_many_lines, reason = "generated")]
+#[allow(
+    clippy::all,
+    clippy::large_futures,
+    clippy::allow_attributes_without_reason,
+    clippy::too_many_lines,
+    reason = "generated"
+)]
 pub mod v1 {
     tonic::include_proto!("muster.v1");
 }

@@ -8,7 +8,7 @@ use crate::{
     id::{AgentId, JobId, TaskId},
     resources::Request,
     spec::JobSpec,
-    state::{Chunk, JobState, Tally},
+    state::{Chunk, JobState, State, Tally},
     time::Timestamp,
 };
 
@@ -171,6 +171,8 @@ pub struct Summary {
     pub state: JobState,
     /// How many tasks stand where.
     pub tally: Tally,
+    /// Of each group, where its tasks stand that no chunk tells of.
+    pub phases: Arc<[State]>,
     /// The first lease; never: none yet.
     pub started: Timestamp,
     /// The last end; never: not finished.

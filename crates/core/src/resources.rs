@@ -49,8 +49,7 @@ impl Request {
             ("memory", self.memory, free.memory),
             ("gpus", self.gpus, free.gpus),
         ];
-        let named =
-            self.named.iter().map(|(name, n)| (name.as_str(), *n, free.named.get(name).copied().unwrap_or(0)));
+        let named = self.named.iter().map(|(name, n)| (name.as_str(), *n, free.named.get(name).copied().unwrap_or(0)));
         fixed
             .into_iter()
             .chain(named)
