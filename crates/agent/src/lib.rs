@@ -1,1 +1,3 @@
-//! placeholder
+//! The daemon on a machine: runs leased attempts as processes and reports what became of them.
+
+pub mod exec;

@@ -1,0 +1,114 @@
+//! What the supervisor and `exec` say to one another: orders go down, events come up.
+//!
+//! Plain values only: no runtime, no process, no clock. The simulation builds them too.
+
+use std::sync::Arc;
+
+use muster_core::{
+    id::{TaskId, Token},
+    record::TaskResult,
+    spec::TaskSpec,
+    state::End,
+    time::Timestamp,
+};
+
+/// One lease as an agent holds it: all that is needed to run the attempt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Order {
+    /// Fences everything said about it.
+    pub token: Token,
+    /// What to run.
+    pub task: TaskId,
+    /// Which try; counts from 1.
+    pub attempt: u32,
+    /// Shared by all orders of one message that come from one entry of a job.
+    pub spec: Arc<TaskSpec>,
+    /// The place of that entry in the job.
+    pub group: u32,
+    /// What people call the job.
+    pub job_name: Arc<str>,
+    /// The lane it runs in.
+    pub queue: Arc<str>,
+    /// The W3C trace context of the submission; empty: none.
+    pub trace_parent: Arc<str>,
+    /// Array tasks only: the index the user counts by, and the item if there is one.
+    pub element: Option<(i64, Option<Arc<str>>)>,
+    /// Whether its dependencies left results to fetch.
+    pub has_inputs: bool,
+}
+
+/// Why a process is ended. It decides what the end is called when the process is dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KillReason {
+    /// A person asked: `Cancelled`.
+    Cancelled,
+    /// The lease could not be renewed in time (A1): `Lost`.
+    LeaseExpired,
+    /// The agent stops: `Lost`.
+    Shutdown,
+    /// The lease is no longer this agent's: nothing is reported.
+    Dropped,
+}
+
+/// One process, so that its number can never be mistaken for another's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessIdentity {
+    /// The machine's boot; empty: the system has none.
+    pub boot: Arc<str>,
+    /// The process number.
+    pub pid: u32,
+    /// When it started, in the system's own unit since boot.
+    pub start: u64,
+    /// Its process group; 0: the system has none.
+    pub group: u32,
+}
+
+/// What became of an order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ExecEvent {
+    /// Its process runs.
+    Started {
+        /// The order.
+        token: Token,
+        /// When.
+        at: Timestamp,
+        /// The process.
+        identity: ProcessIdentity,
+    },
+    /// It is over and nothing of it is left (A3), but see [`End::KillFailed`]. Exactly one for each order.
+    Ended {
+        /// The order.
+        token: Token,
+        /// How.
+        end: End,
+        /// What a person should know.
+        why: Option<Arc<str>>,
+        /// When its process started; never: none did.
+        started: Timestamp,
+        /// When it was over.
+        ended: Timestamp,
+        /// What it left.
+        result: Option<TaskResult>,
+    },
+}
+
+/// An attempt that an earlier instance of this agent held when it died.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// Its lease.
+    pub token: Token,
+    /// Its task.
+    pub task: TaskId,
+    /// Its process; none: it never started, or the agent died before it could note it
+    /// (then the process is to be found by its environment).
+    pub identity: Option<ProcessIdentity>,
+}
+
+/// What a sweep found of a [`Leftover`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swept {
+    /// Nothing of it is left.
+    Dead,
+    /// It could not be ended; its slot is not free (A3).
+    Survives,
+}
