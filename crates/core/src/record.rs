@@ -100,6 +100,8 @@ pub struct Cancel {
     pub reason: Arc<str>,
     /// Whether teardown tasks end too.
     pub teardown_too: bool,
+    /// Groups that had been skipped before; every other group without a chunk was cancelled.
+    pub skipped: Vec<u32>,
 }
 
 /// What a task left for its dependants.

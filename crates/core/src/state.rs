@@ -152,8 +152,8 @@ pub struct Task {
     pub losses: u16,
     /// `Retrying` only: not before this.
     pub retry_at: Timestamp,
-    /// The newest attempt, live or over. Boxed: most tasks of a large array have none yet.
-    pub attempt: Option<Box<Attempt>>,
+    /// The newest attempt, live or over.
+    pub attempt: Option<Attempt>,
     /// Attempts before that, oldest first.
     pub past: Vec<Attempt>,
     /// `Skipped` and `Cancelled`: why, for people.
@@ -177,7 +177,7 @@ impl Task {
 
     /// The attempt that runs now, if one does.
     pub fn live(&self) -> Option<&Attempt> {
-        self.attempt.as_deref().filter(|attempt| attempt.end.is_none())
+        self.attempt.as_ref().filter(|attempt| attempt.end.is_none())
     }
 
     /// Attempts so far.
