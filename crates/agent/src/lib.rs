@@ -1,3 +1,5 @@
 //! The daemon on a machine: runs leased attempts as processes and reports what became of them.
 
 pub mod exec;
+pub mod host;
+pub mod logs;

@@ -50,6 +50,26 @@ pub enum KillReason {
     Dropped,
 }
 
+impl KillReason {
+    /// What the end is called.
+    pub fn end(self) -> End {
+        match self {
+            Self::Cancelled => End::Cancelled,
+            Self::LeaseExpired | Self::Shutdown | Self::Dropped => End::Lost,
+        }
+    }
+
+    /// The reason for people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Cancelled => "cancelled",
+            Self::LeaseExpired => "the agent could not renew its lease in time and ended the attempt",
+            Self::Shutdown => "the agent was stopped",
+            Self::Dropped => "the controller gave the lease up",
+        }
+    }
+}
+
 /// One process, so that its number can never be mistaken for another's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessIdentity {
@@ -90,6 +110,15 @@ pub enum ExecEvent {
         /// What it left.
         result: Option<TaskResult>,
     },
+}
+
+impl ExecEvent {
+    /// The order that it is about.
+    pub fn token(&self) -> Token {
+        match self {
+            Self::Started { token, .. } | Self::Ended { token, .. } => *token,
+        }
+    }
 }
 
 /// An attempt that an earlier instance of this agent held when it died.
