@@ -5,6 +5,7 @@ pub mod event;
 pub mod gate;
 pub mod id;
 pub mod record;
+pub mod requires;
 pub mod resources;
 pub mod spec;
 pub mod state;
