@@ -1,0 +1,213 @@
+//! What one task may ask for, apart from what it waits for.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    At, MAX_ARGV, MAX_ENV, MAX_STDIN, MAX_WORD, segment,
+    text::{self, MAX_KEY, fits, no_nul},
+};
+use crate::{
+    resources::Request,
+    spec::{Array, Command, LabelRule, Priority, Requires, RetryPolicy, TaskSpec},
+};
+
+/// The longest duration: far beyond any work, and far from where sums of times overflow.
+const MAX_DURATION: Duration = Duration::from_secs(100 * 366 * 86_400);
+/// The most of any resource: every JSON reader keeps such a number exactly (2^53 - 1).
+const MAX_AMOUNT: u64 = (1 << 53) - 1;
+/// The most processors, in thousandths.
+const MAX_CPU_MILLI: u64 = 1_000_000_000;
+const MAX_RETRIES: u32 = 1_000_000;
+const MAX_TAGS: usize = 100;
+/// Exit codes and label rules of one task.
+const MAX_LISTED: usize = 256;
+
+pub(super) fn check(task: &TaskSpec, at: &mut At<'_>) {
+    at.expect("name", text::task_name(&task.name));
+    command(&task.command, at);
+    env(&task.env, at);
+    if let Some(cwd) = &task.cwd {
+        let verdict = if cwd.is_empty() { Err("is empty; give a folder".to_owned()) } else { fits(cwd, MAX_WORD) };
+        at.expect("cwd", verdict);
+    }
+    if let Some(size) = task.stdin.as_ref().map(Vec::len).filter(|size| *size > MAX_STDIN) {
+        at.add(
+            "stdin",
+            format!("has {size} bytes; at most {MAX_STDIN} are accepted: keep more in a file that the task opens"),
+        );
+    }
+    request(&task.request, at);
+    requires(&task.requires, at);
+    if !Priority::RANGE.contains(&task.priority.0) {
+        let (low, high) = (Priority::RANGE.start(), Priority::RANGE.end());
+        at.add("priority", format!("{} is outside {low} to {high}", task.priority.0));
+    }
+    times(task, at);
+    retry(&task.retry, at);
+    if let Some(range) = &task.array {
+        array(range, at);
+    }
+    tags(&task.tags, at);
+}
+
+fn command(command: &Command, at: &mut At<'_>) {
+    match command {
+        Command::Empty => {}
+        Command::Argv(words) => argv(words, at),
+        Command::Shell(script) if script.trim().is_empty() => {
+            at.add("shell", "is empty; give a script, or leave `shell` out to make a join point");
+        }
+        Command::Shell(script) => at.expect("shell", fits(script, MAX_WORD)),
+    }
+}
+
+fn argv(words: &[String], at: &mut At<'_>) {
+    match words.first() {
+        None => at.add("run", "is empty; give a program and its arguments, or leave `run` out to make a join point"),
+        Some(program) if program.is_empty() => at.add("run[0]", "is empty; the first word names the program"),
+        Some(_) => {}
+    }
+    for (index, word) in words.iter().enumerate() {
+        at.expect(format_args!("run[{index}]"), fits(word, MAX_WORD));
+    }
+    let size: usize = words.iter().map(|word| word.len() + 1).sum();
+    if size > MAX_ARGV {
+        at.add("run", format!("has {size} bytes; at most {MAX_ARGV} are accepted: give long lists in a file"));
+    }
+}
+
+fn env(env: &BTreeMap<String, String>, at: &mut At<'_>) {
+    let mut size = 0;
+    for (key, value) in env {
+        size += key.len() + value.len() + 2;
+        let verdict = match key.as_str() {
+            "" => Err("is empty; a variable needs a name".to_owned()),
+            key if key.contains(['=', '\0']) => Err("a variable's name holds neither `=` nor a zero byte".to_owned()),
+            key if key.starts_with("MUSTER_") => Err("names that start with MUSTER_ are set by the agent".to_owned()),
+            _ => no_nul(value),
+        };
+        at.expect(format_args!("env{}", segment(key)), verdict);
+    }
+    if size > MAX_ENV {
+        at.add("env", format!("takes {size} bytes; at most {MAX_ENV} are accepted: keep more in a file"));
+    }
+}
+
+fn request(request: &Request, at: &mut At<'_>) {
+    if request.cpu_milli > MAX_CPU_MILLI {
+        at.add("cpus", format!("{} is more than {}", request.cpu_milli / 1000, MAX_CPU_MILLI / 1000));
+    }
+    for (key, amount) in [("memory", request.memory), ("gpus", request.gpus)] {
+        if amount > MAX_AMOUNT {
+            at.add(key, format!("{amount} is more than {MAX_AMOUNT}"));
+        }
+    }
+    for (key, amount) in &request.named {
+        let path = format!("resources{}", segment(key));
+        if matches!(key.as_str(), "cpus" | "memory" | "gpus") {
+            at.add(&path, format!("write `{key}` beside `resources`, not in it"));
+        } else if let Err(message) = text::name(key) {
+            at.add(&path, message);
+        } else if *amount > MAX_AMOUNT {
+            at.add(&path, format!("{amount} is more than {MAX_AMOUNT}"));
+        }
+    }
+}
+
+fn requires(requires: &Requires, at: &mut At<'_>) {
+    for (key, value) in [("requires.os", &requires.os), ("requires.arch", &requires.arch)] {
+        if let Some(value) = value {
+            at.expect(key, text::name(value));
+        }
+    }
+    if requires.labels.len() > MAX_LISTED {
+        at.add("requires.labels", format!("has {} rules; at most {MAX_LISTED} are accepted", requires.labels.len()));
+    }
+    for (index, rule) in requires.labels.iter().enumerate() {
+        let path = format!("requires.labels[{index}]");
+        let (key, values) = match rule {
+            LabelRule::Has(key) | LabelRule::Lacks(key) => (key, None),
+            LabelRule::Is(key, _) | LabelRule::IsNot(key, _) => (key, None),
+            LabelRule::In(key, values) | LabelRule::NotIn(key, values) => (key, Some(values)),
+        };
+        at.expect(&path, text::label_key(key));
+        if values.is_some_and(Vec::is_empty) {
+            at.add(&path, "compares with no value; give at least one in the brackets");
+        }
+    }
+}
+
+fn times(task: &TaskSpec, at: &mut At<'_>) {
+    if task.timeout.is_some_and(|timeout| timeout < Duration::from_millis(1)) {
+        at.add("timeout", "is zero; give at least 1ms, or leave it out for no limit");
+    }
+    let limited = [
+        ("timeout", task.timeout.unwrap_or_default()),
+        ("grace", task.grace),
+        ("retries.delay", task.retry.delay),
+        ("retries.cap", task.retry.cap),
+    ];
+    for (key, duration) in limited {
+        if duration > MAX_DURATION {
+            at.add(key, "is longer than 100 years");
+        }
+    }
+    if task.start_at.is_some_and(|start| start.is_never()) {
+        at.add("start_at", "lies at the beginning of 1970; give a time, or leave it out to start at once");
+    }
+}
+
+fn retry(retry: &RetryPolicy, at: &mut At<'_>) {
+    if retry.max > MAX_RETRIES {
+        at.add("retries.max", format!("{} is more than {MAX_RETRIES}", retry.max));
+    }
+    if !(1000..=1_000_000).contains(&retry.factor_milli) {
+        let factor = f64::from(retry.factor_milli) / 1000.0;
+        at.add("retries.factor", format!("{factor} is outside 1 to 1000"));
+    }
+    if retry.jitter_milli > 1000 {
+        at.add("retries.jitter", format!("{} is outside 0 to 1", f64::from(retry.jitter_milli) / 1000.0));
+    }
+    if retry.cap < retry.delay {
+        let (cap, delay) = (retry.cap, retry.delay);
+        at.add("retries.cap", format!("{cap:?} is shorter than the first delay of {delay:?}"));
+    }
+    if retry.exit_codes.len() > MAX_LISTED {
+        at.add(
+            "retries.exit_codes",
+            format!("has {} codes; at most {MAX_LISTED} are accepted", retry.exit_codes.len()),
+        );
+    }
+    if let Some(index) = retry.exit_codes.iter().position(|code| *code == 0) {
+        at.add(format_args!("retries.exit_codes[{index}]"), "0 means success, which is never retried");
+    }
+}
+
+fn array(array: &Array, at: &mut At<'_>) {
+    match array {
+        Array::Range { count: 0, .. } => at.add("array", "is empty; an array has at least one task"),
+        Array::Range { step: 0, .. } => at.add("array.step", "is 0; give the distance from one index to the next"),
+        Array::Range { first, count, step } => {
+            let last = step.checked_mul(i64::from(*count) - 1).and_then(|way| first.checked_add(way));
+            if last.is_none() {
+                at.add("array", "has a last index beyond 64 bits");
+            }
+        }
+        Array::Items(items) if items.is_empty() => at.add("array", "is empty; an array has at least one task"),
+        Array::Items(items) => {
+            for (index, item) in items.iter().enumerate() {
+                at.expect(format_args!("array.items[{index}]"), fits(item, MAX_WORD));
+            }
+        }
+    }
+}
+
+fn tags(tags: &[String], at: &mut At<'_>) {
+    if tags.len() > MAX_TAGS {
+        at.add("tags", format!("has {} entries; at most {MAX_TAGS} are accepted", tags.len()));
+    }
+    for (index, tag) in tags.iter().enumerate() {
+        let verdict = if tag.is_empty() { Err("is empty; give a word".to_owned()) } else { fits(tag, MAX_KEY) };
+        at.expect(format_args!("tags[{index}]"), verdict);
+    }
+}
