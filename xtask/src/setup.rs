@@ -1,0 +1,108 @@
+//! What the tests need beyond a Rust toolchain and a C compiler: look, install what is missing, say what was done.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, ExitCode, Stdio},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{step, tree, windows};
+
+/// The Python packages of the second gRPC client; a line of `pip install` each.
+const PYTHON_PACKAGES: &str = include_str!("../../tests/integration/requirements.txt");
+
+/// What of the needs is there.
+pub(crate) struct Found {
+    /// How to compile for Windows, or why that cannot be done here.
+    pub(crate) windows: Result<windows::Way, String>,
+    /// A Python with the packages of `tests/integration/requirements.txt`, or why there is none.
+    pub(crate) python: Result<PathBuf, String>,
+}
+
+/// `cargo xtask setup`.
+pub(crate) fn run() -> Result<ExitCode> {
+    let found = ensure();
+    let mut code = ExitCode::SUCCESS;
+    let windows = found.windows.map(|way| way.to_string());
+    let python = found.python.map(|path| path.display().to_string());
+    for (what, state) in [("windows build", windows), ("second grpc client", python)] {
+        match state {
+            Ok(how) => step::show(&format!("{what}: ready ({how})")),
+            Err(why) => {
+                step::show(&format!("{what}: missing: {why}"));
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// Installs what is missing and can be installed. Does nothing, quickly, when all is there.
+pub(crate) fn ensure() -> Found {
+    let windows = windows::way().or_else(|_| {
+        install(windows::PACKAGES)?;
+        windows::way()
+    });
+    Found { windows, python: python() }
+}
+
+/// Installs Debian packages. The lists are refreshed first: an image's are older than the archive.
+fn install(packages: &[&str]) -> Result<(), String> {
+    let by_hand = format!("apt-get update && apt-get install -y --no-install-recommends {}", packages.join(" "));
+    if !tree::on_path("apt-get") {
+        return Err(format!("there is no apt-get to install {} with", packages.join(" ")));
+    }
+    let root = Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout.trim_ascii() == b"0");
+    let sudo = tree::on_path("sudo")
+        && Command::new("sudo").args(["-n", "true"]).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
+    if !root && !sudo {
+        return Err(format!("installing needs root; run `sudo sh -c '{by_hand}'`"));
+    }
+    let apt = |arguments: &[&str]| {
+        let mut command = if root { Command::new("apt-get") } else { Command::new("sudo") };
+        if !root {
+            command.args(["-n", "apt-get"]);
+        }
+        // A machine that updates itself may hold the lock for a while.
+        command.env("DEBIAN_FRONTEND", "noninteractive").args(["-qq", "-o", "DPkg::Lock::Timeout=120"]).args(arguments);
+        command
+    };
+    let name = format!("install {}", packages.join(" "));
+    let updated = step::quietly("apt-get update", &mut apt(&["update"]));
+    let mut install = apt(&["install", "-y", "--no-install-recommends"]);
+    let installed = step::quietly(&name, install.args(packages).stdout(Stdio::null()));
+    match (updated, installed) {
+        (Ok(_), Ok(ended)) if ended.ok => Ok(()),
+        _ => Err(format!("`{by_hand}` failed; see its output above")),
+    }
+}
+
+/// The Python of our own environment, made on first use and again whenever its packages change.
+fn python() -> Result<PathBuf, String> {
+    let home = tree::cache().join("python");
+    let python = home.join("bin/python");
+    let stamp = home.join("muster-packages");
+    if python.is_file() && fs::read_to_string(&stamp).is_ok_and(|have| have == PYTHON_PACKAGES) {
+        return Ok(python);
+    }
+    if !tree::on_path("python3") {
+        return Err("there is no python3 on the search path".to_owned());
+    }
+    let made = (|| {
+        fs::create_dir_all(&home).with_context(|| format!("could not make {}", home.display()))?;
+        let venv = step::quietly(
+            "make a Python environment",
+            Command::new("python3").args(["-m", "venv", "--clear"]).arg(&home),
+        )?;
+        let requirements = tree::root().join("tests/integration/requirements.txt");
+        let mut pip = Command::new(&python);
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]).arg(requirements);
+        let packages = step::quietly("install its packages", &mut pip)?;
+        anyhow::ensure!(venv.ok && packages.ok, "python3 -m venv or pip failed; see their output above");
+        // Last: a half-made environment has no stamp and is made again.
+        fs::write(&stamp, PYTHON_PACKAGES).with_context(|| format!("could not write {}", stamp.display()))
+    })();
+    made.map(|()| python).map_err(|error| format!("{error:#}"))
+}

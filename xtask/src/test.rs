@@ -1,0 +1,67 @@
+//! `cargo xtask test`: everything that can run here, one closing line, and a reason for all that did not run.
+
+use std::{
+    env, fs,
+    process::{ExitCode, Stdio},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    setup::{self, Found},
+    sim, step,
+    tally::Tally,
+    tree, windows,
+};
+
+/// `cargo xtask test`.
+pub(crate) fn run() -> Result<ExitCode> {
+    let mut tally = Tally::default();
+    let found = setup::ensure();
+    // Tests and the binaries they start, by one call: cargo then resolves features once and compiles nothing twice.
+    let build =
+        step::quietly("build", tree::cargo().args(["build", "--quiet", "--workspace", "--all-targets", "--locked"]))?;
+    if build.ok {
+        run_tests(&mut tally, &found)?;
+        let sim = step::quietly("simulation", &mut sim::seeds_of_the_tests())?;
+        tally.step("simulation", sim.ok);
+    } else {
+        tally.step("build", false);
+    }
+    match found.windows {
+        Ok(way) => tally.step("windows check", step::quietly("windows check", &mut windows::check(way)?)?.ok),
+        Err(why) => tally.skip("windows check", &why),
+    }
+    Ok(close(&tally))
+}
+
+/// Unit, property, documentation, tidy and process tests of the whole workspace.
+fn run_tests(tally: &mut Tally, found: &Found) -> Result<()> {
+    let log = tree::target().join("skipped-tests");
+    fs::write(&log, "").with_context(|| format!("could not write {}", log.display()))?;
+    let mut command = tree::cargo();
+    command.args(["test", "--workspace", "--no-fail-fast", "--locked"]).stdout(Stdio::piped());
+    command.env("MUSTER_SKIP_LOG", &log).env("MUSTER_BIN_DIR", tree::target().join("debug"));
+    // A cluster that the developer happens to use is none of the tests' business.
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("OTEL_")) {
+        command.env_remove(name);
+    }
+    command.env_remove("MUSTER_CONTROLLER").env_remove("MUSTER_LOG");
+    match &found.python {
+        Ok(python) => command.env("MUSTER_PYTHON", python),
+        Err(why) => command.env("MUSTER_NO_PYTHON", why),
+    };
+    let ended = step::watched("tests", &mut command, |line| tally.libtest_line(line))?;
+    tally.skip_log(&fs::read_to_string(&log).with_context(|| format!("could not read {}", log.display()))?);
+    if !ended.ok && !tally.has_failures() {
+        tally.step("tests (a test program ended before it could say which test failed)", false);
+    }
+    Ok(())
+}
+
+fn close(tally: &Tally) -> ExitCode {
+    tally.details().iter().for_each(|line| step::show(line));
+    step::show(&tally.to_string());
+    let good = tally.is_good(tree::in_ci());
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
