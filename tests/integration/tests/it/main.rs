@@ -1,0 +1,3 @@
+//! Everything that is proved on the tree itself and on the real binaries.
+
+mod tidy;
