@@ -2,4 +2,6 @@
 
 pub mod clock;
 pub mod proto;
+pub mod shutdown;
+pub mod telemetry;
 pub mod wire;

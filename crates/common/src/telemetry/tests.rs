@@ -1,0 +1,1 @@
+//! Logs and traces as a collector and a person see them.
