@@ -3,3 +3,4 @@
 pub mod exec;
 pub mod host;
 pub mod logs;
+pub mod supervisor;

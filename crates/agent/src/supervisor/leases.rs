@@ -1,0 +1,324 @@
+//! Leases from their arrival to their end: wait, run, be ended, be reported.
+
+use std::{sync::Arc, time::Duration};
+
+use muster_core::{
+    event::What,
+    id::{TaskId, Term, Token},
+    record::TaskResult,
+    spec::Command,
+    state::End,
+    time::{Mono, Now, Timestamp},
+};
+
+use super::{Action, Entry, NEVER, Remembered, Supervisor, Unusable, text};
+use crate::exec::{ExecEvent, KillReason, Order, ProcessIdentity, Swept};
+
+/// A lease that is not over.
+#[derive(Debug)]
+pub(super) struct Held {
+    order: Arc<Order>,
+    arrived: Mono,
+    phase: Phase,
+    started: Timestamp,
+    identity: Option<ProcessIdentity>,
+    /// No longer ours: nothing is said of it.
+    dropped: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// For room.
+    Waiting,
+    Running,
+    /// Being ended, with at most this grace.
+    Ending(Duration),
+}
+
+impl Held {
+    pub(super) fn waits(&self) -> bool {
+        self.phase == Phase::Waiting
+    }
+
+    /// When it is given back if it still waits.
+    pub(super) fn until(&self, hold: Duration) -> Mono {
+        self.arrived.after(hold)
+    }
+
+    pub(super) fn remembered(&self) -> Remembered {
+        Remembered {
+            token: self.order.token,
+            task: self.order.task,
+            request: self.order.spec.request.clone(),
+            identity: self.identity.clone(),
+            reported: false,
+        }
+    }
+}
+
+/// How exec says that an attempt ended.
+struct Over {
+    end: End,
+    why: Option<Arc<str>>,
+    started: Timestamp,
+    ended: Timestamp,
+    result: Option<TaskResult>,
+}
+
+impl Supervisor {
+    pub(super) fn leases(
+        &mut self,
+        now: Now,
+        term: Term,
+        (orders, unusable): (Vec<Arc<Order>>, Vec<Unusable>),
+        actions: &mut Vec<Action>,
+    ) {
+        if !self.is_attached() || !self.accepts(term, actions) {
+            return;
+        }
+        for order in orders {
+            self.accept(now, order, actions);
+        }
+        for Unusable { token, task, why } in unusable {
+            if self.is_new(token) {
+                self.highest = self.highest.max(token);
+                let what =
+                    What::Ended { end: End::NotStarted, why: Some(why), started: NEVER, ended: now.wall, result: None };
+                self.report(token, task, what, actions);
+            }
+        }
+    }
+
+    fn accept(&mut self, now: Now, order: Arc<Order>, actions: &mut Vec<Action>) {
+        let (token, task) = (order.token, order.task);
+        if !self.is_new(token) {
+            return;
+        }
+        let request = &order.spec.request;
+        let refusal = if token <= self.highest {
+            // We may have run it and forgotten it. Its own report then stands; otherwise another may have it.
+            Some(format!("lease {token} came after lease {}, so it may be a repetition", self.highest))
+        } else if self.stopping.is_some() {
+            Some("the agent stops".to_owned())
+        } else if !request.fits(self.room.capacity()) {
+            let short = request.shortages(self.room.capacity());
+            let short: Vec<_> = short.iter().map(|s| format!("{} {} of {}", s.resource, s.wanted, s.there)).collect();
+            Some(format!("the agent is too small: {}", short.join(", ")))
+        } else {
+            None
+        };
+        self.highest = self.highest.max(token);
+        if let Some(why) = refusal {
+            return self.report(token, task, What::Returned { why: why.into() }, actions);
+        }
+        if order.spec.command == Command::Empty {
+            // It takes nothing while it runs, so it takes nobody's turn either.
+            let what = What::Ended { end: End::Succeeded, why: None, started: now.wall, ended: now.wall, result: None };
+            return self.report(token, task, what, actions);
+        }
+        actions.push(Action::Journal(Entry::Lease(order.clone())));
+        self.queue.push_back(token);
+        let held =
+            Held { order, arrived: now.mono, phase: Phase::Waiting, started: NEVER, identity: None, dropped: false };
+        self.held.insert(token, held);
+    }
+
+    /// Whether we do not hold it and have nothing to say of it.
+    fn is_new(&self, token: Token) -> bool {
+        token > self.highest
+            || !(self.held.contains_key(&token)
+                || self.orphans.contains_key(&token)
+                || self.stuck.contains_key(&token)
+                || self.outbox.iter().any(|report| report.token == token))
+    }
+
+    /// Strictly in order: a large lease is not starved by small ones behind it.
+    pub(super) fn start_what_fits(&mut self, actions: &mut Vec<Action>) {
+        while let Some(token) = self.queue.front() {
+            if let Some(held) = self.held.get_mut(token)
+                && held.waits()
+            {
+                let request = &held.order.spec.request;
+                if !self.room.has(request) {
+                    break;
+                }
+                self.room.take(request);
+                held.phase = Phase::Running;
+                actions.push(Action::Start(held.order.clone()));
+            }
+            self.queue.pop_front();
+        }
+    }
+
+    pub(super) fn stop(&mut self, now: Now, term: Term, token: Token, actions: &mut Vec<Action>) {
+        if !self.is_attached() || !self.accepts(term, actions) {
+            return;
+        }
+        // Unknown: its end is on the way to the controller.
+        let Some(held) = self.held.get(&token) else { return };
+        let grace = held.order.spec.grace;
+        match held.phase {
+            Phase::Waiting => {
+                let task = held.order.task;
+                self.held.remove(&token);
+                let what = What::Ended {
+                    end: End::Cancelled,
+                    why: text("cancelled before it started"),
+                    started: NEVER,
+                    ended: now.wall,
+                    result: None,
+                };
+                self.report(token, task, what, actions);
+            }
+            Phase::Running => self.kill(token, KillReason::Cancelled, grace, actions),
+            Phase::Ending(_) => {}
+        }
+    }
+
+    /// A lease that is not, or no longer, ours: end it and say nothing. A report that is already
+    /// made stays: the controller refuses it by its token, and numbers stay without gaps.
+    pub(super) fn drop_lease(&mut self, token: Token, actions: &mut Vec<Action>) {
+        let Some(held) = self.held.get_mut(&token) else { return };
+        held.dropped = true;
+        if held.waits() {
+            self.held.remove(&token);
+            actions.push(Action::Journal(Entry::Released { token }));
+        } else {
+            let grace = held.order.spec.grace.min(self.config.lost_grace);
+            self.kill(token, KillReason::Dropped, grace, actions);
+        }
+    }
+
+    /// Ends everything: what waits goes back, what runs is killed with its own grace, or at most `limit`.
+    pub(super) fn end_all(&mut self, reason: KillReason, limit: Option<Duration>, actions: &mut Vec<Action>) {
+        let tokens: Vec<_> = self.held.keys().copied().collect();
+        for token in tokens {
+            let Some(held) = self.held.get(&token) else { continue };
+            if held.waits() {
+                self.give_back(token, reason.text(), actions);
+            } else {
+                let grace = held.order.spec.grace;
+                self.kill(token, reason, limit.map_or(grace, |limit| grace.min(limit)), actions);
+            }
+        }
+    }
+
+    /// Asks exec to end a started attempt; again only with a shorter grace.
+    fn kill(&mut self, token: Token, reason: KillReason, grace: Duration, actions: &mut Vec<Action>) {
+        let Some(held) = self.held.get_mut(&token) else { return };
+        let sooner = match held.phase {
+            Phase::Waiting => false,
+            Phase::Running => true,
+            Phase::Ending(before) => grace < before,
+        };
+        if sooner {
+            held.phase = Phase::Ending(grace);
+            actions.push(Action::Kill { token, reason, grace });
+        }
+    }
+
+    /// Gives back what found no room in time.
+    pub(super) fn give_back_what_waits(&mut self, now: Now, actions: &mut Vec<Action>) {
+        while let Some(token) = self.queue.front().copied() {
+            let due = self.held.get(&token).filter(|held| held.waits()).map(|held| held.until(self.config.hold));
+            match due {
+                Some(due) if due > now.mono => return,
+                Some(_) => self.give_back(token, "the agent had no room for it in time", actions),
+                None => {}
+            }
+            self.queue.pop_front();
+        }
+    }
+
+    fn give_back(&mut self, token: Token, why: &str, actions: &mut Vec<Action>) {
+        if let Some(held) = self.held.remove(&token) {
+            self.report(token, held.order.task, What::Returned { why: why.into() }, actions);
+        }
+    }
+
+    /// Reports the start of attempts that last.
+    pub(super) fn announce(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        while let Some((_, token)) = self.unannounced.front().copied().filter(|(due, _)| *due <= now) {
+            self.unannounced.pop_front();
+            let Some(held) = self.held.get(&token).filter(|held| !held.dropped) else { continue };
+            let what = What::Started { at: held.started };
+            self.report(token, held.order.task, what, actions);
+        }
+    }
+
+    pub(super) fn exec(&mut self, now: Now, event: ExecEvent, actions: &mut Vec<Action>) {
+        match event {
+            ExecEvent::Started { token, at, identity } => {
+                let Some(held) = self.held.get_mut(&token).filter(|held| !held.waits()) else { return };
+                held.started = at;
+                held.identity = Some(identity.clone());
+                self.unannounced.push_back((now.mono.after(self.config.announce_after), token));
+                actions.push(Action::Journal(Entry::Started { token, identity }));
+            }
+            ExecEvent::Ended { token, end, why, started, ended, result } => {
+                self.over(token, Over { end, why, started, ended, result }, actions);
+            }
+        }
+    }
+
+    fn over(&mut self, token: Token, over: Over, actions: &mut Vec<Action>) {
+        let Over { end, why, started, ended, result } = over;
+        if let Some(lease) = self.stuck.get(&token) {
+            // What could not be killed is gone at last.
+            if end != End::KillFailed {
+                self.room.free(&lease.request);
+                self.stuck.remove(&token);
+                actions.push(Action::Journal(Entry::Released { token }));
+            }
+            return;
+        }
+        if self.held.get(&token).is_none_or(Held::waits) {
+            return;
+        }
+        let Some(held) = self.held.remove(&token) else { return };
+        if !held.dropped {
+            self.report(token, held.order.task, What::Ended { end, why, started, ended, result }, actions);
+        }
+        if end == End::KillFailed {
+            // A3: something of it still lives in its slot.
+            self.stuck.insert(token, Remembered { reported: true, ..held.remembered() });
+            return;
+        }
+        self.room.free(&held.order.spec.request);
+        if held.dropped {
+            actions.push(Action::Journal(Entry::Released { token }));
+        }
+    }
+
+    /// What became of the leases that an earlier instance of this agent held.
+    pub(super) fn swept(&mut self, now: Now, swept: Vec<(Token, Swept)>, actions: &mut Vec<Action>) {
+        for (token, found) in swept {
+            let Some(lease) = self.orphans.remove(&token) else { continue };
+            let (end, why) = match found {
+                Swept::Dead => (End::Lost, "the agent restarted"),
+                Swept::Survives => (End::KillFailed, "the agent restarted and could not end what was left of it"),
+            };
+            if !lease.reported {
+                let what = What::Ended { end, why: text(why), started: NEVER, ended: now.wall, result: None };
+                self.report(token, lease.task, what, actions);
+            }
+            match found {
+                Swept::Survives => {
+                    self.room.take(&lease.request);
+                    self.stuck.insert(token, Remembered { reported: true, ..lease });
+                }
+                Swept::Dead if lease.reported => actions.push(Action::Journal(Entry::Released { token })),
+                Swept::Dead => {}
+            }
+        }
+    }
+
+    /// Makes a report: kept, journaled, and sent as soon as there is somebody to send it to.
+    fn report(&mut self, token: Token, task: TaskId, what: What, actions: &mut Vec<Action>) {
+        let report = self.outbox.push(token, task, what);
+        actions.push(Action::Journal(Entry::Report(report.clone())));
+        if self.is_attached() {
+            actions.push(Action::Send(report));
+        }
+    }
+}

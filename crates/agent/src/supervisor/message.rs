@@ -1,0 +1,199 @@
+//! What enters the supervisor, what it asks for, and what it must not forget. Closed sets.
+
+use std::{sync::Arc, time::Duration};
+
+use muster_core::{
+    event::Report,
+    id::{AgentId, SessionId, TaskId, Term, Token},
+    resources::Request,
+    time::Mono,
+};
+
+use crate::exec::{ExecEvent, KillReason, Order, ProcessIdentity, Swept};
+
+/// One thing that happened to the agent.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// What the sweep found of the leases in [`Memory`]; once, before everything else.
+    Swept(Vec<(Token, Swept)>),
+    /// A stream to a controller is open and waits for our hello.
+    Connected,
+    /// The controller took us in.
+    Welcome(Welcome),
+    /// Work.
+    Leases {
+        /// Of the controller that gives it.
+        term: Term,
+        /// In the order in which they start.
+        orders: Vec<Arc<Order>>,
+        /// Leases of the same message that this build cannot make sense of.
+        unusable: Vec<Unusable>,
+    },
+    /// A person ended an attempt.
+    Stop {
+        /// Of the controller that says so.
+        term: Term,
+        /// Which.
+        token: Token,
+    },
+    /// Reports are durable.
+    ReportsAcked {
+        /// Up to and with this one.
+        up_to: u64,
+    },
+    /// Our leases are renewed from the instant at which the heartbeat was sent.
+    HeartbeatAcked {
+        /// Of the controller that says so.
+        term: Term,
+        /// As [`Action::Heartbeat`] carried it.
+        stamp: Mono,
+    },
+    /// The stream is gone.
+    Disconnected,
+    /// Something became of a process.
+    Exec(ExecEvent),
+    /// Time passed; of use from [`super::Supervisor::wakeup`] on.
+    Tick,
+    /// Stop the agent. A second one waits for no grace.
+    Shutdown,
+}
+
+/// The controller's answer to our hello.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Welcome {
+    /// Our number.
+    pub agent: AgentId,
+    /// This connection.
+    pub session: SessionId,
+    /// The controller's leadership.
+    pub term: Term,
+    /// How long a lease holds without renewal.
+    pub lease_ttl: Duration,
+    /// How often to renew.
+    pub heartbeat: Duration,
+    /// What we named in the hello and is not, or no longer, ours.
+    pub drop: Vec<Token>,
+}
+
+/// A lease that cannot be run because its spec cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unusable {
+    /// The lease.
+    pub token: Token,
+    /// Its task.
+    pub task: TaskId,
+    /// What is wrong with it.
+    pub why: Arc<str>,
+}
+
+/// Something to be done outside, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Remember this before anything that follows is done.
+    Journal(Entry),
+    /// Start an attempt. Exactly one `Ended` comes back.
+    Start(Arc<Order>),
+    /// End an attempt that was started. A second one for the same token shortens the grace.
+    Kill {
+        /// Which.
+        token: Token,
+        /// Why.
+        reason: KillReason,
+        /// Between asking and forcing.
+        grace: Duration,
+    },
+    /// The first message of a stream.
+    Hello {
+        /// Every lease that is not over or whose last report is not acknowledged, in order.
+        holding: Vec<Token>,
+        /// The highest term we have seen.
+        term: Term,
+    },
+    /// Renew all leases.
+    Heartbeat {
+        /// When this was decided; comes back.
+        stamp: Mono,
+    },
+    /// Send a report; it was journaled before.
+    Send(Report),
+    /// The stream may now be used for everything.
+    Attached {
+        /// Our number.
+        agent: AgentId,
+        /// This connection.
+        session: SessionId,
+    },
+    /// Cut the stream and try the next controller.
+    Disconnect {
+        /// Why, for the log.
+        why: String,
+    },
+    /// Say that nothing of us is left.
+    Goodbye,
+    /// All is over: nothing runs, and what could be said was said.
+    Stopped,
+}
+
+/// One fact that must survive the death of the agent's process.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Entry {
+    /// We hold this lease.
+    Lease(Arc<Order>),
+    /// Its process.
+    Started {
+        /// The lease.
+        token: Token,
+        /// The process.
+        identity: ProcessIdentity,
+    },
+    /// What we say of a lease until it is acknowledged (A2). An end ends the lease.
+    Report(Report),
+    /// Reports up to and with this one are durable at the controller.
+    Acked {
+        /// The last of them.
+        up_to: u64,
+    },
+    /// A lease that is over and of which nothing is to be said, or a slot that is free at last.
+    Released {
+        /// The lease.
+        token: Token,
+    },
+    /// The highest term that we have seen.
+    Term(Term),
+}
+
+/// All that an agent must not forget: what the journal gives back at the next start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Memory {
+    /// The highest term seen.
+    pub term: Term,
+    /// The highest token seen.
+    pub highest: Token,
+    /// The number of the next report.
+    pub next_seq: u64,
+    /// Leases that are not over, by token.
+    pub leases: Vec<Remembered>,
+    /// Reports that are not acknowledged, by number.
+    pub reports: Vec<Report>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { term: Term(0), highest: Token(0), next_seq: 1, leases: Vec::new(), reports: Vec::new() }
+    }
+}
+
+/// A lease as the journal keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// The lease.
+    pub token: Token,
+    /// Its task.
+    pub task: TaskId,
+    /// What it takes of the agent.
+    pub request: Request,
+    /// Its process, as far as we know.
+    pub identity: Option<ProcessIdentity>,
+    /// Its end was reported as `KillFailed`: only its slot is still held.
+    pub reported: bool,
+}
