@@ -1,1 +1,123 @@
-//! What is true after a crash.
+//! What is true after a crash: pieces by key, committed in batches that are fenced by the term (C2).
+
+pub mod embedded;
+pub mod memory;
+
+use std::{io, path::PathBuf};
+
+use async_trait::async_trait;
+use muster_core::{
+    id::Term,
+    record::{Key, Piece},
+};
+
+/// Where pieces are kept. One engine uses it; nobody else writes.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Takes the store up under a new term, which fences every earlier one, and reads all of it.
+    /// After an unknown outcome this starts from what is durable. Not cancel safe: a dropped call
+    /// may have begun a term.
+    async fn load(&self) -> Result<Loaded, Error>;
+
+    /// Makes all of `batch` durable, or nothing of it. Not cancel safe: a dropped call is an
+    /// unknown outcome.
+    async fn commit(&self, term: Term, batch: Batch) -> Outcome;
+
+    /// Finishes what is under way and gives the store up, so that another process may open it.
+    async fn close(&self);
+}
+
+/// All that a store holds.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The term that this loading began.
+    pub term: Term,
+    /// A job's header comes before its other pieces.
+    pub pieces: Vec<(Key, Piece)>,
+}
+
+/// What one commit writes. No key is named twice.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    /// Pieces as they are now.
+    pub puts: Vec<(Key, Piece)>,
+    /// Pieces that are gone.
+    pub deletes: Vec<Key>,
+}
+
+/// What became of a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All of it is durable.
+    Committed,
+    /// Nothing of it was written: a newer term has begun.
+    Fenced,
+    /// It is durable or it is not; loading tells. Why, for the log.
+    Unknown(String),
+}
+
+/// Why a store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another process has it.
+    #[error("another controller (or `ctl dev`) has the store in {} open{}; stop it, or choose another folder with --data", path.display(), holder(*.pid))]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// The other process, where it is known.
+        pid: Option<u32>,
+    },
+    /// Something else lies where the store should be.
+    #[error("{} is not a Muster store; nothing was changed: move the file away, or choose another folder with --data", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A newer version wrote it.
+    #[error("{} has format {found}, and this version of Muster reads up to {known}; nothing was changed: use the newer version again", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// What is known here.
+        known: u32,
+    },
+    /// It does not hold what was written to it.
+    #[error("{} is damaged: {what}; keep a copy, then restore the folder from a backup, or start anew with another folder (--data)", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        what: String,
+    },
+    /// The operating system refused.
+    #[error("cannot {doing} {}", path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Its answer.
+        source: io::Error,
+    },
+    /// It was closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl Error {
+    /// Whether trying again could help without a person.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Io { .. } => true,
+            Self::InUse { .. } | Self::Foreign { .. } | Self::Newer { .. } | Self::Damaged { .. } | Self::Closed => {
+                false
+            }
+        }
+    }
+}
+
+fn holder(pid: Option<u32>) -> String {
+    pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}

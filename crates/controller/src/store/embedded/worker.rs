@@ -1,0 +1,116 @@
+//! The thread that owns the file: takes requests one after another, and closes the file after any error.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use muster_core::id::Term;
+use redb::Database;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::store::{
+    Batch, Error, Loaded, Outcome,
+    embedded::{
+        disk::{self, Disk},
+        table::{self, Written},
+    },
+};
+
+/// One thing for the thread to do.
+pub(super) enum Request {
+    Load(oneshot::Sender<Result<Loaded, Error>>),
+    Commit(Term, Batch, oneshot::Sender<Outcome>),
+    Close(oneshot::Sender<()>),
+}
+
+/// The file and who may open it again.
+pub(super) struct Worker {
+    disk: Box<dyn Disk>,
+    // None after an error: redb wants to be closed and opened again then, and so do we.
+    database: Option<Database>,
+}
+
+impl Worker {
+    pub(super) fn open(mut disk: Box<dyn Disk>) -> Result<Self, Error> {
+        let database = guard(disk.path().to_owned(), || disk.open())?;
+        Ok(Self { disk, database: Some(database) })
+    }
+
+    pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        while let Some(request) = requests.blocking_recv() {
+            // An answer that nobody waits for any more is no reason to stop.
+            match request {
+                Request::Load(reply) => _ = reply.send(self.load()),
+                Request::Commit(term, batch, reply) => _ = reply.send(self.commit(term, batch)),
+                Request::Close(reply) => {
+                    drop(self);
+                    _ = reply.send(());
+                    return;
+                }
+            }
+        }
+    }
+
+    fn load(&mut self) -> Result<Loaded, Error> {
+        let loaded = guard(self.disk.path().to_owned(), || {
+            let database = match self.database.take() {
+                Some(database) => database,
+                None => self.disk.open()?,
+            };
+            let loaded = table::load(&database, self.disk.as_mut())?;
+            self.database = Some(database);
+            Ok(loaded)
+        });
+        if loaded.is_err() {
+            self.give_up();
+        }
+        loaded
+    }
+
+    fn commit(&mut self, term: Term, batch: Batch) -> Outcome {
+        let Some(database) = &self.database else {
+            return Outcome::Unknown("the store is closed after an error".to_owned());
+        };
+        let path = self.disk.path().to_owned();
+        let written = guard(path.clone(), || {
+            table::commit(database, term, &batch).map_err(|error| disk::explain(&path, "write", error))
+        });
+        match written {
+            Ok(Written::Durable(commits)) => {
+                self.disk.note(commits);
+                Outcome::Committed
+            }
+            Ok(Written::Fenced) => Outcome::Fenced,
+            Err(error) => {
+                self.give_up();
+                Outcome::Unknown(chain(&error))
+            }
+        }
+    }
+
+    /// Closes the file; the next loading opens it.
+    fn give_up(&mut self) {
+        let database = self.database.take();
+        // redb writes when it closes, which can fail as everything else can on a damaged file.
+        let _ = catch_unwind(AssertUnwindSafe(move || drop(database)));
+    }
+}
+
+/// Turns a panic of redb over a damaged file into an error. What `work` touched is closed by the
+/// caller afterwards, so that nothing half-made is used again.
+fn guard<T>(path: std::path::PathBuf, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+        Err(Error::Damaged { path, what: format!("reading it failed an internal check ({text})") })
+    })
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}
