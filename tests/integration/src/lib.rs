@@ -1,1 +1,13 @@
-//! What the process tests share: real binaries in folders of their own, waits with limits, and an independent witness.
+//! What the process tests and the bench share: real binaries in folders of their own, waits with limits, and a witness
+//! that knows nothing of the product.
+#![cfg(unix)]
+
+pub mod binaries;
+pub mod collector;
+pub mod ctl;
+pub mod daemon;
+pub mod probe;
+pub mod skip;
+pub mod system;
+pub mod wait;
+pub mod witness;

@@ -94,7 +94,7 @@ impl Tree {
     }
 
     fn check_file(&mut self, name: &str, text: &str) {
-        let product = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let product = before_tests(text);
         if !product.trim_start().starts_with("//!") {
             self.report(name, "no `//!` line saying what this file is for");
         }
@@ -237,6 +237,13 @@ fn group_heads(group: &str, found: &mut BTreeSet<String>) {
 
 fn ident(text: &str) -> String {
     text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+/// What ships: a file up to its tests.
+fn before_tests(text: &str) -> &str {
+    let marks = ["#[cfg(test)]", "#[cfg(all(test"];
+    let end = marks.iter().filter_map(|mark| text.find(mark)).min();
+    &text[..end.unwrap_or(text.len())]
 }
 
 fn without_comments(text: &str) -> String {

@@ -1,0 +1,159 @@
+//! A whole Muster for one test: controller and agent as separate processes, over real sockets, in a folder of its own.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::{binaries, ctl::Ctl, daemon::Daemon, wait, wait::Look};
+
+/// What a test may want different.
+#[derive(Clone)]
+pub struct Options {
+    /// How long an agent may be silent.
+    pub lease_ttl: Duration,
+    /// How many processors the agent says it has.
+    pub cpus: u32,
+    /// Where the controller keeps its state; a folder of the test when none.
+    pub store: Option<PathBuf>,
+    /// More environment for both daemons and for ctl.
+    pub env: Vec<(String, String)>,
+    /// More arguments for the controller.
+    pub controller_args: Vec<String>,
+    /// More arguments for the agent.
+    pub agent_args: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            lease_ttl: Duration::from_secs(15),
+            cpus: 4,
+            store: None,
+            env: Vec::new(),
+            controller_args: Vec::new(),
+            agent_args: Vec::new(),
+        }
+    }
+}
+
+/// A running controller and agent.
+pub struct System {
+    // Dropped in this order: the agent ends its tasks while the controller still listens.
+    agent: Option<Daemon>,
+    controller: Option<Daemon>,
+    address: String,
+    options: Options,
+    folder: TempDir,
+}
+
+impl System {
+    /// Starts both and waits until the agent is connected.
+    pub fn start(options: Options) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("muster-it-").tempdir().context("could not make a folder")?;
+        let mut system = Self { agent: None, controller: None, address: "127.0.0.1:0".to_owned(), options, folder };
+        system.start_controller()?;
+        system.start_agent()?;
+        Ok(system)
+    }
+
+    /// With nothing special.
+    pub fn plain() -> Result<Self> {
+        Self::start(Options::default())
+    }
+
+    /// The folder of this test.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where the controller listens.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// `ctl` for this controller.
+    pub fn ctl(&self) -> Ctl {
+        self.options.env.iter().fold(Ctl::of(&self.address), |ctl, (key, value)| ctl.env(key, value))
+    }
+
+    /// The controller.
+    pub fn controller(&mut self) -> Result<&mut Daemon> {
+        self.controller.as_mut().context("the controller does not run")
+    }
+
+    /// The agent.
+    pub fn agent(&mut self) -> Result<&mut Daemon> {
+        self.agent.as_mut().context("the agent does not run")
+    }
+
+    /// Writes a file into the folder of this test and returns its path.
+    pub fn file(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.folder().join(name);
+        fs::write(&path, text).with_context(|| format!("could not write {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Writes a job file and submits it.
+    pub fn submit(&self, name: &str, text: &str) -> Result<u64> {
+        self.ctl().submit(&self.file(name, text)?)
+    }
+
+    /// Starts the controller; a second time at the same address, which agents and people know.
+    pub fn start_controller(&mut self) -> Result<()> {
+        let data = self.options.store.clone().unwrap_or_else(|| self.folder().join("controller"));
+        let mut command = Command::new(binaries::path("muster-controller")?);
+        command.args(["--listen", &self.address, "--lease-ttl", &format!("{}ms", self.options.lease_ttl.as_millis())]);
+        command.arg("--data").arg(data).args(&self.options.controller_args);
+        let from = self.controller.take().map_or(0, |old| old.log().len());
+        let mut controller = Daemon::start("controller", self.quiet(&mut command), self.folder())?;
+        self.address = controller.address(from)?;
+        self.controller = Some(controller);
+        Ok(())
+    }
+
+    /// Starts the agent on its folder, and waits until the controller knows it as connected.
+    pub fn start_agent(&mut self) -> Result<()> {
+        let mut command = Command::new(binaries::path("muster-agent")?);
+        command.args(["--controller", &format!("http://{}", self.address), "--name", "worker"]);
+        command.args(["--cpus", &self.options.cpus.to_string()]);
+        command.arg("--data").arg(self.folder().join("agent")).args(&self.options.agent_args);
+        self.agent = None;
+        let agent = Daemon::start("agent", self.quiet(&mut command), self.folder())?;
+        self.agent = Some(agent);
+        self.agent_connected()
+    }
+
+    /// Waits until the controller says that the agent is connected.
+    pub fn agent_connected(&self) -> Result<()> {
+        wait::until("the agent to be connected", || {
+            let reply = self.ctl().json(&["agents"])?;
+            let agents = reply["agents"].as_array().cloned().unwrap_or_default();
+            Ok(Look::when(agents.iter().any(|agent| agent["state"] == "connected"), reply))
+        })
+    }
+
+    /// Stops both in order, and fails when one did not stop cleanly or logged an error.
+    pub fn finish(mut self) -> Result<()> {
+        for daemon in [self.agent.take(), self.controller.take()].into_iter().flatten() {
+            let mut daemon = daemon;
+            daemon.stop()?;
+            daemon.expect_no_errors()?;
+        }
+        Ok(())
+    }
+
+    /// Only what this test sets may decide what a daemon does.
+    fn quiet<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        for name in ["MUSTER_CONTROLLER", "MUSTER_LOG", "OTEL_EXPORTER_OTLP_ENDPOINT", "RUST_BACKTRACE"] {
+            command.env_remove(name);
+        }
+        command.env("NO_COLOR", "1").envs(self.options.env.iter().map(|(key, value)| (key, value)));
+        command.current_dir(self.folder())
+    }
+}
