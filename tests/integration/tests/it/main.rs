@@ -1,3 +1,20 @@
 //! Everything that is proved on the tree itself and on the real binaries.
 
 mod tidy;
+
+#[cfg(unix)]
+mod commands;
+#[cfg(unix)]
+mod crash;
+#[cfg(unix)]
+mod disk;
+#[cfg(unix)]
+mod first_command;
+#[cfg(unix)]
+mod output;
+#[cfg(unix)]
+mod protocol;
+#[cfg(unix)]
+mod refusals;
+#[cfg(unix)]
+mod traces;

@@ -1,0 +1,180 @@
+//! Each command of `ctl` against real daemons: what it prints for machines, and that the job really changed.
+
+use anyhow::{Context as _, Result, ensure};
+use muster_integration::{
+    ctl::Ctl,
+    system::System,
+    wait::{self, Look},
+};
+use serde_json::Value;
+
+/// Fails unless a value is this one; says where.
+macro_rules! same {
+    ($left:expr, $right:expr) => {{
+        let (left, right) = (&$left, &$right);
+        ensure!(*left == *right, "{} is {:?}, not {:?}", stringify!($left), left, right);
+    }};
+}
+
+const TWO_STEPS: &str = r#"
+name = "two-steps"
+labels = { team = "blue" }
+
+[[tasks]]
+name = "first"
+shell = 'echo out; echo err >&2; echo "{\"n\": 41}" > "$MUSTER_RESULT"'
+
+[[tasks]]
+name = "second"
+shell = 'grep -q 41 "$MUSTER_INPUTS" && echo "{\"n\": 42}" > "$MUSTER_RESULT"'
+after = ["first"]
+"#;
+
+const ONE_FAILS: &str = r#"
+name = "one-fails"
+
+[[tasks]]
+name = "good"
+run = ["true"]
+
+[[tasks]]
+name = "bad"
+shell = 'test -e "$GATE" || exit 3'
+env = { GATE = "@GATE@" }
+"#;
+
+const WAITS_FOREVER: &str = r#"
+name = "waits-forever"
+
+[[tasks]]
+name = "sleeper"
+run = ["sleep", "1000"]
+
+[[tasks]]
+name = "impossible"
+run = ["true"]
+cpus = 1000
+"#;
+
+#[test]
+fn a_job_is_submitted_shown_listed_and_its_result_is_read() -> Result<()> {
+    let system = System::plain()?;
+    let ctl = system.ctl();
+    let job = system.submit("two.toml", TWO_STEPS)?;
+    let finished = ctl.finished(job, wait::LIMIT)?;
+    same!(finished["state"], "succeeded");
+    same!(finished["name"], "two-steps");
+    same!(finished["tasks"]["succeeded"], 2);
+
+    let listed = ctl.json(&["list", "--label", "team=blue"])?;
+    same!(listed["jobs"][0]["id"], job);
+    same!(ctl.json(&["list", "--label", "team=red"])?["jobs"], serde_json::json!([]));
+    same!(ctl.json(&["list", "--state", "completed"])?["jobs"][0]["id"], job);
+
+    let shown = ctl.json(&["show", "two-steps", "--tasks"])?;
+    let second = &shown["tasks"][1];
+    same!(second["name"], "second");
+    same!(second["attempts"][0]["end"]["kind"], "succeeded");
+
+    let stats = ctl.json(&["stats"])?;
+    same!(stats["tasks"]["succeeded"], 2);
+    system.finish()
+}
+
+#[test]
+fn the_two_streams_of_a_task_are_kept_apart() -> Result<()> {
+    let system = System::plain()?;
+    let ctl = system.ctl();
+    let job = system.submit("two.toml", TWO_STEPS)?;
+    ctl.finished(job, wait::LIMIT)?;
+    let first = format!("{job}.first");
+    wait::until("both streams of the task", || {
+        let ran = ctl.run(&["logs", &first])?.expect(0)?;
+        Ok(Look::when(ran.stdout == b"out\n" && ran.stderr == "err\n", ran.to_string()))
+    })?;
+    system.finish()
+}
+
+#[test]
+fn a_failed_task_is_retried_by_hand_and_the_job_succeeds() -> Result<()> {
+    let system = System::plain()?;
+    let ctl = system.ctl();
+    let gate = system.folder().join("gate");
+    let job = system.submit("fails.toml", &ONE_FAILS.replace("@GATE@", &gate.to_string_lossy()))?;
+    same!(ctl.finished(job, wait::LIMIT)?["state"], "failed");
+    let shown = ctl.json(&["show", &job.to_string(), "--tasks"])?;
+    same!(shown["tasks"][1]["attempts"][0]["end"]["exit_code"], 3);
+    ctl.run(&["wait", &job.to_string()])?.expect(1)?;
+
+    std::fs::write(&gate, "")?;
+    let retried = ctl.json(&["retry", "--failed", &job.to_string()])?;
+    same!(retried["tasks"], 1);
+    same!(ctl.finished(job, wait::LIMIT)?["state"], "succeeded");
+    let shown = ctl.json(&["show", &job.to_string(), "--tasks"])?;
+    same!(shown["tasks"][0]["attempts"].as_array().map(Vec::len), Some(1));
+    same!(shown["tasks"][1]["attempts"].as_array().map(Vec::len), Some(2));
+    system.finish()
+}
+
+#[test]
+fn what_waits_is_explained_and_what_runs_is_cancelled() -> Result<()> {
+    let system = System::plain()?;
+    let ctl = system.ctl();
+    let job = system.submit("waits.toml", WAITS_FOREVER)?;
+    wait::until("the sleeper to run", || {
+        let shown = ctl.json(&["show", &job.to_string()])?;
+        Ok(Look::when(shown["job"]["tasks"]["running"] == 1, shown))
+    })?;
+    same!(running(&ctl)?, 1);
+
+    let explained = ctl.json(&["explain", &format!("{job}.impossible")])?;
+    let reasons = explained["explanations"][0]["reasons"].as_array().cloned().unwrap_or_default();
+    ensure!(!reasons.is_empty(), "nothing explains why it waits: {explained}");
+    ensure!(reasons.iter().all(|reason| reason["code"].is_string() && reason["text"].is_string()), "{explained}");
+
+    ctl.json(&["cancel", &job.to_string(), "--reason", "enough"])?;
+    let cancelled = ctl.finished(job, wait::LIMIT)?;
+    same!(cancelled["state"], "cancelled");
+    same!(cancelled["cancel_reason"], "enough");
+    same!(running(&ctl)?, 0);
+    system.finish()
+}
+
+fn running(ctl: &Ctl) -> Result<u64> {
+    let agents = ctl.json(&["agents"])?;
+    agents["agents"][0]["running"].as_u64().with_context(|| format!("no count of running tasks: {agents}"))
+}
+
+#[test]
+fn every_machine_format_says_the_same() -> Result<()> {
+    let system = System::plain()?;
+    let ctl = system.ctl();
+    let job = system.submit("two.toml", TWO_STEPS)?;
+    ctl.finished(job, wait::LIMIT)?;
+    let json = ctl.json(&["list"])?;
+    let lines = ctl.run(&["list", "-o", "jsonl"])?.expect(0)?.text();
+    let line: Value = serde_json::from_str(lines.lines().next().context("jsonl printed nothing")?)?;
+    same!(line["id"], json["jobs"][0]["id"]);
+    same!(line["state"], json["jobs"][0]["state"]);
+    let yaml = ctl.run(&["list", "-o", "yaml"])?.expect(0)?.text();
+    ensure!(yaml.contains(&format!("id: {job}")), "{yaml}");
+    let table = ctl.run(&["list", "-o", "table"])?.expect(0)?.text();
+    ensure!(table.contains("two-steps") && table.contains("succeeded"), "{table}");
+    system.finish()
+}
+
+#[test]
+fn a_job_outlives_an_orderly_restart_of_its_controller() -> Result<()> {
+    let mut system = System::plain()?;
+    let before = system.submit("two.toml", TWO_STEPS)?;
+    let ended = system.ctl().finished(before, wait::LIMIT)?;
+    let waiting = system.submit("waits.toml", WAITS_FOREVER)?;
+    system.controller()?.stop()?;
+    system.start_controller()?;
+    system.agent_connected()?;
+    let ctl = system.ctl();
+    same!(ctl.json(&["show", &before.to_string()])?["job"], ended);
+    ctl.json(&["cancel", &waiting.to_string()])?;
+    same!(ctl.finished(waiting, wait::LIMIT)?["state"], "cancelled");
+    system.finish()
+}

@@ -1,0 +1,83 @@
+//! The controller's disk is full: submissions are refused with a reason, nothing acknowledged is lost, and room heals it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use muster_integration::{
+    skip::skip,
+    system::{Options, System},
+    wait,
+};
+
+/// A file system of 16 MiB, unmounted when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path) -> Result<Result<Self, String>> {
+        fs::create_dir_all(at)?;
+        let output = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "muster-test"]).arg(at).output();
+        let output = output.context("could not start mount")?;
+        let why = || String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Ok(if output.status.success() { Ok(Self(at.to_path_buf())) } else { Err(why()) })
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a daemon that is being killed may still hold a file.
+        drop(Command::new("umount").arg("-l").arg(&self.0).status());
+    }
+}
+
+#[test]
+fn a_full_disk_is_a_clear_refusal_and_costs_nothing_that_was_accepted() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let disk = match SmallDisk::mount(&folder.path().join("small"))? {
+        Ok(disk) => disk,
+        Err(why) => return skip("disk::a_full_disk_is_a_clear_refusal_and_costs_nothing_that_was_accepted", &why),
+    };
+    let options = Options { store: Some(disk.0.join("store")), ..Options::default() };
+    let mut system = System::start(options)?;
+    let accepted = system.submit("small.toml", "name = \"small\"\n[[tasks]]\nname = \"a\"\nrun = [\"true\"]\n")?;
+    system.ctl().finished(accepted, wait::LIMIT)?;
+
+    // Large specs, until one does not fit.
+    let large = format!(
+        "name = \"large\"\n[[tasks]]\nname = \"a\"\nrun = [\"true\"]\nenv = {{ X = \"{}\" }}\n",
+        "x".repeat(400_000)
+    );
+    let file = system.file("large.toml", &large)?;
+    let path = file.to_string_lossy().into_owned();
+    let mut stored = vec![accepted];
+    let refused = loop {
+        ensure!(stored.len() < 200, "80 MB fit on a disk of 16 MiB");
+        let ran = system.ctl().run(&["submit", &path, "-o", "json"])?;
+        if ran.code != 0 {
+            break ran;
+        }
+        let reply: serde_json::Value = serde_json::from_slice(&ran.stdout)?;
+        stored.push(reply["job"].as_u64().context("a job number")?);
+    };
+    ensure!(matches!(refused.code, 4 | 5 | 8), "an odd exit code:\n{refused}");
+    ensure!(!refused.stderr.contains("panicked"), "it panicked:\n{refused}");
+
+    // Whatever became of the process, what it accepted is there once it has room.
+    let status = Command::new("mount").args(["-o", "remount,size=64m"]).arg(&disk.0).status()?;
+    ensure!(status.success(), "could not enlarge the disk");
+    if system.controller()?.ended()?.is_none() {
+        system.controller()?.kill9()?;
+    }
+    system.start_controller()?;
+    system.agent_connected()?;
+    for job in stored {
+        let finished = system.ctl().finished(job, wait::LIMIT)?;
+        ensure!(finished["state"] == "succeeded", "job {job}: {finished}");
+    }
+    drop(system);
+    drop(disk);
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! What a person gets wrong: every problem at once, with its place, exit code 2, and nothing submitted.
+
+use anyhow::{Result, ensure};
+use muster_integration::{ctl::Ctl, system::System};
+
+/// (what is wrong, the job file, what the message must name)
+const WRONG: &[(&str, &str, &[&str])] = &[
+    ("an unknown key", "name = \"x\"\n[[tasks]]\nname = \"a\"\nruns = [\"true\"]\n", &["runs", "run"]),
+    ("a wrong type", "name = \"x\"\n[[tasks]]\nname = \"a\"\nrun = [\"true\"]\ncpus = \"many\"\n", &["cpus"]),
+    (
+        "a cycle",
+        "name = \"x\"\n[[tasks]]\nname = \"a\"\nrun = [\"true\"]\nafter = [\"b\"]\n[[tasks]]\nname = \"b\"\nrun = [\"true\"]\nafter = [\"a\"]\n",
+        &["a", "b", "cycle"],
+    ),
+    (
+        "an unknown dependency",
+        "name = \"x\"\n[[tasks]]\nname = \"alpha\"\nrun = [\"true\"]\nafter = [\"alhpa2\"]\n",
+        &["alhpa2"],
+    ),
+    ("an empty name", "name = \"\"\n[[tasks]]\nname = \"a\"\nrun = [\"true\"]\n", &["name"]),
+    ("a negative time", "name = \"x\"\n[[tasks]]\nname = \"a\"\nrun = [\"true\"]\ntimeout = -1\n", &["timeout"]),
+    ("no tasks", "name = \"x\"\n", &["tasks"]),
+    ("broken TOML", "name = \"x\n", &["1"]),
+];
+
+#[test]
+fn a_wrong_job_file_is_refused_with_its_place_and_nothing_is_submitted() -> Result<()> {
+    let system = System::plain()?;
+    let ctl = system.ctl();
+    for (what, text, words) in WRONG {
+        let file = system.file("wrong.toml", text)?;
+        let path = file.to_string_lossy().into_owned();
+        for command in ["submit", "run", "validate"] {
+            let ran = ctl.run(&[command, &path])?.expect(2)?;
+            let said = format!("{}{}", ran.text(), ran.stderr);
+            for word in *words {
+                ensure!(said.contains(word), "{what}: `ctl {command}` does not name {word:?}:\n{ran}");
+            }
+            ensure!(said.contains("wrong.toml:"), "{what}: `ctl {command}` does not say where:\n{ran}");
+        }
+    }
+    let jobs = ctl.json(&["list"])?;
+    ensure!(jobs["jobs"].as_array().is_some_and(Vec::is_empty), "something was submitted: {jobs}");
+    system.finish()
+}
+
+#[test]
+fn every_problem_of_a_file_is_told_at_once() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("many.toml");
+    std::fs::write(
+        &file,
+        "name = \"\"\n[[tasks]]\nname = \"a\"\nruns = [\"true\"]\ncpus = \"many\"\nafter = [\"nobody\"]\n",
+    )?;
+    let ran = Ctl::alone().run(&["validate", &file.to_string_lossy()])?.expect(2)?;
+    let said = format!("{}{}", ran.text(), ran.stderr);
+    for word in ["runs", "cpus"] {
+        ensure!(said.contains(word), "{word:?} is not named:\n{ran}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_wrong_command_line_exits_with_2_and_work_that_is_not_there_with_3() -> Result<()> {
+    let system = System::plain()?;
+    let ctl = system.ctl();
+    let calls: &[(&[&str], i32)] = &[
+        (&["frobnicate"], 2),
+        (&["list", "--no-such-flag"], 2),
+        (&["submit", "/nonexistent/job.toml"], 2),
+        (&["show", "4711"], 3),
+        (&["logs", "4711.0"], 3),
+        (&["cancel", "nobody-knows-this"], 3),
+    ];
+    for (arguments, code) in calls {
+        let ran = ctl.run(arguments)?.expect(*code)?;
+        ensure!(!ran.stderr.trim().is_empty(), "ctl {arguments:?} fails without a word");
+        ensure!(!ran.stderr.contains("panicked"), "ctl {arguments:?} panics:\n{ran}");
+    }
+    system.finish()
+}
+
+#[test]
+fn no_controller_is_an_answer_of_its_own() -> Result<()> {
+    // A port of which nobody listens: bound, read, and closed again.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let ran = Ctl::of(&format!("127.0.0.1:{port}")).run(&["list"])?.expect(4)?;
+    ensure!(ran.stderr.contains(&port.to_string()), "it does not say where it looked:\n{ran}");
+    Ok(())
+}
+
+#[test]
+fn run_ends_with_the_code_of_its_command() -> Result<()> {
+    for (script, code) in [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137)] {
+        Ctl::alone().run(&["run", "--", "sh", "-c", script])?.expect(code)?;
+    }
+    Ctl::alone().run(&["run", "--", "/nonexistent/program"])?.expect(126)?;
+    Ok(())
+}
