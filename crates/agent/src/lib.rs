@@ -2,5 +2,6 @@
 
 pub mod exec;
 pub mod host;
+pub mod journal;
 pub mod logs;
 pub mod supervisor;

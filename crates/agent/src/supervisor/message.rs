@@ -104,7 +104,8 @@ pub enum Action {
     },
     /// The first message of a stream.
     Hello {
-        /// Every lease that is not over or whose last report is not acknowledged, in order.
+        /// Every lease that is not over, whose slot is not free, or of which a report is not
+        /// acknowledged; in order.
         holding: Vec<Token>,
         /// The highest term we have seen.
         term: Term,

@@ -48,6 +48,8 @@ impl Supervisor {
         let mut holding = self.outbox.tokens();
         holding.extend(self.held.keys());
         holding.extend(self.orphans.keys());
+        // A3: what survives keeps its slot at the controller too.
+        holding.extend(self.stuck.keys());
         actions.push(Action::Hello { holding: holding.into_iter().collect(), term: self.term });
     }
 

@@ -1,0 +1,107 @@
+//! Segments as files: found, read, begun, set aside, deleted.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use tracing::{error, warn};
+
+use super::{Error, codec, replay::replay};
+use crate::supervisor::Memory;
+
+/// A segment and its number.
+pub(super) type Segment = (u64, PathBuf);
+
+/// The file of a segment.
+pub(super) fn path(folder: &Path, number: u64) -> PathBuf {
+    folder.join(format!("journal-{number:08}.log"))
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { path, source }
+}
+
+/// All segments, oldest first.
+pub(super) fn segments(folder: &Path) -> Result<Vec<Segment>, Error> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed(folder))? {
+        let path = entry.map_err(failed(folder))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let number = name.strip_prefix("journal-").and_then(|rest| rest.strip_suffix(".log"));
+        if let Some(number) = number.and_then(|number| number.parse().ok()) {
+            found.push((number, path));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// The memory of the newest segment that begins with its head; failing that, of what can be read.
+pub(super) fn load(segments: &[Segment]) -> Result<Memory, Error> {
+    let mut best = None;
+    for (_, path) in segments.iter().rev() {
+        let bytes = fs::read(path).map_err(failed(path))?;
+        let found = replay(&bytes);
+        if let Some(version) = found.newer {
+            return Err(Error::Newer { path: path.clone(), found: version, known: codec::VERSION });
+        }
+        if let Some(at) = found.torn_at {
+            let lost = bytes.len() - at;
+            warn!(path = %path.display(), at, lost, "the journal's last write was cut short; its tail is dropped");
+        }
+        if !found.damaged.is_empty() || !(found.whole || bytes.is_empty()) {
+            set_aside(path, &found.damaged);
+        }
+        if found.whole {
+            return Ok(found.memory);
+        }
+        // Keep looking: a power failure may leave the newest one empty before the older one is gone.
+        best.get_or_insert(found.memory);
+    }
+    Ok(best.unwrap_or_default())
+}
+
+/// Keeps a damaged file for a person. What it named and can no longer be read is not lost in
+/// silence: the controller sees at our hello that we do not hold it and gives it out again.
+fn set_aside(path: &Path, damaged: &[String]) {
+    let aside = path.with_extension("damaged");
+    let kept = fs::copy(path, &aside);
+    error!(
+        path = %path.display(), aside = %aside.display(), kept = kept.is_ok(), damaged = damaged.join("; "),
+        "the journal is damaged; what can be read is used and leases that are missing will be given out again",
+    );
+}
+
+/// Writes a new segment that begins with `memory`; it is on disk when this returns.
+pub(super) fn begin(folder: &Path, number: u64, memory: &Memory) -> Result<(File, u64), Error> {
+    let mut bytes = Vec::new();
+    codec::append_memory(memory, &mut bytes);
+    let path = path(folder, number);
+    let draft = path.with_extension("draft");
+    let begun = || -> io::Result<File> {
+        let mut file = File::create(&draft)?;
+        file.write_all(&bytes)?;
+        file.sync_data()?;
+        drop(file);
+        fs::rename(&draft, &path)?;
+        OpenOptions::new().append(true).open(&path)
+    };
+    let file = begun().map_err(|source| {
+        // On a full disk half a draft is in the way of what comes next.
+        let _ = fs::remove_file(&draft);
+        Error::Io { path: path.clone(), source }
+    })?;
+    Ok((file, u64::try_from(bytes.len()).unwrap_or(u64::MAX)))
+}
+
+/// Deletes the segments before `number`; one that cannot be deleted does no harm and is tried again.
+pub(super) fn delete_before(folder: &Path, number: u64) {
+    for (_, path) in segments(folder).unwrap_or_default().into_iter().filter(|(other, _)| *other < number) {
+        if let Err(error) = fs::remove_file(&path) {
+            warn!(path = %path.display(), %error, "an old journal segment could not be deleted");
+        }
+    }
+}
