@@ -17,7 +17,7 @@ use std::{
 
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::{
-    EnvFilter, Layer, filter::LevelFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    EnvFilter, Layer, filter::LevelFilter, fmt::MakeWriter, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
 pub use self::trace_parent::{
@@ -92,10 +92,11 @@ pub fn init(options: Options) -> Result<Guard, Error> {
             Err(problem) => (None, Some(problem)),
         },
     };
+    let colours = io::stderr().is_terminal() && env("NO_COLOR").is_none();
     let spans = exporter.as_ref().map(otlp::layer);
     tracing_subscriber::registry()
         .with(spans)
-        .with(logs(filter, format, io::stderr().is_terminal() && env("NO_COLOR").is_none()))
+        .with(logs(filter, format, colours, io::stderr))
         .try_init()
         .map_err(|_| Error::Twice)?;
     if let Some(problem) = problem {
@@ -106,12 +107,13 @@ pub fn init(options: Options) -> Result<Guard, Error> {
 
 type Logs<S> = Box<dyn Layer<S> + Send + Sync>;
 
-fn logs<S>(filter: EnvFilter, format: Format, colours: bool) -> Logs<S>
+fn logs<S, W>(filter: EnvFilter, format: Format, colours: bool, writer: W) -> Logs<S>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a> + Send + Sync,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     // A closed stderr must not become a panic inside the logger.
-    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(colours).log_internal_errors(false);
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colours).log_internal_errors(false);
     match format {
         Format::Plain => layer.with_filter(filter).boxed(),
         Format::Json => layer.json().with_ansi(false).flatten_event(true).with_filter(filter).boxed(),

@@ -79,3 +79,6 @@ fn narrow<T: TryFrom<N>, N: Copy + std::fmt::Display>(value: N, path: &str) -> R
 fn unknown_value(path: &str, value: i32, known: &str) -> Error {
     Error::field(path, format!("{value} is not known to this build; it knows {known}"))
 }
+
+#[cfg(test)]
+mod tests;
