@@ -3,5 +3,6 @@
 pub mod exec;
 pub mod host;
 pub mod journal;
+pub mod link;
 pub mod logs;
 pub mod supervisor;

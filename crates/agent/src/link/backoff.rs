@@ -1,0 +1,36 @@
+//! How long to wait before the next try: full jitter, so that a thousand agents that lost one
+//! controller do not come back together.
+
+use std::time::Duration;
+
+/// The most that the first wait can be.
+const FIRST: Duration = Duration::from_millis(500);
+/// The most that any wait can be: a controller that came back is found soon.
+const CAP: Duration = Duration::from_secs(5);
+
+/// A wait after `failures` tries in a row, evenly spread from zero to its limit.
+pub(super) fn delay(failures: u32) -> Duration {
+    limit(failures).mul_f64(rand::random_range(0.0..=1.0))
+}
+
+fn limit(failures: u32) -> Duration {
+    FIRST.saturating_mul(2_u32.saturating_pow(failures)).min(CAP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_cap() {
+        let limits = [0, 1, 2, 3, 4, 40, u32::MAX].map(|failures| limit(failures).as_millis());
+        assert_eq!(limits, [500, 1000, 2000, 4000, 5000, 5000, 5000]);
+    }
+
+    #[test]
+    fn waits_are_spread_over_the_whole_range() {
+        let waits: Vec<_> = (0..1000).map(|_| delay(0)).collect();
+        assert!(waits.iter().all(|wait| *wait <= FIRST));
+        assert!(waits.iter().any(|wait| *wait < FIRST / 4) && waits.iter().any(|wait| *wait > FIRST * 3 / 4));
+    }
+}

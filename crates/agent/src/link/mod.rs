@@ -1,0 +1,213 @@
+//! The control connection: finds a controller, keeps one stream to it, and turns messages into inputs.
+//!
+//! Decides nothing: whether a controller is believed is the supervisor's matter. Bulk goes over a
+//! connection of its own ([`Bulk`]), because an unread log stream would hold up a heartbeat here.
+
+mod address;
+mod backoff;
+mod bulk;
+mod down;
+
+use std::{sync::Arc, time::Duration};
+
+use muster_common::proto::v1::{self, agent_link_client::AgentLinkClient};
+use muster_core::id::AgentId;
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::Endpoint;
+use tracing::{debug, info, warn};
+
+use self::bulk::Attachment;
+pub use self::{address::Address, bulk::Bulk};
+use crate::supervisor::Input;
+
+/// For the stream to be opened and for the welcome to come; a controller that takes up a large
+/// store needs seconds.
+const GREETING_LIMIT: Duration = Duration::from_secs(10);
+/// Messages to the controller that may wait in the stream. Few: what waits before it is coalesced.
+const UP_MESSAGES: usize = 4;
+/// Events that may wait for the agent's loop; the stream then waits, by HTTP/2 flow control.
+const EVENTS: usize = 64;
+/// Leases of one message share their specs, which may carry input for stdin.
+const MESSAGE_MAX: usize = 64 << 20;
+
+/// What comes of the connection, in order.
+#[derive(Debug)]
+pub enum Event {
+    /// A stream is open; the hello must be its first message.
+    Opened(Up),
+    /// The controller said something.
+    Input(Input),
+    /// The stream is gone; another will be opened.
+    Closed,
+}
+
+/// Why there is no stream.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("no connection could be made")]
+    Connect(#[source] tonic::transport::Error),
+    #[error("the controller refused or ended the stream: {} ({:?})", .0.message(), .0.code())]
+    Status(#[source] Box<tonic::Status>),
+    #[error("the controller ended the stream")]
+    Ended,
+    #[error("the controller did not welcome us within {} s", GREETING_LIMIT.as_secs())]
+    NoWelcome,
+    #[error("we left the controller")]
+    Left,
+}
+
+impl From<tonic::Status> for Error {
+    fn from(status: tonic::Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+/// The way to the controller over one stream.
+#[derive(Debug)]
+pub struct Up {
+    sender: mpsc::Sender<v1::AgentUp>,
+    cut: CancellationToken,
+    address: Arc<Address>,
+    attachment: Arc<watch::Sender<Attachment>>,
+}
+
+impl Up {
+    /// Sends if there is room; otherwise the message comes back. On a broken stream it is lost,
+    /// and [`Event::Closed`] follows.
+    ///
+    /// # Errors
+    /// There is no room now; [`Up::ready`] tells when there is.
+    pub fn send(&self, message: v1::agent_up::Message) -> Result<(), v1::agent_up::Message> {
+        match self.sender.try_send(v1::AgentUp { message: Some(message) }) {
+            Err(mpsc::error::TrySendError::Full(v1::AgentUp { message: Some(message) })) => Err(message),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Waits until there is room, or the stream is broken. Cancel safe.
+    pub async fn ready(&self) {
+        let _room_or_broken = self.sender.reserve().await;
+    }
+
+    /// We were taken in under this number: bulk may begin.
+    pub fn attached(&self, agent: AgentId) {
+        self.attachment.send_replace(Some((self.address.bulk(), agent)));
+    }
+
+    /// Ends the stream; the next controller is tried.
+    pub fn cut(&self) {
+        self.cut.cancel();
+    }
+}
+
+/// Starts to look for a controller and goes on until `stop`.
+pub fn start(
+    addresses: Vec<Address>,
+    tracker: &TaskTracker,
+    stop: &CancellationToken,
+) -> (mpsc::Receiver<Event>, Bulk) {
+    let (events, receiver) = mpsc::channel(EVENTS);
+    let (attachment, watched) = watch::channel(None);
+    let addresses = addresses.into_iter().map(Arc::new).collect();
+    let link = Link { addresses, events, attachment: Arc::new(attachment) };
+    let stop = stop.clone();
+    tracker.spawn(async move {
+        stop.run_until_cancelled(link.run()).await;
+    });
+    (receiver, Bulk::new(watched))
+}
+
+struct Link {
+    addresses: Vec<Arc<Address>>,
+    events: mpsc::Sender<Event>,
+    attachment: Arc<watch::Sender<Attachment>>,
+}
+
+impl Link {
+    async fn run(self) {
+        let mut failures = 0_u32;
+        for address in self.addresses.iter().cycle() {
+            let mut welcomed = false;
+            let error = match self.session(address, &mut welcomed).await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            };
+            if self.events.is_closed() {
+                return;
+            }
+            if welcomed {
+                failures = 0;
+                info!(%address, error = %chain(&error), "the connection to the controller ended");
+            } else if failures == 0 {
+                warn!(%address, error = %chain(&error), "no controller takes us in; trying on");
+            } else {
+                debug!(%address, failures, error = %chain(&error), "still no controller takes us in");
+            }
+            let rounds = failures / u32::try_from(self.addresses.len()).unwrap_or(u32::MAX);
+            failures = failures.saturating_add(1);
+            tokio::time::sleep(backoff::delay(rounds)).await;
+        }
+    }
+
+    /// One stream from its opening to its end.
+    async fn session(&self, address: &Arc<Address>, welcomed: &mut bool) -> Result<std::convert::Infallible, Error> {
+        let endpoint: &Endpoint = address.control();
+        let channel = endpoint.connect().await.map_err(Error::Connect)?;
+        let mut client = AgentLinkClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
+        let (sender, inbox) = mpsc::channel(UP_MESSAGES);
+        let cut = CancellationToken::new();
+        let up = Up { sender, cut: cut.clone(), address: address.clone(), attachment: self.attachment.clone() };
+        if self.events.send(Event::Opened(up)).await.is_err() {
+            return Err(Error::Left);
+        }
+        let over = cut.run_until_cancelled(self.listen(&mut client, inbox, welcomed)).await;
+        self.attachment.send_replace(None);
+        let _nobody_listens = self.events.send(Event::Closed).await;
+        over.unwrap_or(Err(Error::Left))
+    }
+
+    async fn listen(
+        &self,
+        client: &mut AgentLinkClient<tonic::transport::Channel>,
+        inbox: mpsc::Receiver<v1::AgentUp>,
+        welcomed: &mut bool,
+    ) -> Result<std::convert::Infallible, Error> {
+        let answer = timeout(GREETING_LIMIT, client.control(ReceiverStream::new(inbox))).await;
+        let mut messages = answer.map_err(|_| Error::NoWelcome)??.into_inner();
+        loop {
+            let message = if *welcomed {
+                messages.message().await?
+            } else {
+                timeout(GREETING_LIMIT, messages.message()).await.map_err(|_| Error::NoWelcome)??
+            };
+            let Some(message) = message else { return Err(Error::Ended) };
+            let Some(input) = down::input(message) else {
+                warn!("the controller says something that this build does not know; it is ignored");
+                continue;
+            };
+            *welcomed |= matches!(input, Input::Welcome(_));
+            if self.events.send(Event::Input(input)).await.is_err() {
+                return Err(Error::Left);
+            }
+        }
+    }
+}
+
+/// An error and its causes on one line; tonic's own words alone are "transport error".
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
