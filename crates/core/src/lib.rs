@@ -1,9 +1,13 @@
 //! What work is and how it may change. Pure and deterministic: no clock, no randomness, no I/O.
 
+mod agent;
+mod backoff;
 pub mod cluster;
+mod config;
 pub mod event;
 pub mod gate;
 pub mod id;
+mod ready;
 pub mod record;
 pub mod requires;
 pub mod resources;

@@ -56,6 +56,20 @@ impl State {
         }
     }
 
+    /// The table of what may follow what without a person (T2). A person's retry takes final tasks
+    /// back to `Waiting`; nothing else leaves a final state.
+    pub fn may_become(self, next: Self) -> bool {
+        use State::{Cancelled, Failed, Queued, Retrying, Running, Scheduled, Skipped, Succeeded, Waiting};
+        match self {
+            Waiting => matches!(next, Scheduled | Queued | Cancelled | Skipped),
+            Scheduled => matches!(next, Waiting | Queued | Cancelled | Skipped),
+            Queued => matches!(next, Waiting | Running | Cancelled),
+            Running => matches!(next, Queued | Retrying | Succeeded | Failed | Cancelled),
+            Retrying => matches!(next, Waiting | Queued | Cancelled),
+            Succeeded | Failed | Cancelled | Skipped => false,
+        }
+    }
+
     /// The word that people and machines use.
     pub fn as_str(self) -> &'static str {
         match self {

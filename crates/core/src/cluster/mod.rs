@@ -1,40 +1,42 @@
 //! All that is known, and the one function through which it changes.
 
-use std::{sync::Arc, time::Duration};
+mod agents;
+mod cancel;
+pub mod check;
+mod deps;
+mod entry;
+mod explain;
+mod lease;
+mod queues;
+mod recover;
+mod report;
+mod retry;
+mod round;
+mod submit;
+mod tick;
 
-use crate::{
-    event::{Answer, Event, Refusal, Step, Target},
-    id::{AgentId, JobId, SessionId, TaskId},
-    record::{AgentRecord, Key, Piece, Queue, Summary},
-    resources::Request,
-    state::State,
-    time::{Mono, Now, Timestamp},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
-/// What an operator may set.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// An agent that is silent for this long ends its attempts itself (A1).
-    pub lease_ttl: Duration,
-    /// How much longer the controller waits before it gives them to another.
-    pub lease_margin: Duration,
-    /// A task that was lost with its agent this often is not tried again.
-    pub losses_max: u16,
-    /// How long finished jobs are kept.
-    pub retention: Duration,
-    /// Where a task goes when several agents have room.
-    pub placement: Placement,
-}
+pub use explain::{Explanation, Reason};
+pub use queues::QueueStatus;
+pub use recover::RecoverError;
 
-/// Where a task goes when several agents have room.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Placement {
-    /// The fullest agent that has room, so that large tasks find an empty one.
-    #[default]
-    Pack,
-    /// The emptiest, so that tasks disturb one another least.
-    Spread,
-}
+pub use crate::config::{Config, Placement};
+use crate::{
+    agent::Agent,
+    event::{Answer, Event, Refusal, Step},
+    id::{AgentId, GroupId, JobId, SessionId, TaskId},
+    ready::Ready,
+    record::{AgentRecord, Key, Meta, Piece, Summary},
+    resources::Request,
+    state::{CHUNK_TASKS, State, Task},
+    time::{Mono, Now, Timestamp},
+};
+use entry::Entry;
+use queues::Lane;
 
 /// When `Event::Tick` is next of use, by each clock; none: not before something happens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,22 +45,6 @@ pub struct Wakeup {
     pub wall: Option<Timestamp>,
     /// By the monotonic clock.
     pub mono: Option<Mono>,
-}
-
-/// Why a store cannot be taken up.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RecoverError {
-    /// A piece refers to one that is not there.
-    #[error("{what} belongs to {owner}, which the store does not have")]
-    Orphan {
-        /// The piece.
-        what: String,
-        /// What it needs.
-        owner: String,
-    },
-    /// A piece contradicts another.
-    #[error("{0}")]
-    Inconsistent(String),
 }
 
 /// One agent as `ctl agents` shows it.
@@ -78,98 +64,212 @@ pub struct AgentStatus {
     pub last_seen: Mono,
 }
 
-/// One queue as `ctl queue list` shows it.
-#[derive(Clone, Debug)]
-pub struct QueueStatus {
-    /// Its limits.
-    pub queue: Arc<Queue>,
-    /// Leases.
-    pub running: u64,
-    /// Unfinished tasks without one.
-    pub waiting: u64,
-}
-
-/// Why tasks are where they are: one answer for neighbours that share it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Explanation {
-    /// The first of them.
-    pub task: TaskId,
-    /// How many share this answer.
-    pub count: u32,
-    /// Where they are.
-    pub state: State,
-    /// All reasons; empty only for final and running tasks (S2).
-    pub reasons: Vec<Reason>,
-}
-
-/// One reason why a task does not run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reason {
-    /// Stable, for machines: `waiting-for`, `start-at`, `retry-at`, `queue-full`, `queue-paused`,
-    /// `no-agent`, `agent-mismatch`, `agent-too-small`, `agent-busy`, `agent-silent`, `behind`, `setup`.
-    pub code: &'static str,
-    /// For people.
-    pub text: String,
-    /// What would unblock it, for people.
-    pub unblock: String,
-    /// The agent that this is about.
-    pub agent: Option<Arc<str>>,
+/// Something that time alone brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    /// A group's start time.
+    Start(GroupId),
+    /// The end of a task's back-off.
+    Retry(TaskId),
+    /// The end of a finished job's retention.
+    Expire(JobId),
 }
 
 /// All that is known.
 #[derive(Debug)]
-pub struct Cluster;
+pub struct Cluster {
+    config: Config,
+    meta: Meta,
+    next_token: u64,
+    next_job: u64,
+    next_agent: u64,
+    jobs: BTreeMap<JobId, Entry>,
+    /// Clients' keys, for repeated submissions.
+    keys: BTreeMap<Arc<str>, JobId>,
+    /// Groups of unfinished jobs that wait for something of another job.
+    watchers: BTreeMap<JobId, BTreeSet<GroupId>>,
+    agents: BTreeMap<AgentId, Agent>,
+    uids: BTreeMap<Arc<str>, AgentId>,
+    deadlines: BTreeSet<(Mono, AgentId)>,
+    queues: BTreeMap<Arc<str>, Lane>,
+    ready: Ready,
+    timers: BTreeSet<(Timestamp, Due)>,
+    /// Groups whose last task became final and whose dependants were not told yet.
+    ended: Vec<GroupId>,
+    step: Step,
+}
 
 impl Cluster {
-    /// Takes up what a store holds (nothing, for a new one). Every agent that holds leases has
-    /// `lease_ttl + lease_margin` from `now` to come back.
-    ///
-    /// # Errors
-    /// The pieces contradict one another; nothing should be written to such a store.
-    pub fn recover(
-        _config: Config,
-        _pieces: impl IntoIterator<Item = (Key, Piece)>,
-        _now: Now,
-    ) -> Result<(Self, Step), RecoverError> {
-        Ok((Self, Step::default()))
+    /// A cluster that knows nothing.
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            meta: Meta::default(),
+            next_token: 1,
+            next_job: 1,
+            next_agent: 1,
+            jobs: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            watchers: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            uids: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            queues: BTreeMap::new(),
+            ready: Ready::default(),
+            timers: BTreeSet::new(),
+            ended: Vec::new(),
+            step: Step::default(),
+        }
     }
 
-    /// The one way in which anything changes. A refusal changes nothing, and its step is empty.
-    pub fn handle(&mut self, _now: Now, _event: Event) -> (Step, Result<Answer, Refusal>) {
-        (Step::default(), Ok(Answer::Done))
+    /// The one way in which anything changes. A refusal changes nothing but may carry effects that
+    /// tell somebody so (an acknowledgement of a report that came too late).
+    pub fn handle(&mut self, now: Now, event: Event) -> (Step, Result<Answer, Refusal>) {
+        let answer = self.dispatch(now, event);
+        self.settle(now);
+        (std::mem::take(&mut self.step), answer)
+    }
+
+    fn dispatch(&mut self, now: Now, event: Event) -> Result<Answer, Refusal> {
+        match event {
+            Event::Submit(submission) => self.submit(now, submission),
+            Event::Cancel { target, by, reason, teardown_too } => self.cancel(now, target, &by, &reason, teardown_too),
+            Event::Retry { target, which } => self.retry(now, target, which),
+            Event::SetQueue(queue) => self.set_queue(queue),
+            Event::Attach { uid, offer, session, holding } => self.attach(now, uid, offer, session, &holding),
+            Event::Heartbeat { agent, session, stamp } => self.heartbeat(now, agent, session, stamp),
+            Event::Report { agent, session, report } => self.report(now, agent, session, report),
+            Event::Detach { agent, session } => self.detach(agent, session),
+            Event::Leave { agent, session } => self.leave(now, agent, session),
+            Event::Tick => {
+                self.tick(now);
+                Ok(Answer::Done)
+            }
+            Event::Round => {
+                self.round(now);
+                Ok(Answer::Done)
+            }
+        }
     }
 
     /// The piece behind a changed key, as it is now; none: it is to be deleted.
-    pub fn piece(&self, _key: &Key) -> Option<Piece> {
-        None
+    pub fn piece(&self, key: &Key) -> Option<Piece> {
+        let entry = |job: &JobId| self.jobs.get(job);
+        match key {
+            Key::Meta => Some(Piece::Meta(self.meta)),
+            Key::Queue(name) => self.queues.get(name)?.stored().map(Piece::Queue),
+            Key::Agent(id) => self.agents.get(id).map(|agent| Piece::Agent(Arc::clone(&agent.record))),
+            Key::Job(id) => entry(id).map(|entry| Piece::Job(Arc::clone(&entry.job))),
+            Key::Cancel(id) => entry(id)?.cancel.clone().map(Piece::Cancel),
+            Key::Chunk(id, n) => entry(id)?.chunks.get(*n as usize)?.clone().map(Piece::Chunk),
+            Key::Result(task) => entry(&task.job)?.results.get(&task.index).cloned().map(Piece::Result),
+        }
     }
 
-    /// A job's counts.
-    pub fn summary(&self, _job: JobId) -> Option<Summary> {
-        None
+    /// A job's counts; none: there is no such job.
+    pub fn summary(&self, job: JobId) -> Option<Summary> {
+        self.jobs.get(&job).map(Entry::summary)
     }
 
     /// When time alone will change something.
     pub fn wakeup(&self) -> Wakeup {
-        Wakeup::default()
-    }
-
-    /// Why tasks are where they are, by the code that decides.
-    ///
-    /// # Errors
-    /// There is no such work.
-    pub fn explain(&self, _now: Now, _target: Target) -> Result<Vec<Explanation>, Refusal> {
-        Ok(Vec::new())
+        Wakeup { wall: self.timers.first().map(|(at, _)| *at), mono: self.deadlines.first().map(|(at, _)| *at) }
     }
 
     /// Every agent, by number.
     pub fn agents(&self) -> Vec<AgentStatus> {
-        let _: Option<AgentId> = None;
-        Vec::new()
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        self.agents
+            .values()
+            .map(|agent| AgentStatus {
+                record: Arc::clone(&agent.record),
+                session: agent.session,
+                used: agent.used().clone(),
+                running: count(agent.active()),
+                ahead: count(agent.ahead()),
+                last_seen: agent.last_seen,
+            })
+            .collect()
     }
 
-    /// Every queue, by name.
-    pub fn queues(&self) -> Vec<QueueStatus> {
-        Vec::new()
+    /// Whether anything stands in line that a round could give out.
+    pub fn has_ready_work(&self) -> bool {
+        self.ready.busy().next().is_some()
+    }
+
+    fn changed(&mut self, key: Key) {
+        self.step.changes.push(key);
+    }
+
+    fn touched_job(&mut self, job: JobId) {
+        if self.step.jobs.last() != Some(&job) {
+            self.step.jobs.push(job);
+        }
+    }
+
+    /// Moves one task and tells its counts, its queue and, when it was the last, its group (T1). Returns
+    /// false, with nothing changed, when the table does not allow it.
+    fn move_task(&mut self, id: TaskId, to: State, change: impl FnOnce(&mut Task)) -> bool {
+        let Some(entry) = self.jobs.get_mut(&id.job) else { return false };
+        let Some(from) = entry.state_of(id.index) else { return false };
+        if !from.may_become(to) {
+            return false;
+        }
+        self.put_task(id, from, to, change)
+    }
+
+    /// `move_task` for a person's retry, which alone leaves final states (T2).
+    fn reopen_task(&mut self, id: TaskId, change: impl FnOnce(&mut Task)) -> bool {
+        let from = self.jobs.get(&id.job).and_then(|entry| entry.state_of(id.index));
+        match from {
+            Some(from) if from.is_final() => self.put_task(id, from, State::Waiting, change),
+            _ => false,
+        }
+    }
+
+    fn put_task(&mut self, id: TaskId, from: State, to: State, change: impl FnOnce(&mut Task)) -> bool {
+        let Some(entry) = self.jobs.get_mut(&id.job) else { return false };
+        let group = entry.group_of(id.index);
+        let Some(task) = entry.touch(id.index) else { return false };
+        task.state = to;
+        change(task);
+        let ended = entry.shift(group, from, to);
+        if let Some(lane) = self.queues.get_mut(&entry.queue) {
+            lane.shift(from, to, 1);
+        }
+        if ended {
+            self.ended.push(GroupId { job: id.job, index: group });
+        }
+        self.changed(Key::Chunk(id.job, id.index / CHUNK_TASKS));
+        self.touched_job(id.job);
+        true
+    }
+
+    /// Changes a task without moving it.
+    fn edit_task(&mut self, id: TaskId, change: impl FnOnce(&mut Task)) {
+        let Some(task) = self.jobs.get_mut(&id.job).and_then(|entry| entry.touch(id.index)) else { return };
+        change(task);
+        self.changed(Key::Chunk(id.job, id.index / CHUNK_TASKS));
+        self.touched_job(id.job);
+    }
+
+    /// Moves a group and all its tasks that stand where it stands.
+    fn move_group(&mut self, id: GroupId, to: State, why: Option<&Arc<str>>) {
+        let Some(entry) = self.jobs.get_mut(&id.job) else { return };
+        let Some(group) = entry.group(id.index) else { return };
+        let from = group.phase;
+        let n = group.tally.get(from);
+        let chunks = entry.set_phase(id.index, to, why);
+        let ended = entry.group(id.index).is_some_and(|group| group.tally.is_finished());
+        if let Some(lane) = self.queues.get_mut(&entry.queue) {
+            lane.shift(from, to, u64::from(n));
+        }
+        if ended {
+            self.ended.push(id);
+        }
+        for n in chunks {
+            self.changed(Key::Chunk(id.job, n));
+        }
+        self.touched_job(id.job);
     }
 }

@@ -1,0 +1,295 @@
+//! One agent as the scheduler sees it: what it holds, what is free, and how far ahead it is kept.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use crate::{
+    id::{SessionId, TaskId, Token},
+    record::AgentRecord,
+    resources::Request,
+    spec::TaskSpec,
+    time::Mono,
+};
+
+/// Work sent ahead should last about this long: a few round trips of a busy controller.
+const AHEAD_US: u64 = 50_000;
+/// Tasks that take longer than this are not sent ahead: the gap between two of them is nothing.
+const AHEAD_TASK_MAX_US: u64 = 1_000_000;
+/// No agent is sent more ahead than this.
+const AHEAD_MAX: u64 = 512;
+/// No agent holds more leases than this, whatever they take; bounds empty tasks.
+pub(crate) const HOLDINGS_MAX: usize = 2048;
+
+/// How a lease stands on its agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It takes its resources.
+    Active,
+    /// It waits there for room.
+    Ahead,
+    /// Its attempt is over but something of it survives; it takes its resources until the agent
+    /// no longer names it (A3).
+    Stuck,
+}
+
+/// One lease that an agent holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Holding {
+    pub(crate) task: TaskId,
+    pub(crate) spec: Arc<TaskSpec>,
+    pub(crate) place: Place,
+}
+
+/// Whether and how an agent can take one more lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// It can run at once.
+    Now,
+    /// It can wait there, and will not for long.
+    Ahead,
+}
+
+/// One agent.
+#[derive(Clone, Debug)]
+pub(crate) struct Agent {
+    pub(crate) record: Arc<AgentRecord>,
+    pub(crate) session: Option<SessionId>,
+    pub(crate) last_seen: Mono,
+    /// When it is given up unless it gives a sign; none: it was given up.
+    pub(crate) deadline: Option<Mono>,
+    pub(crate) holdings: BTreeMap<Token, Holding>,
+    used: Request,
+    free: Request,
+    ahead: VecDeque<Token>,
+    /// Leases whose resources will not come free by themselves.
+    stuck: usize,
+    /// A lease came back for want of room: nothing is sent ahead until something ends.
+    blocked_ahead: bool,
+}
+
+impl Agent {
+    pub(crate) fn new(record: Arc<AgentRecord>) -> Self {
+        let free = record.offer.capacity.clone();
+        Self {
+            record,
+            session: None,
+            last_seen: Mono(0),
+            deadline: None,
+            holdings: BTreeMap::new(),
+            used: Request::default(),
+            free,
+            ahead: VecDeque::new(),
+            stuck: 0,
+            blocked_ahead: false,
+        }
+    }
+
+    /// What running leases take.
+    pub(crate) fn used(&self) -> &Request {
+        &self.used
+    }
+
+    /// What is left of the offer.
+    pub(crate) fn free(&self) -> &Request {
+        &self.free
+    }
+
+    /// Leases that wait there for room.
+    pub(crate) fn ahead(&self) -> usize {
+        self.ahead.len()
+    }
+
+    /// Leases that take resources.
+    pub(crate) fn active(&self) -> usize {
+        self.holdings.len() - self.ahead.len()
+    }
+
+    /// Takes up a new description of the machine.
+    pub(crate) fn set_record(&mut self, record: Arc<AgentRecord>) {
+        self.record = record;
+        self.refresh();
+    }
+
+    /// Whether one more task with this request can go there. `mean_us` is what such tasks take.
+    pub(crate) fn room(&self, request: &Request, mean_us: u64) -> Option<Room> {
+        if self.holdings.len() >= HOLDINGS_MAX {
+            return None;
+        }
+        // The agent starts leases in the order in which they came, so one that waits blocks all.
+        if self.ahead.is_empty() && request.fits(&self.free) {
+            return Some(Room::Now);
+        }
+        let fits_ever = request.fits(&self.record.offer.capacity);
+        (fits_ever && (self.ahead.len() as u64) < self.ahead_limit(mean_us)).then_some(Room::Ahead)
+    }
+
+    fn ahead_limit(&self, mean_us: u64) -> u64 {
+        if self.blocked_ahead || mean_us == 0 || mean_us > AHEAD_TASK_MAX_US {
+            return 0;
+        }
+        let slots = self.active().saturating_sub(self.stuck) as u64;
+        if slots == 0 {
+            return 0;
+        }
+        (slots * AHEAD_US / mean_us).clamp(slots.min(AHEAD_MAX), AHEAD_MAX)
+    }
+
+    /// Gives a lease to the agent.
+    pub(crate) fn hold(&mut self, token: Token, task: TaskId, spec: Arc<TaskSpec>, room: Room) {
+        let place = match room {
+            Room::Now => {
+                self.used.give(&spec.request);
+                self.free.take(&spec.request);
+                Place::Active
+            }
+            Room::Ahead => {
+                self.ahead.push_back(token);
+                Place::Ahead
+            }
+        };
+        self.holdings.insert(token, Holding { task, spec, place });
+    }
+
+    /// Takes up a lease that only the store knows of. In order of tokens, which is the order in which
+    /// the agent starts them.
+    pub(crate) fn adopt(&mut self, token: Token, task: TaskId, spec: Arc<TaskSpec>) {
+        let fits = self.ahead.is_empty() && spec.request.fits(&self.free);
+        self.hold(token, task, spec, if fits { Room::Now } else { Room::Ahead });
+    }
+
+    /// The lease is over: its resources are free, and who waited there may be running now.
+    pub(crate) fn drop_holding(&mut self, token: Token) -> Option<Holding> {
+        let holding = self.holdings.remove(&token)?;
+        match holding.place {
+            Place::Active | Place::Stuck => {
+                self.stuck -= usize::from(holding.place == Place::Stuck);
+                self.used.take(&holding.spec.request);
+                self.blocked_ahead = false;
+                self.refresh();
+            }
+            Place::Ahead => self.ahead.retain(|waiting| *waiting != token),
+        }
+        self.promote();
+        Some(holding)
+    }
+
+    /// The lease is over but its resources are not free.
+    pub(crate) fn keep_stuck(&mut self, token: Token) {
+        if let Some(holding) = self.holdings.get_mut(&token) {
+            if holding.place == Place::Ahead {
+                self.ahead.retain(|waiting| *waiting != token);
+                self.used.give(&holding.spec.request);
+            }
+            self.stuck += usize::from(holding.place != Place::Stuck);
+            holding.place = Place::Stuck;
+        }
+        self.refresh();
+    }
+
+    /// A lease came back because there was no room for it.
+    pub(crate) fn block_ahead(&mut self) {
+        self.blocked_ahead = self.active() > 0;
+    }
+
+    fn refresh(&mut self) {
+        self.free = self.record.offer.capacity.clone();
+        self.free.take(&self.used);
+    }
+
+    /// Does in the books what the agent does when something ends: starts who waited, in order.
+    fn promote(&mut self) {
+        while let Some(token) = self.ahead.front() {
+            let Some(holding) = self.holdings.get_mut(token) else {
+                self.ahead.pop_front();
+                continue;
+            };
+            if !holding.spec.request.fits(&self.free) {
+                return;
+            }
+            holding.place = Place::Active;
+            self.used.give(&holding.spec.request);
+            self.free.take(&holding.spec.request);
+            self.ahead.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        id::{AgentId, JobId},
+        record::Offer,
+        time::Timestamp,
+    };
+
+    fn agent(cpus: u64) -> Agent {
+        let capacity = Request { cpu_milli: cpus * 1000, ..Request::default() };
+        Agent::new(Arc::new(AgentRecord {
+            id: AgentId(1),
+            uid: Arc::from("u"),
+            offer: Offer { capacity, ..Offer::default() },
+            lost: false,
+            first_seen: Timestamp(0),
+            changed: Timestamp(0),
+        }))
+    }
+
+    fn spec(cpus: u64) -> Arc<TaskSpec> {
+        let request = Request { cpu_milli: cpus * 1000, ..Request::default() };
+        Arc::new(TaskSpec { request, ..TaskSpec::default() })
+    }
+
+    fn task(n: u32) -> TaskId {
+        TaskId::new(JobId(1), n)
+    }
+
+    #[test]
+    fn nothing_is_sent_ahead_while_nobody_knows_how_long_such_tasks_take() {
+        let mut agent = agent(1);
+        assert_eq!(agent.room(&spec(1).request, 0), Some(Room::Now));
+        agent.hold(Token(1), task(0), spec(1), Room::Now);
+        assert_eq!(agent.room(&spec(1).request, 0), None);
+        assert_eq!(agent.room(&spec(1).request, 1_000), Some(Room::Ahead));
+        assert_eq!(agent.room(&spec(1).request, 2_000_000), None);
+        assert_eq!(agent.room(&spec(2).request, 1_000), None, "it would never fit");
+    }
+
+    #[test]
+    fn who_waits_starts_in_order_when_something_ends() {
+        let mut agent = agent(2);
+        agent.hold(Token(1), task(0), spec(1), Room::Now);
+        agent.hold(Token(2), task(1), spec(1), Room::Now);
+        agent.hold(Token(3), task(2), spec(2), Room::Ahead);
+        agent.hold(Token(4), task(3), spec(1), Room::Ahead);
+        agent.drop_holding(Token(1));
+        assert_eq!(agent.ahead(), 2, "the first in line needs both");
+        assert_eq!(agent.room(&spec(1).request, 0), None, "no overtaking");
+        agent.drop_holding(Token(2));
+        assert_eq!((agent.ahead(), agent.used().cpu_milli), (1, 2000));
+    }
+
+    #[test]
+    fn a_survivor_keeps_its_resources_until_the_agent_no_longer_names_it() {
+        let mut agent = agent(1);
+        agent.hold(Token(1), task(0), spec(1), Room::Now);
+        agent.keep_stuck(Token(1));
+        assert_eq!(agent.room(&spec(1).request, 0), None);
+        agent.drop_holding(Token(1));
+        assert_eq!(agent.room(&spec(1).request, 0), Some(Room::Now));
+    }
+
+    #[test]
+    fn a_smaller_offer_is_never_overdrawn() {
+        let mut agent = agent(4);
+        agent.hold(Token(1), task(0), spec(3), Room::Now);
+        let mut record = (*agent.record).clone();
+        record.offer.capacity.cpu_milli = 2000;
+        agent.set_record(Arc::new(record));
+        assert_eq!(agent.free().cpu_milli, 0);
+        agent.drop_holding(Token(1));
+        assert_eq!(agent.free().cpu_milli, 2000);
+    }
+}

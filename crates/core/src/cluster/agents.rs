@@ -1,0 +1,182 @@
+//! Agents come, live, fall silent and go.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{Cluster, lease::Ending};
+use crate::{
+    agent::{Agent, Place},
+    event::{Answer, Effect, Refusal},
+    id::{AgentId, SessionId, Token},
+    record::{AgentRecord, Key, Offer},
+    time::{Mono, Now},
+};
+
+impl Cluster {
+    /// Only an agent's newest connection is listened to.
+    pub(super) fn check_session(&self, agent: AgentId, session: SessionId) -> Result<(), Refusal> {
+        match self.agents.get(&agent) {
+            Some(known) if known.session == Some(session) => Ok(()),
+            _ => Err(Refusal::StaleSession { agent }),
+        }
+    }
+
+    pub(super) fn attach(
+        &mut self,
+        now: Now,
+        uid: Arc<str>,
+        offer: Offer,
+        session: SessionId,
+        holding: &[Token],
+    ) -> Result<Answer, Refusal> {
+        let id = self.introduce(now, uid, offer);
+        if let Some(old) = self.agents.get_mut(&id).and_then(|agent| agent.session.replace(session)) {
+            self.step.effects.push(Effect::Disconnect { agent: id, session: old });
+        }
+        self.renew(now, id);
+        let named: BTreeSet<Token> = holding.iter().copied().collect();
+        let known: Vec<(Token, Place)> = self
+            .agents
+            .get(&id)
+            .map(|agent| agent.holdings.iter().map(|(token, holding)| (*token, holding.place)).collect())
+            .unwrap_or_default();
+        // An agent journals a lease before it acts on it, and hears only its newest connection: what
+        // it does not name never began, or its survivors are gone (A3).
+        for (token, place) in known.iter().filter(|(token, _)| !named.contains(token)) {
+            let dropped = self.agents.get_mut(&id).and_then(|agent| agent.drop_holding(*token));
+            if let Some(holding) = dropped.filter(|_| *place != Place::Stuck) {
+                self.undo_lease(holding.task);
+            }
+        }
+        let held: BTreeSet<Token> = known.iter().map(|(token, _)| *token).collect();
+        self.restop(id, session);
+        Ok(Answer::Attached { agent: id, drop: named.difference(&held).copied().collect() })
+    }
+
+    /// Says again what the agent may not have heard: these attempts are to be ended.
+    fn restop(&mut self, id: AgentId, session: SessionId) {
+        let Some(agent) = self.agents.get(&id) else { return };
+        let stopping = |job, index| {
+            let task = self.jobs.get(job).and_then(|entry| entry.touched(index));
+            task.is_some_and(|task| task.stopping)
+        };
+        for (token, holding) in &agent.holdings {
+            if stopping(&holding.task.job, holding.task.index) {
+                self.step.effects.push(Effect::Stop { agent: id, session, token: *token });
+            }
+        }
+    }
+
+    /// The agent's number and record; new ones for a newcomer.
+    fn introduce(&mut self, now: Now, uid: Arc<str>, offer: Offer) -> AgentId {
+        if let Some(id) = self.uids.get(&uid).copied()
+            && let Some(agent) = self.agents.get_mut(&id)
+        {
+            if agent.record.offer != offer || agent.record.lost {
+                let record = AgentRecord { offer, lost: false, changed: now.wall, ..(*agent.record).clone() };
+                agent.set_record(Arc::new(record));
+                self.changed(Key::Agent(id));
+            }
+            return id;
+        }
+        let id = AgentId(self.next_agent);
+        self.next_agent += 1;
+        let record =
+            AgentRecord { id, uid: Arc::clone(&uid), offer, lost: false, first_seen: now.wall, changed: now.wall };
+        self.uids.insert(uid, id);
+        self.agents.insert(id, Agent::new(Arc::new(record)));
+        self.changed(Key::Agent(id));
+        id
+    }
+
+    /// The agent gave a sign: its leases run from now.
+    pub(super) fn renew(&mut self, now: Now, id: AgentId) {
+        let deadline = now.mono.after(self.config.lease_ttl + self.config.lease_margin);
+        let Some(agent) = self.agents.get_mut(&id) else { return };
+        agent.last_seen = now.mono;
+        if let Some(old) = agent.deadline.replace(deadline) {
+            self.deadlines.remove(&(old, id));
+        }
+        self.deadlines.insert((deadline, id));
+    }
+
+    pub(super) fn heartbeat(
+        &mut self,
+        now: Now,
+        agent: AgentId,
+        session: SessionId,
+        stamp: u64,
+    ) -> Result<Answer, Refusal> {
+        self.check_session(agent, session)?;
+        self.renew(now, agent);
+        self.step.effects.push(Effect::HeartbeatAck { agent, session, stamp });
+        Ok(Answer::Done)
+    }
+
+    pub(super) fn detach(&mut self, agent: AgentId, session: SessionId) -> Result<Answer, Refusal> {
+        self.check_session(agent, session)?;
+        if let Some(agent) = self.agents.get_mut(&agent) {
+            agent.session = None;
+        }
+        Ok(Answer::Done)
+    }
+
+    pub(super) fn leave(&mut self, now: Now, agent: AgentId, session: SessionId) -> Result<Answer, Refusal> {
+        self.check_session(agent, session)?;
+        // It reported all that ever began; what is left never did.
+        let left: Vec<Token> =
+            self.agents.get(&agent).map(|a| a.holdings.keys().copied().collect()).unwrap_or_default();
+        for token in left {
+            if let Some(holding) = self.agents.get_mut(&agent).and_then(|agent| agent.drop_holding(token))
+                && holding.place != Place::Stuck
+            {
+                self.undo_lease(holding.task);
+            }
+        }
+        self.give_up(now, agent, "the agent left");
+        Ok(Answer::Done)
+    }
+
+    /// Agents whose time is over. Their own clock ended their attempts before (A1).
+    pub(super) fn expire_agents(&mut self, now: Now) {
+        while let Some((deadline, id)) = self.deadlines.first().copied() {
+            if deadline > now.mono {
+                return;
+            }
+            self.give_up(now, id, "its agent fell silent");
+        }
+    }
+
+    /// Takes everything from an agent that will not report any more.
+    fn give_up(&mut self, now: Now, id: AgentId, why: &str) {
+        let Some(agent) = self.agents.get_mut(&id) else { return };
+        if let Some(deadline) = agent.deadline.take() {
+            self.deadlines.remove(&(deadline, id));
+        }
+        if let Some(session) = agent.session.take() {
+            self.step.effects.push(Effect::Disconnect { agent: id, session });
+        }
+        let record = AgentRecord { lost: true, changed: now.wall, ..(*agent.record).clone() };
+        agent.record = Arc::new(record);
+        let tokens: Vec<Token> = agent.holdings.keys().copied().collect();
+        self.changed(Key::Agent(id));
+        for token in tokens {
+            let Some(holding) = self.agents.get_mut(&id).and_then(|agent| agent.drop_holding(token)) else { continue };
+            if holding.place != Place::Stuck {
+                self.end_attempt(now, holding.task, Ending::lost(now, why));
+            }
+        }
+    }
+
+    /// Takes up an agent that the store knows: it has until `deadline` to come back.
+    pub(super) fn remember(&mut self, record: Arc<AgentRecord>, deadline: Mono) {
+        let id = record.id;
+        self.next_agent = self.next_agent.max(id.0 + 1);
+        self.uids.insert(Arc::clone(&record.uid), id);
+        let mut agent = Agent::new(record);
+        if !agent.record.lost {
+            agent.deadline = Some(deadline);
+            self.deadlines.insert((deadline, id));
+        }
+        self.agents.insert(id, agent);
+    }
+}

@@ -1,0 +1,291 @@
+//! Why tasks are where they are: every reason at once, from the code that decides (S2).
+
+use std::sync::Arc;
+
+use super::{
+    Cluster,
+    deps::Said,
+    entry::{Entry, Group, Source},
+};
+use crate::{
+    agent::{Agent, HOLDINGS_MAX},
+    event::{Refusal, Target},
+    id::TaskId,
+    resources::Shortage,
+    spec::Role,
+    state::{State, Task},
+    time::{Now, Timestamp},
+};
+
+/// Why tasks are where they are: one answer for neighbours that share it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// The first of them.
+    pub task: TaskId,
+    /// How many share this answer.
+    pub count: u32,
+    /// Where they are.
+    pub state: State,
+    /// All reasons; never empty for a task that waits (S2).
+    pub reasons: Vec<Reason>,
+}
+
+/// One reason why a task does not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// Stable, for machines: `waiting-for`, `teardown`, `start-at`, `retry-at`, `queue-full`,
+    /// `queue-paused`, `no-agent`, `agent-mismatch`, `agent-too-small`, `agent-busy`, `agent-silent`,
+    /// `behind`, `next-round`, `stopping`, `on-agent`, `skipped`, `cancelled`, `ended`.
+    pub code: &'static str,
+    /// For people.
+    pub text: String,
+    /// What would unblock it, for people; may be empty.
+    pub unblock: String,
+    /// The agent that this is about.
+    pub agent: Option<Arc<str>>,
+}
+
+impl Reason {
+    fn new(code: &'static str, text: String, unblock: impl Into<String>) -> Self {
+        Self { code, text, unblock: unblock.into(), agent: None }
+    }
+
+    fn about(code: &'static str, agent: &Agent, text: String, unblock: impl Into<String>) -> Self {
+        Self { code, text, unblock: unblock.into(), agent: Some(Arc::from(agent.record.offer.name.as_str())) }
+    }
+}
+
+impl Cluster {
+    /// Why tasks are where they are.
+    ///
+    /// # Errors
+    /// There is no such work.
+    pub fn explain(&self, now: Now, target: Target) -> Result<Vec<Explanation>, Refusal> {
+        let job = target.job();
+        let entry = self.jobs.get(&job).ok_or_else(|| Refusal::NotFound(format!("job {job}")))?;
+        let (first, end) = match target {
+            Target::Job(_) => (0, entry.total()),
+            Target::Tasks { first, count, .. } => (first, first.saturating_add(count).min(entry.total())),
+        };
+        if first >= end {
+            return Err(Refusal::NotFound(format!("task {first} of job {job}")));
+        }
+        let mut found = Vec::new();
+        for (group, index) in entry.groups.iter().zip(0_u32..) {
+            let (from, to) = (group.first.max(first), group.end().min(end));
+            if from >= to {
+                continue;
+            }
+            for (start, count, state) in entry.runs(from, to) {
+                // Neighbours share an answer only where the answer is the group's.
+                let alone = matches!(state, State::Running | State::Retrying | State::Failed);
+                let each = if alone { 1 } else { count };
+                for start in (start..start + count).step_by(each as usize) {
+                    let reasons = self.reasons(now, entry, (index, group), start, state);
+                    found.push(Explanation { task: entry.task_id(start), count: each, state, reasons });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn reasons(&self, now: Now, entry: &Entry, of: (u32, &Group), index: u32, state: State) -> Vec<Reason> {
+        let (_, group) = of;
+        let task = entry.touched(index);
+        let why = task.and_then(|task| task.why.as_deref()).unwrap_or_default();
+        match state {
+            State::Waiting => self.open_edges(entry, group),
+            State::Scheduled => {
+                let at = group.spec.start_at.unwrap_or_default();
+                vec![Reason::new("start-at", format!("starts in {}", ago(at, now.wall)), "its start time comes")]
+            }
+            State::Retrying => {
+                let at = task.map_or(Timestamp(0), |task| task.retry_at);
+                let last = task.and_then(ended_how).unwrap_or_default();
+                vec![Reason::new(
+                    "retry-at",
+                    format!("{last}; tries again in {}", ago(at, now.wall)),
+                    "its back-off ends",
+                )]
+            }
+            State::Queued => self.why_queued(entry, group, index),
+            State::Running => self.why_running(task),
+            State::Skipped => {
+                vec![Reason::new("skipped", self.why_skipped(entry, group, why), "retry what it depends on")]
+            }
+            State::Cancelled => {
+                let by =
+                    entry.cancel.as_ref().map_or(why.to_owned(), |c| format!("cancelled by {}: {}", c.by, c.reason));
+                vec![Reason::new("cancelled", if why.is_empty() { by } else { why.to_owned() }, "`ctl retry`")]
+            }
+            State::Succeeded => vec![Reason::new("ended", "it succeeded".to_owned(), "")],
+            State::Failed => {
+                let how = task.and_then(ended_how).unwrap_or_default();
+                let tries = task.map_or(0, Task::attempts);
+                let text = format!("{how}, after {tries} attempt(s) of at most {}", group.spec.retry.max + 1);
+                vec![Reason::new("ended", text, "`ctl logs` shows what it wrote; `ctl retry` tries again")]
+            }
+        }
+    }
+
+    fn open_edges(&self, entry: &Entry, group: &Group) -> Vec<Reason> {
+        let mut reasons = Vec::new();
+        for edge in &group.edges {
+            if self.said(entry, *edge) != Said::Open {
+                continue;
+            }
+            let (source, part, name) = match edge.source {
+                Source::Group(index) => (
+                    Some(entry),
+                    Some(index),
+                    entry.group(index).map_or_else(String::new, |g| format!("`{}`", g.spec.name)),
+                ),
+                Source::Job(job, part) => (self.jobs.get(&job), part, format!("job {job}")),
+            };
+            let tally = source.map(|source| part.and_then(|part| source.group(part)).map_or(source.tally, |g| g.tally));
+            let (done, total) = tally.map_or((0, 0), |tally| (tally.finished(), tally.total()));
+            let text = format!("waits for {name}, of which {done} of {total} tasks have ended");
+            reasons.push(Reason::new("waiting-for", text, format!("{name} ends")));
+        }
+        if group.spec.role == Role::Teardown && entry.open_work > 0 {
+            let text = format!("tears down after all other work; {} entries are open", entry.open_work);
+            reasons.push(Reason::new("teardown", text, "the rest of the job ends"));
+        }
+        reasons
+    }
+
+    fn why_skipped(&self, entry: &Entry, group: &Group, why: &str) -> String {
+        let broken = group.edges.iter().find_map(|edge| match self.said(entry, *edge) {
+            Said::Broken(why) => Some(why),
+            Said::Met | Said::Open => None,
+        });
+        match broken {
+            Some(why) => format!("can never start: {why}"),
+            None => format!("can never start: {why}"),
+        }
+    }
+
+    fn why_queued(&self, entry: &Entry, group: &Group, index: u32) -> Vec<Reason> {
+        let mut reasons = Vec::new();
+        if let Some(lane) = self.queues.get(&entry.queue) {
+            let name = &lane.queue.name;
+            if lane.queue.paused {
+                let unblock = format!("`ctl queue set {name} --resume`");
+                reasons.push(Reason::new("queue-paused", format!("queue `{name}` is paused"), unblock));
+            } else if lane.room() == 0 {
+                let text = format!("queue `{name}` runs {} tasks, which is its limit", lane.running);
+                reasons.push(Reason::new(
+                    "queue-full",
+                    text,
+                    format!("one of them ends, or `ctl queue set {name} --max-running`"),
+                ));
+            }
+        }
+        let mean_us = self.ready.mean_us(group.shape);
+        for agent in self.agents.values() {
+            reasons.extend(why_not(agent, group, mean_us));
+        }
+        if self.agents.is_empty() {
+            reasons.push(Reason::new(
+                "no-agent",
+                "no agent has ever connected".to_owned(),
+                "start one: `muster-agent`",
+            ));
+        }
+        let before = self.ready.ahead_of(group.shape, group.spec.priority, entry.job.id, index);
+        if before > 0 {
+            reasons.push(Reason::new("behind", format!("{before} tasks that ask for the same go first"), "they start"));
+        }
+        if reasons.is_empty() {
+            reasons.push(Reason::new("next-round", "it is about to be leased".to_owned(), ""));
+        }
+        reasons
+    }
+
+    fn why_running(&self, task: Option<&Task>) -> Vec<Reason> {
+        let Some(attempt) = task.and_then(Task::live) else { return Vec::new() };
+        let agent = self.agents.get(&attempt.agent);
+        let name = agent.map_or_else(|| attempt.agent.to_string(), |agent| agent.record.offer.name.clone());
+        let silent = agent.is_none_or(|agent| agent.session.is_none());
+        let mut text = format!("attempt {} is with agent `{name}`", attempt.number);
+        if silent {
+            text.push_str(", which is silent now");
+        }
+        let mut reasons = vec![Reason::new("on-agent", text, "")];
+        if task.is_some_and(|task| task.stopping) {
+            let text = "it is being ended; it counts as cancelled once its processes are seen dead".to_owned();
+            reasons.push(Reason::new("stopping", text, ""));
+        }
+        reasons
+    }
+}
+
+/// Everything that keeps a task from one agent; empty: it has room.
+fn why_not(agent: &Agent, group: &Group, mean_us: u64) -> Vec<Reason> {
+    let offer = &agent.record.offer;
+    let name = &offer.name;
+    if agent.record.lost {
+        return Vec::new();
+    }
+    let mut reasons = Vec::new();
+    if agent.session.is_none() {
+        reasons.push(Reason::about("agent-silent", agent, format!("agent `{name}` is silent"), "it connects again"));
+    }
+    for mismatch in group.spec.requires.mismatches(offer) {
+        let unblock = "an agent that fits, or another `requires`";
+        reasons.push(Reason::about("agent-mismatch", agent, format!("agent `{name}`: {mismatch}"), unblock));
+    }
+    let request = &group.spec.request;
+    let never = request.shortages(&offer.capacity);
+    for short in &never {
+        let text = format!(
+            "agent `{name}` has {} of {} in all, {} asked for",
+            amount(short, short.there),
+            short.resource,
+            amount(short, short.wanted)
+        );
+        reasons.push(Reason::about("agent-too-small", agent, text, "ask for less, or a larger agent"));
+    }
+    if never.is_empty() && reasons.is_empty() && agent.room(request, mean_us).is_none() {
+        reasons.extend(request.shortages(agent.free()).iter().map(|short| {
+            let text = format!(
+                "agent `{name}` has {} of {} free, {} asked for",
+                amount(short, short.there),
+                short.resource,
+                amount(short, short.wanted)
+            );
+            Reason::about("agent-busy", agent, text, "something there ends")
+        }));
+        if reasons.is_empty() {
+            let full = agent.holdings.len() >= HOLDINGS_MAX;
+            let what =
+                if full { "holds as many leases as it may" } else { "has leases that wait for room before this" };
+            reasons.push(Reason::about("agent-busy", agent, format!("agent `{name}` {what}"), "something there ends"));
+        }
+    }
+    reasons
+}
+
+fn amount(short: &Shortage, n: u64) -> String {
+    match short.resource.as_str() {
+        "cpus" if n.is_multiple_of(1000) => (n / 1000).to_string(),
+        "cpus" => format!("{}.{:03}", n / 1000, n % 1000).trim_end_matches('0').to_owned(),
+        "memory" if n >= 1 << 20 => format!("{} MiB", n >> 20),
+        "memory" => format!("{n} bytes"),
+        _ => n.to_string(),
+    }
+}
+
+fn ended_how(task: &Task) -> Option<String> {
+    let attempt = task.attempt.as_ref()?;
+    let end = attempt.end?;
+    Some(match &attempt.why {
+        Some(why) => format!("{end}: {why}"),
+        None => end.to_string(),
+    })
+}
+
+fn ago(at: Timestamp, now: Timestamp) -> String {
+    let wait = at.since(now);
+    if wait.as_secs() >= 1 { format!("{} s", wait.as_secs()) } else { format!("{} ms", wait.as_millis()) }
+}

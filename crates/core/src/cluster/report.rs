@@ -1,0 +1,89 @@
+//! What agents say of attempts: believed only with the current token (T4).
+
+use std::sync::Arc;
+
+use super::{Cluster, lease::Ending};
+use crate::{
+    event::{Answer, Effect, Refusal, Report, What},
+    id::{AgentId, SessionId, TaskId, Token},
+    state::{Attempt, End, Task},
+    time::Now,
+};
+
+impl Cluster {
+    pub(super) fn report(
+        &mut self,
+        now: Now,
+        agent: AgentId,
+        session: SessionId,
+        report: Report,
+    ) -> Result<Answer, Refusal> {
+        self.check_session(agent, session)?;
+        // Held behind the commit of what follows, like every effect: acknowledged means durable (A2).
+        let seq = report.seq;
+        let Report { token, task, what, .. } = report;
+        if self.is_current(agent, token, task) {
+            self.believe(now, agent, token, task, what);
+        } else {
+            self.keep_evidence(token, task, what);
+        }
+        self.step.effects.push(Effect::Acknowledge { agent, session, seq });
+        Ok(Answer::Done)
+    }
+
+    /// T4: the report is of the live attempt, by the agent that holds its lease.
+    fn is_current(&self, agent: AgentId, token: Token, task: TaskId) -> bool {
+        let holds =
+            self.agents.get(&agent).and_then(|agent| agent.holdings.get(&token)).is_some_and(|h| h.task == task);
+        let live = self.jobs.get(&task.job).and_then(|entry| entry.touched(task.index)).and_then(Task::live);
+        holds && live.is_some_and(|attempt| attempt.token == token)
+    }
+
+    fn believe(&mut self, now: Now, agent: AgentId, token: Token, task: TaskId, what: What) {
+        match what {
+            What::Started { at } => self.edit_task(task, |task| {
+                if let Some(attempt) = task.attempt.as_mut() {
+                    attempt.started = at;
+                }
+            }),
+            What::Ended { end, why, started, ended, result } => {
+                if let Some(agent) = self.agents.get_mut(&agent) {
+                    if end == End::KillFailed {
+                        // A3: what survives keeps its resources.
+                        agent.keep_stuck(token);
+                    } else {
+                        agent.drop_holding(token);
+                    }
+                }
+                self.end_attempt(now, task, Ending { end, why, started, ended, result });
+            }
+            What::Returned { .. } => {
+                if let Some(agent) = self.agents.get_mut(&agent) {
+                    agent.drop_holding(token);
+                    agent.block_ahead();
+                }
+                self.undo_lease(task);
+            }
+        }
+    }
+
+    /// A late report never overwrites; it is kept with the attempt that it is about.
+    fn keep_evidence(&mut self, token: Token, task: TaskId, what: What) {
+        let What::Ended { end, .. } = what else { return };
+        let known = self.jobs.get(&task.job).and_then(|entry| entry.touched(task.index));
+        let lost = |attempt: &Attempt| attempt.token == token && attempt.end == Some(End::Lost);
+        let Some(known) = known.filter(|task| task.past.iter().chain(&task.attempt).any(lost)) else { return };
+        let mark = "; reported later: ";
+        let told = |attempt: &Attempt| attempt.why.as_deref().is_some_and(|why| why.contains(mark));
+        if known.past.iter().chain(&known.attempt).any(|attempt| lost(attempt) && told(attempt)) {
+            return;
+        }
+        self.edit_task(task, |task| {
+            let attempts = task.past.iter_mut().chain(task.attempt.as_mut());
+            for attempt in attempts.filter(|attempt| lost(attempt)) {
+                let before = attempt.why.as_deref().unwrap_or("lost");
+                attempt.why = Some(Arc::from(format!("{before}{mark}{end}")));
+            }
+        });
+    }
+}

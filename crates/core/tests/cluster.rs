@@ -1,0 +1,17 @@
+//! The life of jobs through the one door of `core`, event by event. Every step is followed by all
+//! invariants.
+
+mod kit;
+
+#[path = "cluster/agents.rs"]
+mod agents;
+#[path = "cluster/deps.rs"]
+mod deps;
+#[path = "cluster/ends.rs"]
+mod ends;
+#[path = "cluster/people.rs"]
+mod people;
+#[path = "cluster/place.rs"]
+mod place;
+#[path = "cluster/restart.rs"]
+mod restart;

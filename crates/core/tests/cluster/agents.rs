@@ -1,0 +1,113 @@
+//! Agents come, fall silent, come back and go (A1, A3, S3).
+
+use std::time::Duration;
+
+use muster_core::{
+    event::{Effect, Event},
+    state::{End, State},
+};
+
+use crate::kit::{Kit, MS, array, cpus, job, task};
+
+#[test]
+fn a_silent_agent_keeps_its_work_until_its_time_is_over() {
+    let mut kit = Kit::new();
+    let host = kit.host(1);
+    let job = kit.submit(job([task("a")]));
+    kit.round();
+    kit.event(Event::Detach { agent: host.agent, session: host.session });
+    let limit = kit.config.lease_ttl + kit.config.lease_margin;
+    kit.pass(limit - MS);
+    assert_eq!(kit.state(job, 0), State::Running);
+    kit.pass(MS);
+    assert_eq!(kit.state(job, 0), State::Queued);
+    assert!(kit.round().is_empty(), "nobody is there");
+}
+
+#[test]
+fn a_heartbeat_renews_and_is_answered_with_its_stamp() {
+    let mut kit = Kit::new();
+    let host = kit.host(1);
+    let job = kit.submit(job([task("a")]));
+    kit.round();
+    for _ in 0..10 {
+        kit.pass(Duration::from_secs(10));
+        kit.event(Event::Heartbeat { agent: host.agent, session: host.session, stamp: 42 });
+        let ack = kit.effects.pop().expect("an answer");
+        assert!(matches!(ack, Effect::HeartbeatAck { stamp: 42, .. }) && !ack.waits_for_commit());
+    }
+    assert_eq!(kit.state(job, 0), State::Running);
+}
+
+#[test]
+fn an_agent_that_comes_back_in_time_keeps_what_it_holds() {
+    let mut kit = Kit::new();
+    let host = kit.host(1);
+    let job = kit.submit(job([task("a")]));
+    let lease = kit.round().remove(0);
+    kit.event(Event::Detach { agent: host.agent, session: host.session });
+    let (host, drop) = kit.attach("one", cpus(1), &[lease.token]);
+    assert!(drop.is_empty());
+    kit.end(host, &lease, End::Succeeded);
+    assert_eq!(kit.state(job, 0), State::Succeeded);
+}
+
+#[test]
+fn a_lease_that_never_arrived_is_given_out_again_at_once() {
+    let mut kit = Kit::new();
+    kit.host(1);
+    let job = kit.submit(job([task("a")]));
+    let lost = kit.round().remove(0);
+    kit.attach("one", cpus(1), &[]);
+    assert_eq!(kit.state(job, 0), State::Queued);
+    let again = kit.round().remove(0);
+    assert!(again.token > lost.token && again.attempt == 1);
+}
+
+#[test]
+fn an_agent_that_comes_back_too_late_drops_what_was_given_away() {
+    let mut kit = Kit::new();
+    kit.host(1);
+    let job = kit.submit(job([task("a")]));
+    let lease = kit.round().remove(0);
+    kit.pass(Duration::from_secs(60));
+    let (_, drop) = kit.attach("one", cpus(1), &[lease.token]);
+    assert_eq!(drop, [lease.token]);
+    assert_eq!(kit.state(job, 0), State::Queued);
+}
+
+#[test]
+fn what_survives_a_kill_keeps_its_slot() {
+    let mut kit = Kit::new();
+    let host = kit.host(1);
+    let job = kit.submit(job([array("a", 2)]));
+    let lease = kit.round().remove(0);
+    kit.end(host, &lease, End::KillFailed);
+    assert_eq!(kit.state(job, 0), State::Failed);
+    assert!(kit.round().is_empty());
+    assert_eq!(kit.codes(job, 1), ["agent-busy"]);
+    kit.attach("one", cpus(1), &[]);
+    assert_eq!(kit.round().len(), 1, "the agent no longer names it");
+}
+
+#[test]
+fn an_agent_that_leaves_gives_back_what_never_began() {
+    let mut kit = Kit::new();
+    let host = kit.host(1);
+    let job = kit.submit(job([task("a")]));
+    kit.round();
+    kit.event(Event::Leave { agent: host.agent, session: host.session });
+    assert_eq!(kit.state(job, 0), State::Queued);
+    assert_eq!(kit.codes(job, 0), ["next-round"]);
+}
+
+#[test]
+fn an_agent_keeps_its_number_over_connections_and_restarts() {
+    let mut kit = Kit::new();
+    let first = kit.host(1);
+    let (other, _) = kit.attach("two", cpus(1), &[]);
+    kit.restart();
+    let (again, _) = kit.attach("one", cpus(1), &[]);
+    assert_eq!(again.agent, first.agent);
+    assert_ne!(other.agent, first.agent);
+}
