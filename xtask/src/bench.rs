@@ -33,6 +33,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let mut bench = std::process::Command::new(tree::target().join("release").join("muster-bench"));
     bench.current_dir(tree::root()).env("MUSTER_CACHE", tree::cache());
+    bench.env("MUSTER_BIN_DIR", tree::target().join("release"));
     for (flag, wanted) in [("--json", args.json), ("--cold", args.cold)] {
         if wanted {
             bench.arg(flag);

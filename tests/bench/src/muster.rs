@@ -1,0 +1,116 @@
+//! The system under measure: separate daemons on a durable store, and a client that adds little.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use muster_common::proto::v1::{self, muster_client::MusterClient};
+use muster_integration::system::{Options, System};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::aid;
+
+/// How long one measurement may take.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// A system and a connection to it.
+pub(crate) struct Muster {
+    pub(crate) client: MusterClient<Channel>,
+    // After the client: it hangs up first.
+    pub(crate) system: System,
+}
+
+impl Muster {
+    /// Starts one with as many processors as the machine has.
+    pub(crate) async fn start() -> Result<Self> {
+        let cpus = u32::try_from(aid::parallel()).context("that many processors")?;
+        let system = System::start(Options { cpus, ..Options::default() })?;
+        let client = connect(system.address()).await?;
+        Ok(Self { client, system })
+    }
+
+    /// Hands in a job.
+    pub(crate) async fn submit(&mut self, spec: v1::JobSpec) -> Result<u64> {
+        let request = v1::SubmitRequest { spec: Some(spec), by: "bench".to_owned(), ..Default::default() };
+        Ok(self.client.submit(request).await.context("submit")?.into_inner().job)
+    }
+
+    /// Waits until so many tasks of a job succeeded; returns how many did, and when that was seen.
+    pub(crate) async fn succeeded(&mut self, job: u64, at_least: u64) -> Result<(u64, Instant)> {
+        let selector = Some(v1::Selector { text: job.to_string() });
+        let request = v1::WatchJobRequest { selector };
+        let mut stream = self.client.watch_job(request).await.context("watch")?.into_inner();
+        let look = async {
+            while let Some(summary) = stream.message().await.context("watch")? {
+                let tally = summary.tally.unwrap_or_default();
+                if tally.succeeded >= at_least {
+                    return Ok((tally.succeeded, Instant::now()));
+                }
+                if tally.failed + tally.cancelled + tally.skipped > 0 {
+                    bail!("job {job} does not go as it should: {tally:?}");
+                }
+            }
+            bail!("job {job} ended before {at_least} tasks succeeded")
+        };
+        tokio::time::timeout(LIMIT, look).await.with_context(|| format!("job {job}: no end within {LIMIT:?}"))?
+    }
+
+    /// Hands in a job and returns the tasks per second until all are done.
+    pub(crate) async fn rate(&mut self, spec: v1::JobSpec, tasks: u32) -> Result<f64> {
+        let began = Instant::now();
+        let job = self.submit(spec).await?;
+        let (_, ended) = self.succeeded(job, u64::from(tasks)).await?;
+        Ok(f64::from(tasks) / (ended - began).as_secs_f64())
+    }
+
+    /// Ends a job.
+    pub(crate) async fn cancel(&mut self, job: u64) -> Result<()> {
+        let selector = Some(v1::Selector { text: job.to_string() });
+        let request = v1::CancelRequest { selector, by: "bench".to_owned(), ..Default::default() };
+        self.client.cancel(request).await.context("cancel").map(drop)
+    }
+}
+
+/// A connection, tried until the limit: a controller that loads a large store answers late.
+pub(crate) async fn connect(address: &str) -> Result<MusterClient<Channel>> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
+    let began = Instant::now();
+    loop {
+        match endpoint.connect().await {
+            Ok(channel) => return Ok(MusterClient::new(channel)),
+            Err(error) if began.elapsed() > LIMIT => return Err(error).context("no connection"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    }
+}
+
+/// A job of one group of `count` tasks of one processor each; no program: an empty task.
+pub(crate) fn array(name: &str, program: Option<&str>, count: u32) -> v1::JobSpec {
+    let range = v1::RangeArray { first: 0, count, step: 1 };
+    let mut task = task(program.map(|program| vec![program.to_owned()]));
+    task.array = Some(v1::task_spec::Array::Range(range));
+    job(name, task)
+}
+
+/// A job of one task that stamps the time into `file`.
+pub(crate) fn stamp(program: &Path, file: &Path) -> v1::JobSpec {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    job("stamp", task(Some(vec![text(program), text(file)])))
+}
+
+fn job(name: &str, task: v1::TaskSpec) -> v1::JobSpec {
+    v1::JobSpec { name: name.to_owned(), queue: "default".to_owned(), tasks: vec![task], ..Default::default() }
+}
+
+fn task(argv: Option<Vec<String>>) -> v1::TaskSpec {
+    v1::TaskSpec {
+        name: "task".to_owned(),
+        command: argv.map(|args| v1::task_spec::Command::Argv(v1::Argv { args })),
+        request: Some(v1::Request { cpu_milli: 1_000, ..Default::default() }),
+        retry: Some(v1::Retry { factor_milli: 1_000, ..Default::default() }),
+        grace_ms: 5_000,
+        ..Default::default()
+    }
+}
