@@ -1,1 +1,289 @@
-//! Being built.
+//! What an operator may set, and the file in which it is written. Every problem of a file is told at once.
+
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use muster_core::cluster::{self, Placement};
+use toml::de::{DeTable, DeValue};
+
+/// What an operator may set.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where all state, logs and results are kept.
+    pub data_dir: PathBuf,
+    /// Where agents and people connect. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// An agent that is silent for this long ends its attempts itself.
+    pub lease_ttl: Duration,
+    /// How much longer the controller waits before it gives them to another.
+    pub lease_margin: Duration,
+    /// How often an agent says that it lives.
+    pub heartbeat: Duration,
+    /// A task that was lost with its agent this often is not tried again.
+    pub losses_max: u16,
+    /// How long finished jobs are kept.
+    pub retention: Duration,
+    /// Where a task goes when several agents have room.
+    pub placement: Placement,
+    /// Bytes of logs kept, all jobs together.
+    pub log_quota: u64,
+    /// Bytes of logs held in memory before they are stored, all jobs together.
+    pub log_buffer: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let core = cluster::Config::default();
+        Self {
+            data_dir: PathBuf::from("muster-data"),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, muster_common::DEFAULT_PORT)),
+            lease_ttl: core.lease_ttl,
+            lease_margin: core.lease_margin,
+            heartbeat: core.lease_ttl / 5,
+            losses_max: core.losses_max,
+            retention: core.retention,
+            placement: core.placement,
+            log_quota: 16 << 30,
+            log_buffer: 64 << 20,
+        }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It says what cannot be.
+    #[error("the configuration file {} has problems:{}", path.display(), lines(problems))]
+    Invalid {
+        /// Which.
+        path: PathBuf,
+        /// All of them.
+        problems: Vec<Problem>,
+    },
+}
+
+/// One thing that is wrong with a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Counts from 1.
+    pub line: usize,
+    /// What, and what would be accepted.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}", self.line, self.message)
+    }
+}
+
+impl Config {
+    /// Reads a file; what it does not name keeps its default.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        Self::parse(&text).map_err(|problems| Error::Invalid { path: path.to_owned(), problems })
+    }
+
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// All that is wrong with it, in order of lines.
+    pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
+        let table = DeTable::parse(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            vec![Problem { line: line_of(text, at), message: error.message().to_owned() }]
+        })?;
+        let mut config = Self::default();
+        let mut problems = Vec::new();
+        for (key, value) in table.get_ref() {
+            let name: &str = key.get_ref();
+            let set = KEYS.iter().find(|(known, _)| *known == name);
+            let done = match set {
+                Some((_, set)) => set(&mut config, value.get_ref()).map_err(|expected| format!("`{name}` {expected}")),
+                None => Err(unknown(name)),
+            };
+            if let Err(message) = done {
+                problems.push(Problem { line: line_of(text, key.span().start), message });
+            }
+        }
+        if !table.get_ref().contains_key("heartbeat") {
+            config.heartbeat = config.lease_ttl / 5;
+        }
+        problems.extend(config.contradiction().map(|message| Problem { line: 1, message }));
+        problems.sort_by_key(|problem| problem.line);
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+
+    /// What the core is told of it.
+    pub fn core(&self) -> cluster::Config {
+        cluster::Config {
+            lease_ttl: self.lease_ttl,
+            lease_margin: self.lease_margin,
+            losses_max: self.losses_max,
+            retention: self.retention,
+            placement: self.placement,
+        }
+    }
+
+    fn contradiction(&self) -> Option<String> {
+        // One heartbeat may be late or lost without an agent giving up its work.
+        (self.heartbeat * 2 > self.lease_ttl).then(|| {
+            let (heartbeat, ttl) = (self.heartbeat, self.lease_ttl);
+            format!("`heartbeat` ({heartbeat:?}) must be at most half of `lease_ttl` ({ttl:?})")
+        })
+    }
+}
+
+type Set = fn(&mut Config, &DeValue<'_>) -> Result<(), String>;
+
+const KEYS: &[(&str, Set)] = &[
+    ("data", |config, value| text(value).map(|path| config.data_dir = PathBuf::from(path))),
+    ("listen", |config, value| address(value).map(|to| config.listen = to)),
+    ("lease_ttl", |config, value| duration(value, Duration::from_secs(1)).map(|d| config.lease_ttl = d)),
+    ("lease_margin", |config, value| duration(value, Duration::from_millis(100)).map(|d| config.lease_margin = d)),
+    ("heartbeat", |config, value| duration(value, Duration::from_millis(100)).map(|d| config.heartbeat = d)),
+    ("losses_max", |config, value| count(value).map(|n| config.losses_max = n)),
+    ("retention", |config, value| duration(value, Duration::from_secs(1)).map(|d| config.retention = d)),
+    ("placement", |config, value| placement(value).map(|p| config.placement = p)),
+    ("log_quota", |config, value| bytes(value).map(|n| config.log_quota = n)),
+    ("log_buffer", |config, value| bytes(value).map(|n| config.log_buffer = n)),
+];
+
+fn unknown(name: &str) -> String {
+    let near = KEYS.iter().map(|(known, _)| *known).max_by(|a, b| {
+        let likeness = |known| strsim::jaro_winkler(known, name);
+        likeness(*a).total_cmp(&likeness(*b))
+    });
+    let known: Vec<_> = KEYS.iter().map(|(known, _)| *known).collect();
+    match near.filter(|near| strsim::jaro_winkler(near, name) > 0.7) {
+        Some(near) => format!("`{name}` is not known; did you mean `{near}`?"),
+        None => format!("`{name}` is not known; known are: {}", known.join(", ")),
+    }
+}
+
+fn text(value: &DeValue<'_>) -> Result<String, String> {
+    let text = value.as_str().ok_or_else(|| "must be a text in quotes".to_owned())?;
+    if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+fn address(value: &DeValue<'_>) -> Result<SocketAddr, String> {
+    let expected = "must be an address and a port, like \"0.0.0.0:7717\"";
+    value.as_str().and_then(|text| text.parse().ok()).ok_or_else(|| expected.to_owned())
+}
+
+fn duration(value: &DeValue<'_>, least: Duration) -> Result<Duration, String> {
+    let expected = "must be a time like \"15s\", \"2m\" or \"30d\"";
+    let found = value.as_str().and_then(|text| humantime::parse_duration(text).ok());
+    let found = found.ok_or_else(|| expected.to_owned())?;
+    if found < least { Err(format!("must be at least {least:?}")) } else { Ok(found) }
+}
+
+fn count(value: &DeValue<'_>) -> Result<u16, String> {
+    let found = integer(value).and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0);
+    found.ok_or_else(|| format!("must be a number from 1 to {}", u16::MAX))
+}
+
+fn placement(value: &DeValue<'_>) -> Result<Placement, String> {
+    match value.as_str() {
+        Some("pack") => Ok(Placement::Pack),
+        Some("spread") => Ok(Placement::Spread),
+        _ => Err("must be \"pack\" or \"spread\"".to_owned()),
+    }
+}
+
+fn bytes(value: &DeValue<'_>) -> Result<u64, String> {
+    const UNITS: &[(&str, u64)] = &[("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40), ("B", 1)];
+    let of_text = |text: &str| {
+        let (digits, unit) = UNITS.iter().find_map(|(unit, size)| Some((text.strip_suffix(unit)?, size)))?;
+        digits.trim().parse::<u64>().ok()?.checked_mul(*unit)
+    };
+    let found = integer(value).and_then(|n| u64::try_from(n).ok()).or_else(|| value.as_str().and_then(of_text));
+    found.filter(|n| *n >= 1 << 20).ok_or_else(|| "must be at least 1 MiB, like \"64 MiB\" or \"16 GiB\"".to_owned())
+}
+
+fn integer(value: &DeValue<'_>) -> Option<i64> {
+    let number = value.as_integer()?;
+    i64::from_str_radix(number.as_str(), number.radix()).ok()
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(|problem| format!("\n  {problem}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_sets_what_it_names_and_leaves_the_rest() {
+        let text = "data = '/srv/muster'\nlisten = '0.0.0.0:9000'\nlease_ttl = '4s'\nretention = '7d'\n\
+                    placement = 'spread'\nlosses_max = 2\nlog_quota = '2 GiB'\nlog_buffer = 8_388_608\n";
+        let config = Config::parse(text).expect("it is right");
+        assert_eq!(config.data_dir, PathBuf::from("/srv/muster"));
+        assert_eq!(config.listen, SocketAddr::from(([0, 0, 0, 0], 9000)));
+        assert_eq!((config.lease_ttl, config.heartbeat), (Duration::from_secs(4), Duration::from_millis(800)));
+        assert_eq!(config.retention, Duration::from_secs(7 * 24 * 3600));
+        assert_eq!((config.placement, config.losses_max), (Placement::Spread, 2));
+        assert_eq!((config.log_quota, config.log_buffer), (2 << 30, 8 << 20));
+        assert_eq!(config.lease_margin, Config::default().lease_margin);
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        let config = Config::parse("# nothing\n").expect("it is right");
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn every_problem_is_told_at_once_with_its_line_and_what_would_be_right() {
+        let text = "lissten = '127.0.0.1:1'\nlisten = 'here'\n\nlosses_max = 0\nretention = '1 fortnight'\nxyz = 1\n\
+                    log_quota = '3'\nlease_ttl = 15\nplacement = 'random'\ndata = ''\n";
+        let problems: Vec<_> = Config::parse(text).expect_err("it is wrong").iter().map(ToString::to_string).collect();
+        assert_eq!(
+            problems,
+            [
+                "line 1: `lissten` is not known; did you mean `listen`?",
+                "line 2: `listen` must be an address and a port, like \"0.0.0.0:7717\"",
+                "line 4: `losses_max` must be a number from 1 to 65535",
+                "line 5: `retention` must be a time like \"15s\", \"2m\" or \"30d\"",
+                "line 6: `xyz` is not known; known are: data, listen, lease_ttl, lease_margin, heartbeat, losses_max, \
+                 retention, placement, log_quota, log_buffer",
+                "line 7: `log_quota` must be at least 1 MiB, like \"64 MiB\" or \"16 GiB\"",
+                "line 8: `lease_ttl` must be a time like \"15s\", \"2m\" or \"30d\"",
+                "line 9: `placement` must be \"pack\" or \"spread\"",
+                "line 10: `data` must not be empty",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_heartbeat_that_cannot_hold_a_lease_is_refused() {
+        let problems = Config::parse("lease_ttl = '2s'\nheartbeat = '1500ms'").expect_err("it is wrong");
+        assert_eq!(problems[0].message, "`heartbeat` (1.5s) must be at most half of `lease_ttl` (2s)");
+    }
+
+    #[test]
+    fn a_text_that_is_no_toml_names_the_line() {
+        let problems = Config::parse("data = 'x'\nlisten = \n").expect_err("it is wrong");
+        assert_eq!(problems[0].line, 2, "{problems:?}");
+    }
+}

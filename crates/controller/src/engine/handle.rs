@@ -43,6 +43,7 @@ pub(super) enum Message {
 pub(super) struct Shared {
     pub(super) term: AtomicU64,
     pub(super) lease_ttl: Duration,
+    pub(super) heartbeat: Duration,
 }
 
 /// The way in to the engine. Clones share it.
@@ -109,6 +110,11 @@ impl Handle {
     /// How long an agent may be silent before it ends its attempts.
     pub fn lease_ttl(&self) -> Duration {
         self.shared.lease_ttl
+    }
+
+    /// How often an agent is to say that it lives.
+    pub fn heartbeat(&self) -> Duration {
+        self.shared.heartbeat
     }
 
     async fn call<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Error> {

@@ -88,6 +88,8 @@ pub struct Parts {
     pub clock: Clock,
     /// What an operator may set.
     pub config: Config,
+    /// How often an agent is to say that it lives.
+    pub heartbeat: std::time::Duration,
 }
 
 /// Takes up what the store holds, shows it in the view, and makes an engine that is ready to run.
@@ -97,7 +99,11 @@ pub struct Parts {
 pub async fn start(parts: Parts) -> Result<(Handle, Engine), StartError> {
     let taken = reload::take_up(&parts).await?;
     let (sender, inbox) = mpsc::channel(INBOX);
-    let shared = Arc::new(handle::Shared { term: AtomicU64::new(0), lease_ttl: parts.config.lease_ttl });
+    let shared = Arc::new(handle::Shared {
+        term: AtomicU64::new(0),
+        lease_ttl: parts.config.lease_ttl,
+        heartbeat: parts.heartbeat,
+    });
     let handle = Handle { sender, shared: Arc::clone(&shared) };
     Ok((handle, Engine::new(parts, shared, inbox, taken)))
 }
