@@ -23,22 +23,11 @@ pub struct Options {
     pub store: Option<PathBuf>,
     /// More environment for both daemons and for ctl.
     pub env: Vec<(String, String)>,
-    /// More arguments for the controller.
-    pub controller_args: Vec<String>,
-    /// More arguments for the agent.
-    pub agent_args: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            lease_ttl: Duration::from_secs(15),
-            cpus: 4,
-            store: None,
-            env: Vec::new(),
-            controller_args: Vec::new(),
-            agent_args: Vec::new(),
-        }
+        Self { lease_ttl: Duration::from_secs(15), cpus: 4, store: None, env: Vec::new() }
     }
 }
 
@@ -108,8 +97,10 @@ impl System {
     pub fn start_controller(&mut self) -> Result<()> {
         let data = self.options.store.clone().unwrap_or_else(|| self.folder().join("controller"));
         let mut command = Command::new(binaries::path("muster-controller")?);
-        command.args(["--listen", &self.address, "--lease-ttl", &format!("{}ms", self.options.lease_ttl.as_millis())]);
-        command.arg("--data").arg(data).args(&self.options.controller_args);
+        let ttl_ms = self.options.lease_ttl.as_millis();
+        let config = self.file("controller.toml", &format!("lease_ttl = '{ttl_ms}ms'\nlease_margin = '1s'\n"))?;
+        command.args(["--listen", &self.address]).arg("--config").arg(config);
+        command.arg("--data").arg(data);
         let from = self.controller.take().map_or(0, |old| old.log().len());
         let mut controller = Daemon::start("controller", self.quiet(&mut command), self.folder())?;
         self.address = controller.address(from)?;
@@ -122,7 +113,7 @@ impl System {
         let mut command = Command::new(binaries::path("muster-agent")?);
         command.args(["--controller", &format!("http://{}", self.address), "--name", "worker"]);
         command.args(["--cpus", &self.options.cpus.to_string()]);
-        command.arg("--data").arg(self.folder().join("agent")).args(&self.options.agent_args);
+        command.arg("--data").arg(self.folder().join("agent"));
         self.agent = None;
         let agent = Daemon::start("agent", self.quiet(&mut command), self.folder())?;
         self.agent = Some(agent);
@@ -150,8 +141,11 @@ impl System {
 
     /// Only what this test sets may decide what a daemon does.
     fn quiet<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        for name in ["MUSTER_CONTROLLER", "MUSTER_LOG", "OTEL_EXPORTER_OTLP_ENDPOINT", "RUST_BACKTRACE"] {
-            command.env_remove(name);
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy();
+            if name.starts_with("MUSTER_") || name.starts_with("OTEL_") || name == "RUST_BACKTRACE" {
+                command.env_remove(name.as_ref());
+            }
         }
         command.env("NO_COLOR", "1").envs(self.options.env.iter().map(|(key, value)| (key, value)));
         command.current_dir(self.folder())

@@ -89,8 +89,9 @@ fn the_two_streams_of_a_task_are_kept_apart() -> Result<()> {
     ctl.finished(job, wait::LIMIT)?;
     let first = format!("{job}.first");
     wait::until("both streams of the task", || {
-        let ran = ctl.run(&["logs", &first])?.expect(0)?;
-        Ok(Look::when(ran.stdout == b"out\n" && ran.stderr == "err\n", ran.to_string()))
+        let of = |stream| Ok::<_, anyhow::Error>(ctl.run(&["logs", &first, "--stream", stream])?.expect(0)?.text());
+        let both = (of("stdout")?, of("stderr")?);
+        Ok(Look::when(both == ("out\n".to_owned(), "err\n".to_owned()), both))
     })?;
     system.finish()
 }

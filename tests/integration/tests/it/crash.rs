@@ -37,7 +37,7 @@ shell = '''{quick}'''
 [[tasks]]
 name = "middle"
 shell = '''{slow}'''
-array = "0..{MIDDLE}"
+array = {MIDDLE}
 after = ["first"]
 
 [[tasks]]

@@ -19,6 +19,7 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ),
     ("an empty name", "name = \"\"\n[[tasks]]\nname = \"a\"\nrun = [\"true\"]\n", &["name"]),
     ("a negative time", "name = \"x\"\n[[tasks]]\nname = \"a\"\nrun = [\"true\"]\ntimeout = -1\n", &["timeout"]),
+    ("an array of zero", "name = \"x\"\n[[tasks]]\nname = \"a\"\nrun = [\"true\"]\narray = 0\n", &["array"]),
     ("no tasks", "name = \"x\"\n", &["tasks"]),
     ("broken TOML", "name = \"x\n", &["1"]),
 ];
