@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    process::{ExitCode, Stdio},
+    process::{Command, ExitCode, Stdio},
 };
 
 use anyhow::{Context, Result};
@@ -23,13 +23,12 @@ pub(crate) fn run() -> Result<ExitCode> {
         step::quietly("build", tree::cargo().args(["build", "--quiet", "--workspace", "--all-targets", "--locked"]))?;
     if build.ok {
         run_tests(&mut tally, &found)?;
-        let sim = step::quietly("simulation", &mut sim::seeds_of_the_tests())?;
-        tally.step("simulation", sim.ok);
+        one_check(&mut tally, "simulation", &mut sim::seeds_of_the_tests());
     } else {
         tally.step("build", false);
     }
     match found.windows {
-        Ok(way) => tally.step("windows check", step::quietly("windows check", &mut windows::check(way)?)?.ok),
+        Ok(way) => one_check(&mut tally, "windows check", &mut windows::check(way)?),
         Err(why) => tally.skip("windows check", &why),
     }
     Ok(close(&tally))
@@ -57,6 +56,15 @@ fn run_tests(tally: &mut Tally, found: &Found) -> Result<()> {
         tally.step("tests (a test program ended before it could say which test failed)", false);
     }
     Ok(())
+}
+
+/// A program whose end is one verdict. One that cannot be started has failed; the rest still runs.
+fn one_check(tally: &mut Tally, name: &str, command: &mut Command) {
+    let ended = step::quietly(name, command);
+    if let Err(error) = &ended {
+        eprintln!("    {error:#}");
+    }
+    tally.step(name, ended.is_ok_and(|ended| ended.ok));
 }
 
 fn close(tally: &Tally) -> ExitCode {
