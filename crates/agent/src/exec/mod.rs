@@ -1,16 +1,44 @@
 //! Owns every process that the agent starts: starts, feeds, watches and ends it, and says so only when it is dead.
 
+mod attempt;
+mod env;
+pub mod guard;
+mod launch;
 mod order;
+mod os;
+mod outcome;
+mod pipes;
+mod pool;
+mod room;
+mod scratch;
 mod transfer;
 
 pub use order::{ExecEvent, KillReason, Leftover, Order, ProcessIdentity, Swept};
 pub use transfer::{Inputs, Results, TransferError};
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use muster_common::clock::Clock;
-use muster_core::id::Token;
-use tokio::sync::mpsc;
+use muster_core::{id::Token, spec::Command};
+use tokio::{runtime::Runtime, sync::mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
+
+use self::{pool::Pool, room::Room, scratch::Scratch};
+
+/// Events that may wait for the supervisor; then attempts wait to tell theirs.
+const EVENTS: usize = 4096;
+/// Threads for waiting and copying. Apart from the agent's own, so that a slow disk delays no heartbeat.
+const WATCHERS: usize = 2;
+/// What an earlier agent left must be dead by then.
+const SWEEP_LIMIT: Duration = Duration::from_secs(10);
+/// For the last attempts to end when the agent stops; they were told before.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// How `exec` works on this machine.
 #[derive(Clone, Debug)]
@@ -21,6 +49,8 @@ pub struct Config {
     pub agent: Arc<str>,
     /// The clock of the program.
     pub clock: Clock,
+    /// The `PATH` of tasks that set none; none: the system's usual folders.
+    pub path: Option<std::ffi::OsString>,
     /// How to start the guard: a program that becomes [`guard::main`]; none: no guard (tests only).
     pub guard: Option<guard::Program>,
 }
@@ -45,8 +75,11 @@ pub enum Error {
         /// Which.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
+    /// The machine gives us no threads.
+    #[error("failed to start the threads that watch processes")]
+    Threads(#[source] io::Error),
     /// The guard did not start.
     #[error("failed to start the guard process `{program}`: {why}")]
     Guard {
@@ -57,48 +90,205 @@ pub enum Error {
     },
 }
 
-/// The handle; cheap to clone.
+/// The handle; cheap to clone. The threads end with [`Exec::stop`], or with the last handle.
 #[derive(Clone)]
-pub struct Exec;
+pub struct Exec {
+    room: Arc<Room>,
+    instances: Arc<Instances>,
+    threads: Arc<Threads>,
+}
+
+/// The cookies of this run of the agent and of those before it that may have left something.
+struct Instances {
+    file: PathBuf,
+    own: Arc<str>,
+    earlier: Mutex<Vec<Arc<str>>>,
+}
+
+struct Threads {
+    pool: Arc<Pool<(Arc<Order>, Arc<attempt::Control>)>>,
+    runtime: Mutex<Option<Runtime>>,
+    stop: CancellationToken,
+}
 
 impl Exec {
     /// Prepares the folders and starts the guard and the threads. Events wait for room in the channel.
-    pub async fn new(_config: Config, _links: Links) -> Result<(Self, mpsc::Receiver<ExecEvent>), Error> {
-        let (_sender, events) = mpsc::channel(1024);
-        Ok((Self, events))
+    pub async fn new(config: Config, links: Links) -> Result<(Self, mpsc::Receiver<ExecEvent>), Error> {
+        os::prepare_self();
+        let run = config.data_dir.join("run");
+        let files = run.join("files");
+        let broken = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Folder { path, source }
+        };
+        empty_folder(&files).map_err(broken(&files))?;
+        let scratch = Scratch::new(run.join("scratch")).map_err(broken(&run))?;
+        let instances = Instances::begin(run.join("instances")).map_err(broken(&run))?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(WATCHERS)
+            .max_blocking_threads(8)
+            .thread_name("muster-exec")
+            .enable_all()
+            .build()
+            .map_err(Error::Threads)?;
+        let threads = Threads { pool: Arc::new(Pool::new()), runtime: Mutex::default(), stop: CancellationToken::new() };
+        let live = Arc::new(room::Live::default());
+        let is_live = {
+            let live = Arc::clone(&live);
+            Arc::new(move |token| live.contains(token))
+        };
+        let (events, inbox) = mpsc::channel(EVENTS);
+        let room = Arc::new(Room {
+            clock: config.clock,
+            base: env::Base::new(config.path.as_deref(), config.agent, Arc::clone(&instances.own)),
+            links,
+            scratch: Arc::new(scratch),
+            files,
+            events,
+            live,
+            hunter: os::Hunter::start(config.clock, Arc::clone(&instances.own), is_live).map_err(Error::Threads)?,
+            pool: Arc::clone(&threads.pool),
+            runtime: runtime.handle().clone(),
+            tracker: TaskTracker::new(),
+        });
+        *threads.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
+        let exec = Self { room, instances: Arc::new(instances), threads: Arc::new(threads) };
+        exec.begin(config.guard).await?;
+        Ok((exec, inbox))
     }
 
-    /// Runs one attempt. Never blocks; a start that fails is an [`ExecEvent::Ended`] too.
-    pub fn start(&self, _order: Arc<Order>) {}
+    async fn begin(&self, guard: Option<guard::Program>) -> Result<(), Error> {
+        if let Some(program) = guard.filter(|_| cfg!(unix)) {
+            let (own, stop) = (Arc::clone(&self.instances.own), self.threads.stop.clone());
+            let first = program.clone();
+            let cookie = Arc::clone(&own);
+            // On our own threads: the runtime that starts a child is the one that may wait for it.
+            let started = self.room.runtime.spawn(async move { guard::start(&first, &cookie).await }).await;
+            let guard = started.map_err(|error| Error::Threads(io::Error::other(error)))??;
+            self.room.track(guard::keep(guard, program, own, stop));
+        }
+        let room = Arc::downgrade(&self.room);
+        let work = move |(order, control)| {
+            if let Some(room) = room.upgrade() {
+                room.launch(order, control);
+            }
+        };
+        self.threads.pool.start(starters(), work).map_err(Error::Threads)
+    }
 
-    /// Ends one attempt: SIGTERM, `grace`, SIGKILL, verified. Without effect when it is over or unknown.
-    pub fn kill(&self, _token: Token, _reason: KillReason, _grace: Duration) {}
+    /// Runs one attempt. Never blocks; a start that fails is an [`ExecEvent::Ended`] too. An order
+    /// whose token is live already is ignored.
+    pub fn start(&self, order: Arc<Order>) {
+        let Some(control) = self.room.live.add(order.token) else {
+            warn!(token = %order.token, "an order came twice; it runs once");
+            return;
+        };
+        let room = Arc::clone(&self.room);
+        if order.spec.command == Command::Empty {
+            self.room.track(async move { room.acknowledge(&order).await });
+        } else if order.has_inputs {
+            self.room.track(room.fetch_then_start(order, control));
+        } else {
+            room.enqueue(order, control);
+        }
+    }
+
+    /// Ends one attempt: SIGTERM, `grace`, SIGKILL, verified. Without effect when it is over or
+    /// unknown. May be said again: the first reason and the shortest grace count.
+    pub fn kill(&self, token: Token, reason: KillReason, grace: Duration) {
+        if let Some(control) = self.room.live.get(token) {
+            control.kill(reason, self.room.clock.mono().after(grace));
+        }
+    }
 
     /// Kills whatever earlier agents on this data folder left, verified: by their instance cookies
     /// (kept in `run/`) and by the identities in `leftovers`. Answers in the order of `leftovers`.
     pub async fn sweep(&self, leftovers: &[Leftover]) -> Vec<Swept> {
-        vec![Swept::Dead; leftovers.len()]
+        let earlier = self.instances.earlier.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for identity in leftovers.iter().filter_map(|leftover| leftover.identity.as_ref()) {
+            os::kill_identity(identity);
+        }
+        let survivors = self.room.hunter.hunt_instances(earlier, SWEEP_LIMIT).await;
+        let survives = |leftover: &Leftover| match &leftover.identity {
+            Some(identity) => os::kill_identity(identity),
+            None => false,
+        };
+        let answer = leftovers.iter().map(|leftover| if survives(leftover) { Swept::Survives } else { Swept::Dead });
+        let answer: Vec<Swept> = answer.collect();
+        if survivors.is_empty() {
+            self.instances.forget_earlier();
+        } else {
+            let list = survivors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            warn!(processes = %list, "processes of an earlier agent cannot be killed");
+        }
+        answer
     }
 
-    /// Ends the threads; call it when every attempt is over.
-    pub async fn stop(&self) {}
+    /// Ends the threads and the guard. The supervisor has killed what ran; this waits for the last of it.
+    pub async fn stop(&self) {
+        self.threads.pool.close();
+        self.threads.stop.cancel();
+        self.room.tracker.close();
+        if tokio::time::timeout(STOP_LIMIT, self.room.tracker.wait()).await.is_err() {
+            warn!("some attempts did not end; the guard will kill what they left");
+        }
+        self.threads.end();
+    }
 }
 
-pub mod guard {
-    //! placeholder
-    use std::{ffi::OsString, path::PathBuf};
+impl Threads {
+    fn end(&self) {
+        self.pool.close();
+        self.stop.cancel();
+        if let Some(runtime) = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            runtime.shutdown_background();
+        }
+    }
+}
 
-    /// A program that becomes [`main`].
-    #[derive(Clone, Debug)]
-    pub struct Program {
-        /// What to start.
-        pub exe: PathBuf,
-        /// Its arguments; the guard's own follow.
-        pub args: Vec<OsString>,
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Instances {
+    /// Notes a new cookie beside those that are not swept yet, before anything is started under it.
+    fn begin(file: PathBuf) -> io::Result<Self> {
+        let earlier: Vec<Arc<str>> = match std::fs::read_to_string(&file) {
+            Ok(text) => text.lines().filter(|line| !line.is_empty()).map(Into::into).collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let own: Arc<str> = uuid::Uuid::new_v4().simple().to_string().into();
+        let lines: String = earlier.iter().chain([&own]).map(|cookie| format!("{cookie}\n")).collect();
+        write_whole(&file, &lines)?;
+        Ok(Self { file, own, earlier: Mutex::new(earlier) })
     }
 
-    /// The whole life of the guard process; `args` are those after [`Program::args`].
-    pub fn main(_args: impl Iterator<Item = OsString>) -> std::process::ExitCode {
-        std::process::ExitCode::SUCCESS
+    fn forget_earlier(&self) {
+        self.earlier.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        if let Err(error) = write_whole(&self.file, &format!("{}\n", self.own)) {
+            warn!(%error, "could not shorten the list of earlier instances; they are looked for again next time");
+        }
     }
+}
+
+/// All of it or, after a crash, what was there before.
+fn write_whole(file: &Path, text: &str) -> io::Result<()> {
+    let next = file.with_extension("next");
+    std::fs::write(&next, text)?;
+    std::fs::rename(&next, file)
+}
+
+fn empty_folder(folder: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => std::fs::create_dir_all(folder),
+    }
+}
+
+/// As many as can load programs at once, and one more for one that waits for its disk.
+fn starters() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8) + 1
 }

@@ -1,11 +1,32 @@
-//! Keeps what tasks write until the controller has it.
+//! Keeps what tasks write until the controller has it: one file an attempt, shipped from where it was acknowledged.
+//!
+//! Never stands in a task's way: the network's speed is not the task's.
 
-use std::path::PathBuf;
+mod bulk;
+mod frame;
+mod ship;
+mod spool;
 
-use futures::future::BoxFuture;
-use muster_common::proto::v1;
-use muster_core::id::AgentId;
-use tokio::sync::mpsc;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs::{File, OpenOptions},
+    io::{self, Read, Write},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use muster_core::id::Token;
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+pub use bulk::{Bulk, Grpc};
+pub(crate) use frame::with_scratch;
+pub use frame::{Head, Stream};
+pub use ship::{Uplink, Wire};
+pub(crate) use spool::Spool;
 
 /// How much output this machine keeps.
 #[derive(Clone, Debug)]
@@ -18,36 +39,239 @@ pub struct Config {
     pub total_limit: u64,
 }
 
+impl Config {
+    /// The usual limits: 256 MiB an attempt, 4 GiB together.
+    pub fn new(data_dir: PathBuf) -> Self {
+        Self { data_dir, attempt_limit: 256 << 20, total_limit: 4 << 30 }
+    }
+}
+
 /// All spools of this agent; cheap to clone.
 #[derive(Clone)]
-pub struct Spools;
+pub struct Spools {
+    shared: Arc<Shared>,
+}
+
+/// What writers and the shipper share.
+pub(crate) struct Shared {
+    folder: PathBuf,
+    attempt_limit: u64,
+    total_limit: u64,
+    /// Bytes in files.
+    used: AtomicU64,
+    board: Mutex<Board>,
+    /// Something is in `Board::news`.
+    news: Notify,
+    /// An entry was forgotten.
+    gone: Notify,
+}
+
+#[derive(Default)]
+struct Board {
+    entries: BTreeMap<Token, Arc<Entry>>,
+    news: VecDeque<Arc<Entry>>,
+}
+
+/// One attempt that wrote something.
+pub(crate) struct Entry {
+    head: Head,
+    path: PathBuf,
+    /// The file's length; always between two records.
+    end: AtomicU64,
+    /// Records that the disk did not take; read after the file, when the attempt is over.
+    memory: Mutex<Vec<u8>>,
+    /// The writer is done.
+    over: AtomicBool,
+    /// It stands in `Board::news`.
+    listed: AtomicBool,
+    /// The controller has all of it. Changed under the board's lock, so that a writer that is just
+    /// saying "over" does not bring it back.
+    forgotten: AtomicBool,
+}
 
 impl Spools {
-    /// Opens the folder; what an earlier agent left there will be shipped.
-    pub fn open(_config: Config) -> Result<Self, std::io::Error> {
-        Ok(Self)
+    /// Opens the folder; what an earlier agent left there is shipped.
+    pub fn open(config: &Config) -> io::Result<Self> {
+        let folder = config.data_dir.join("spool");
+        std::fs::create_dir_all(&folder)?;
+        let shared = Shared {
+            folder,
+            attempt_limit: config.attempt_limit,
+            total_limit: config.total_limit,
+            used: AtomicU64::new(0),
+            board: Mutex::default(),
+            news: Notify::new(),
+            gone: Notify::new(),
+        };
+        let spools = Self { shared: Arc::new(shared) };
+        spools.find_leftovers()?;
+        Ok(spools)
     }
 
-    /// Ships until cancelled.
-    pub async fn ship(self, _uplink: impl Uplink, _stop: tokio_util::sync::CancellationToken) {}
+    /// A writer for one attempt; nothing is made before its first byte.
+    pub(crate) fn attempt(&self, head: Head, limit: Option<u64>) -> Spool {
+        let entry = Entry::new(self.shared.path(head.token), head);
+        Spool::new(Arc::clone(&self.shared), Arc::new(entry), limit.unwrap_or(self.shared.attempt_limit))
+    }
+
+    /// Ships until `stop`. Run it once.
+    pub async fn ship(self, uplink: impl Uplink, stop: tokio_util::sync::CancellationToken) {
+        ship::Shipper::new(self.shared).run(&uplink, &stop).await;
+    }
+
+    /// Waits until the controller has everything. Cancel safe; give it a limit.
+    pub async fn drained(&self) {
+        loop {
+            let gone = self.shared.gone.notified();
+            if self.shared.board().entries.is_empty() {
+                return;
+            }
+            gone.await;
+        }
+    }
+
+    fn find_leftovers(&self) -> io::Result<()> {
+        for file in std::fs::read_dir(&self.shared.folder)?.flatten() {
+            let path = file.path();
+            if let Some(entry) = Entry::leftover(path.clone()) {
+                info!(token = %entry.head.token, bytes = entry.end(), "output of an earlier run is still to be shipped");
+                self.shared.used.fetch_add(entry.end(), Ordering::Relaxed);
+                self.shared.list(&Arc::new(entry));
+            } else {
+                warn!(path = %path.display(), "a file in the spool folder is not a spool and is removed");
+                std::fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
 }
 
-/// The connection for bulk, made by `link`.
-pub trait Bulk: Send + Sync + 'static {
-    /// Waits until the agent is attached; then the channel and the agent's number.
-    fn attached(&self) -> BoxFuture<'_, (tonic::transport::Channel, AgentId)>;
+impl Shared {
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn path(&self, token: Token) -> PathBuf {
+        self.folder.join(format!("{token}.log"))
+    }
+
+    /// Bytes that may still be written by all.
+    fn room(&self) -> u64 {
+        self.total_limit.saturating_sub(self.used.load(Ordering::Relaxed))
+    }
+
+    /// The writer appended whole records.
+    fn written(&self, entry: &Arc<Entry>, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        entry.end.fetch_add(bytes, Ordering::Release);
+        self.list(entry);
+    }
+
+    /// The writer is done; an attempt that wrote nothing leaves nothing.
+    fn over(&self, entry: &Arc<Entry>) {
+        entry.over.store(true, Ordering::Release);
+        if entry.end() > 0 || !entry.memory().is_empty() {
+            self.list(entry);
+        }
+    }
+
+    fn list(&self, entry: &Arc<Entry>) {
+        if entry.listed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let mut board = self.board();
+        if entry.forgotten.load(Ordering::Relaxed) {
+            return;
+        }
+        board.entries.entry(entry.head.token).or_insert_with(|| Arc::clone(entry));
+        board.news.push_back(Arc::clone(entry));
+        drop(board);
+        self.news.notify_one();
+    }
+
+    /// The next entry of which something may be new.
+    fn next_news(&self) -> Option<Arc<Entry>> {
+        let entry = self.board().news.pop_front()?;
+        // Before its length is read: what is appended from here on lists it again.
+        entry.listed.store(false, Ordering::Release);
+        Some(entry)
+    }
+
+    /// The controller has all of it.
+    fn forget(&self, entry: &Entry) {
+        if let Err(error) = std::fs::remove_file(&entry.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            warn!(path = %entry.path.display(), %error, "could not remove a spool file that was shipped");
+        }
+        self.used.fetch_sub(entry.end(), Ordering::Relaxed);
+        let mut board = self.board();
+        entry.forgotten.store(true, Ordering::Relaxed);
+        board.entries.remove(&entry.head.token);
+        drop(board);
+        self.gone.notify_waiters();
+    }
 }
 
-/// Both ends of one log stream.
-pub struct Wire {
-    /// To the controller.
-    pub up: mpsc::Sender<v1::LogUp>,
-    /// From it; ends when the stream is broken.
-    pub down: mpsc::Receiver<v1::LogDown>,
-}
+impl Entry {
+    fn new(path: PathBuf, head: Head) -> Self {
+        Self {
+            head,
+            path,
+            end: AtomicU64::new(0),
+            memory: Mutex::default(),
+            over: AtomicBool::new(false),
+            listed: AtomicBool::new(false),
+            forgotten: AtomicBool::new(false),
+        }
+    }
 
-/// Where log streams come from.
-pub trait Uplink: Send + Sync + 'static {
-    /// Opens a new stream; waits for a connection.
-    fn open(&self) -> BoxFuture<'_, Result<Wire, String>>;
+    /// `None`: the file is not a spool. Its writer is dead; a torn end is found when it is read.
+    fn leftover(path: PathBuf) -> Option<Self> {
+        let mut file = File::open(&path).ok()?;
+        let mut head = [0; frame::FILE_HEAD];
+        file.read_exact(&mut head).ok()?;
+        let entry = Self::new(path, Head::decode(&head)?);
+        let len = file.metadata().ok()?.len();
+        entry.end.store(len.saturating_sub(frame::FILE_HEAD as u64), Ordering::Release);
+        entry.over.store(true, Ordering::Release);
+        Some(entry)
+    }
+
+    /// Bytes of whole records in the file.
+    fn end(&self) -> u64 {
+        self.end.load(Ordering::Acquire)
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn append_in_memory(&self, record: &[u8]) {
+        self.memory().extend_from_slice(record);
+    }
+
+    /// The file with its head. A file of an attempt that no agent remembers is replaced.
+    fn create(&self) -> io::Result<File> {
+        let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(&self.path)?;
+        if let Err(error) = file.write_all(&self.head.encode()) {
+            drop(file);
+            let _nothing_in_it = std::fs::remove_file(&self.path);
+            return Err(error);
+        }
+        Ok(file)
+    }
+
+    /// Removes half a record from the end.
+    fn take_back(&self, file: &mut File) {
+        let end = self.end() + frame::FILE_HEAD as u64;
+        let cut = file.set_len(end).and_then(|()| io::Seek::seek(file, io::SeekFrom::Start(end)));
+        if let Err(error) = cut {
+            warn!(path = %self.path.display(), %error, "half a record stays in a spool file");
+        }
+    }
 }

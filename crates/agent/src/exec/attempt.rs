@@ -1,0 +1,258 @@
+//! The life of one attempt from its process's start to its proven end.
+
+use std::{
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use muster_core::{
+    record::TaskResult,
+    state::End,
+    time::{Mono, Timestamp},
+};
+use tokio::{
+    sync::Notify,
+    time::{Sleep, sleep},
+};
+use tracing::{debug, warn};
+
+use super::{
+    ExecEvent, KillReason, Order,
+    os::{Leader, Running, Status, Survivor},
+    outcome,
+    pipes::Pipes,
+    room::Room,
+};
+
+/// After SIGKILL, for the kernel to do it; what lives then is in a system call that does not end (C10).
+const KILL_LIMIT: Duration = Duration::from_secs(2);
+/// After the leader's end, for the rest of its group to die and its pipes to close. Who holds them
+/// longer has left the group and must be looked for.
+const CLOSE_LIMIT: Duration = Duration::from_millis(20);
+
+/// Somebody's wish that an attempt end.
+#[derive(Default)]
+pub(super) struct Control {
+    wish: Mutex<Option<Wish>>,
+    changed: Notify,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wish {
+    /// The first one counts.
+    pub(super) reason: KillReason,
+    /// When it must be dead; the earliest counts.
+    pub(super) by: Mono,
+}
+
+impl Control {
+    pub(super) fn kill(&self, reason: KillReason, by: Mono) {
+        let mut wish = self.wish.lock().unwrap_or_else(PoisonError::into_inner);
+        *wish = Some(wish.map_or(Wish { reason, by }, |old| Wish { reason: old.reason, by: old.by.min(by) }));
+        drop(wish);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn wish(&self) -> Option<Wish> {
+        *self.wish.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a wish. Cancel safe.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+/// An attempt whose process runs.
+pub(super) struct Attempt {
+    pub(super) room: Arc<Room>,
+    pub(super) order: Arc<Order>,
+    pub(super) control: Arc<Control>,
+    pub(super) scratch: Option<PathBuf>,
+    pub(super) started: Timestamp,
+}
+
+/// Why we are ending it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Timeout(Duration),
+    Wish(KillReason),
+}
+
+impl Attempt {
+    /// Runs to the end and tells of it, exactly once.
+    pub(super) async fn run(self, running: Running) {
+        let Running { mut leader, identity, stdin, stdout, stderr } = running;
+        let token = self.order.token;
+        self.room.tell(ExecEvent::Started { token, at: self.started, identity }).await;
+        let mut pipes = Pipes::new(self.room.clock, stdout, stderr, self.room.spool(&self.order));
+        if let Some(stdin) = stdin {
+            pipes.feed(stdin, Arc::clone(&self.order.spec));
+        }
+        let cause = Watch::new(&self).until_exit(&leader, &mut pipes).await;
+        let survivors = self.clear(cause, &leader, &mut pipes).await;
+        pipes.finish();
+        let status = leader.reap();
+        drop(leader);
+        let (end, why, result) = self.judge(cause, status, &survivors).await;
+        self.clean_up().await;
+        debug!(%token, %end, "attempt over");
+        let ended = self.room.clock.wall();
+        self.room.over(ExecEvent::Ended { token, end, why, started: self.started, ended, result }).await;
+    }
+
+    /// Kills what is left of it, takes what is left in its pipes; returns what could not be killed (A3).
+    async fn clear(&self, cause: Option<Cause>, leader: &Leader, pipes: &mut Pipes) -> Vec<Survivor> {
+        leader.kill_group();
+        // Nobody was in its way, and nobody holds its pipes: nearly every attempt ends here. One that
+        // went into hiding with closed pipes is found by the look for strays.
+        if cause.is_none() && tokio::time::timeout(CLOSE_LIMIT, pipes.drain()).await.is_ok() {
+            self.room.hunter.check_for_strays();
+            return Vec::new();
+        }
+        let hunt = leader.hunt(&self.room.hunter, self.order.token, KILL_LIMIT);
+        let drain = tokio::time::timeout(KILL_LIMIT, pipes.drain());
+        let (survivors, drained) = tokio::join!(hunt, drain);
+        if drained.is_err() {
+            warn!(token = %self.order.token, "somebody outside the attempt holds its output open; what they write is not kept");
+        }
+        survivors
+    }
+
+    /// What its end is called.
+    async fn judge(
+        &self,
+        cause: Option<Cause>,
+        status: Option<Status>,
+        survivors: &[Survivor],
+    ) -> (End, Option<Arc<str>>, Option<TaskResult>) {
+        let Some(status) = status.filter(|_| survivors.is_empty()) else {
+            let list = survivors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            return (End::KillFailed, Some(format!("still alive after SIGKILL: {list}").into()), None);
+        };
+        match (cause, status) {
+            (Some(Cause::Timeout(limit)), _) => {
+                let why = format!("it ran longer than its limit of {limit:?} and was killed");
+                (End::Timeout, Some(why.into()), None)
+            }
+            (Some(Cause::Wish(reason)), _) => (reason.end(), Some(reason.text().into()), None),
+            (None, Status::Exit(0)) => {
+                match outcome::collect(&self.order, &self.room.result_path(self.order.token), &*self.room.links.results)
+                    .await
+                {
+                    Ok(result) => (End::Succeeded, None, result),
+                    Err(why) => (End::Exit(outcome::BAD_RESULT), Some(why.into()), None),
+                }
+            }
+            (None, Status::Exit(code)) => (End::Exit(code), None, None),
+            (None, Status::Signal(number)) => (End::Signal(number), None, None),
+        }
+    }
+
+    async fn clean_up(&self) {
+        self.room.discard_files(&self.order).await;
+        if let Some(folder) = self.scratch.clone() {
+            self.room.put_scratch(folder).await;
+        }
+    }
+}
+
+/// Waits for the end of a process, and brings it about: SIGTERM, grace, SIGKILL.
+struct Watch<'a> {
+    attempt: &'a Attempt,
+    cause: Option<Cause>,
+    step: Step,
+    /// When the next step is due; a timer only where there is a limit.
+    timer: Option<(Mono, Pin<Box<Sleep>>)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Runs,
+    /// SIGTERM was sent.
+    Asked,
+    /// SIGKILL was sent.
+    Killed,
+}
+
+impl<'a> Watch<'a> {
+    fn new(attempt: &'a Attempt) -> Self {
+        let mut watch = Self { attempt, cause: None, step: Step::Runs, timer: None };
+        if let Some(limit) = attempt.order.spec.timeout {
+            watch.due_in(limit);
+        }
+        watch
+    }
+
+    /// Returns when the leader is dead, or [`KILL_LIMIT`] after it was killed.
+    async fn until_exit(mut self, leader: &Leader, pipes: &mut Pipes) -> Option<Cause> {
+        loop {
+            self.heed_wish(leader);
+            tokio::select! {
+                biased;
+                () = leader.exited() => return self.cause,
+                () = self.attempt.control.changed() => {}
+                () = wait(&mut self.timer) => {
+                    if self.advance(leader) {
+                        return self.cause;
+                    }
+                }
+                () = pipes.pump(), if pipes.is_open() => {}
+            }
+        }
+    }
+
+    /// A wish may come at any time, and a later one may be in more of a hurry.
+    fn heed_wish(&mut self, leader: &Leader) {
+        let Some(wish) = self.attempt.control.wish() else { return };
+        if self.step == Step::Runs {
+            self.cause = Some(Cause::Wish(wish.reason));
+            self.ask(leader);
+            self.due_at(wish.by);
+        } else if self.step == Step::Asked && self.timer.as_ref().is_none_or(|(at, _)| wish.by < *at) {
+            self.due_at(wish.by);
+        }
+    }
+
+    /// The timer is over. Whether there is nothing more that we can do.
+    fn advance(&mut self, leader: &Leader) -> bool {
+        match self.step {
+            Step::Runs => {
+                let spec = &self.attempt.order.spec;
+                self.cause = Some(Cause::Timeout(spec.timeout.unwrap_or_default()));
+                self.ask(leader);
+                self.due_in(spec.grace);
+            }
+            Step::Asked => {
+                leader.kill_group();
+                self.step = Step::Killed;
+                self.due_in(KILL_LIMIT);
+            }
+            Step::Killed => return true,
+        }
+        false
+    }
+
+    fn ask(&mut self, leader: &Leader) {
+        leader.terminate();
+        self.step = Step::Asked;
+    }
+
+    fn due_in(&mut self, wait: Duration) {
+        self.due_at(self.attempt.room.clock.mono().after(wait));
+    }
+
+    fn due_at(&mut self, at: Mono) {
+        let wait = at.since(self.attempt.room.clock.mono());
+        self.timer = Some((at, Box::pin(sleep(wait))));
+    }
+}
+
+async fn wait(timer: &mut Option<(Mono, Pin<Box<Sleep>>)>) {
+    match timer {
+        Some((_, sleep)) => sleep.as_mut().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,68 @@
+//! The only place, with `host`, that knows an operating system. Two sides with equal signatures.
+//!
+//! Never decides anything: `attempt` says what is done and when.
+
+#[cfg(unix)]
+mod hunt;
+#[cfg(unix)]
+pub(crate) mod proc;
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
+#[cfg(unix)]
+pub(crate) use hunt::{Hunter, sweep_blocking};
+#[cfg(unix)]
+pub(crate) use unix::{
+    Leader, base_environment, explain, find_program, guard_signals, is_shortage, kill_identity, prepare_self, shell,
+    spawn,
+};
+#[cfg(windows)]
+pub(crate) use windows::{
+    Hunter, Leader, base_environment, explain, find_program, guard_signals, is_shortage, kill_identity, prepare_self,
+    shell, spawn, sweep_blocking,
+};
+
+/// Whether an attempt is still somebody's business.
+pub(crate) type IsLive = std::sync::Arc<dyn Fn(muster_core::id::Token) -> bool + Send + Sync>;
+
+use std::fmt;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::ProcessIdentity;
+
+/// One end of a pipe that a task writes to.
+pub(crate) type Output = Box<dyn AsyncRead + Send + Unpin>;
+/// The end of a pipe that a task reads from.
+pub(crate) type Input = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// A process that was started, and our ends of its pipes.
+pub(crate) struct Running {
+    pub(crate) leader: Leader,
+    pub(crate) identity: ProcessIdentity,
+    pub(crate) stdin: Option<Input>,
+    pub(crate) stdout: Output,
+    pub(crate) stderr: Output,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    Exit(i32),
+    Signal(i32),
+}
+
+/// A process that should be dead and is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Survivor {
+    pub(crate) pid: u32,
+    pub(crate) name: String,
+}
+
+impl fmt::Display for Survivor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.pid, self.name)
+    }
+}

@@ -1,0 +1,227 @@
+//! What all attempts of this agent share: folders, the table of live ones, and the way to the supervisor.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use muster_common::clock::Clock;
+use muster_core::{id::Token, state::End, time::Timestamp};
+use tokio::{runtime::Handle, sync::mpsc};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    ExecEvent, Links, Order,
+    attempt::{Attempt, Control, Wish},
+    env, launch, os, outcome,
+    pool::Pool,
+    scratch::Scratch,
+};
+use crate::logs::{Head, Spool};
+
+/// A machine without room for another process gets so many tries, so far apart.
+const SHORTAGE_TRIES: u32 = 5;
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
+/// Inputs that could not be fetched get so many tries, so far apart.
+const FETCH_TRIES: u32 = 3;
+const FETCH_PAUSE: Duration = Duration::from_millis(500);
+
+/// Shared by everything in `exec`.
+pub(super) struct Room {
+    pub(super) clock: Clock,
+    pub(super) base: env::Base,
+    pub(super) links: Links,
+    pub(super) scratch: Arc<Scratch>,
+    pub(super) files: PathBuf,
+    pub(super) events: mpsc::Sender<ExecEvent>,
+    pub(super) live: Arc<Live>,
+    pub(super) hunter: os::Hunter,
+    pub(super) pool: Arc<Pool<(Arc<Order>, Arc<Control>)>>,
+    pub(super) runtime: Handle,
+    pub(super) tracker: TaskTracker,
+}
+
+/// The attempts that are not over.
+#[derive(Default)]
+pub(super) struct Live(Mutex<HashMap<Token, Arc<Control>>>);
+
+impl Live {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Token, Arc<Control>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None`: it is there already.
+    pub(super) fn add(&self, token: Token) -> Option<Arc<Control>> {
+        let control = Arc::new(Control::default());
+        match self.lock().entry(token) {
+            std::collections::hash_map::Entry::Occupied(_) => None,
+            std::collections::hash_map::Entry::Vacant(place) => Some(Arc::clone(place.insert(control))),
+        }
+    }
+
+    pub(super) fn get(&self, token: Token) -> Option<Arc<Control>> {
+        self.lock().get(&token).cloned()
+    }
+
+    pub(super) fn contains(&self, token: Token) -> bool {
+        self.lock().contains_key(&token)
+    }
+
+    fn remove(&self, token: Token) {
+        self.lock().remove(&token);
+    }
+}
+
+impl Room {
+    pub(super) fn spool(&self, order: &Order) -> Spool {
+        let head = Head { token: order.token, task: order.task, attempt: order.attempt };
+        self.links.spools.attempt(head, order.spec.output_limit)
+    }
+
+    pub(super) fn result_path(&self, token: Token) -> PathBuf {
+        self.files.join(format!("{token}.result"))
+    }
+
+    fn inputs_path(&self, token: Token) -> PathBuf {
+        self.files.join(format!("{token}.inputs"))
+    }
+
+    pub(super) async fn discard_files(&self, order: &Order) {
+        outcome::discard(self.result_path(order.token)).await;
+        if order.has_inputs {
+            outcome::discard(self.inputs_path(order.token)).await;
+        }
+    }
+
+    pub(super) async fn put_scratch(&self, folder: PathBuf) {
+        if Scratch::is_empty(&folder) {
+            self.scratch.put(folder);
+        } else {
+            let scratch = Arc::clone(&self.scratch);
+            let _done = tokio::task::spawn_blocking(move || scratch.put(folder)).await;
+        }
+    }
+
+    /// Nobody listens when the supervisor is gone; then nobody needs to.
+    pub(super) async fn tell(&self, event: ExecEvent) {
+        let _nobody_listens = self.events.send(event).await;
+    }
+
+    /// The last word on an attempt.
+    pub(super) async fn over(&self, event: ExecEvent) {
+        self.live.remove(event.token());
+        self.tell(event).await;
+    }
+
+    /// The last word on an attempt that never had a process.
+    pub(super) async fn never_ran(&self, order: &Order, end: End, why: Option<String>) {
+        if order.has_inputs {
+            self.discard_files(order).await;
+        }
+        let (token, never) = (order.token, Timestamp(0));
+        let ended = self.clock.wall();
+        let why = why.map(Into::into);
+        self.over(ExecEvent::Ended { token, end, why, started: never, ended, result: None }).await;
+    }
+
+    /// A join point: over as soon as it is begun.
+    pub(super) async fn acknowledge(&self, order: &Order) {
+        let (token, now) = (order.token, self.clock.wall());
+        let (end, why, result) = (End::Succeeded, None, None);
+        self.over(ExecEvent::Ended { token, end, why, started: now, ended: now, result }).await;
+    }
+
+    /// Gets the inputs of `order`, then has it started.
+    pub(super) async fn fetch_then_start(self: Arc<Self>, order: Arc<Order>, control: Arc<Control>) {
+        let path = self.inputs_path(order.token);
+        let mut tries = 1;
+        let failure = loop {
+            let fetched = tokio::select! {
+                biased;
+                () = control.changed() => break None,
+                fetched = self.links.inputs.fetch(&order, &path) => fetched,
+            };
+            match fetched {
+                Ok(()) => break None,
+                Err(error) if tries == FETCH_TRIES => break Some(error),
+                Err(_) => tokio::time::sleep(FETCH_PAUSE * tries).await,
+            }
+            tries += 1;
+        };
+        match failure {
+            // A wish to end is seen there.
+            None => self.enqueue(order, control),
+            Some(error) => {
+                let why = format!("the results of its dependencies could not be fetched: {error}");
+                self.never_ran(&order, End::NotStarted, Some(why)).await;
+            }
+        }
+    }
+
+    pub(super) fn enqueue(self: &Arc<Self>, order: Arc<Order>, control: Arc<Control>) {
+        if let Err((order, _)) = self.pool.push((order, control)) {
+            let room = Arc::clone(self);
+            self.track(async move { room.never_ran(&order, End::Lost, Some("the agent is stopping".into())).await });
+        }
+    }
+
+    /// Starts the process; on a thread of the pool.
+    pub(super) fn launch(self: &Arc<Self>, order: Arc<Order>, control: Arc<Control>) {
+        let room = Arc::clone(self);
+        let (end, why) = match control.wish() {
+            Some(Wish { reason, .. }) => (reason.end(), reason.text().into()),
+            None => match self.spawn(&order) {
+                Ok((running, scratch)) => {
+                    let started = self.clock.wall();
+                    let attempt = Attempt { room, order, control, scratch, started };
+                    self.track(attempt.run(running));
+                    return;
+                }
+                Err(why) => (End::NotStarted, why),
+            },
+        };
+        self.track(async move { room.never_ran(&order, end, Some(why)).await });
+    }
+
+    fn spawn(&self, order: &Order) -> Result<(os::Running, Option<PathBuf>), String> {
+        let scratch = match order.spec.cwd {
+            Some(_) => None,
+            None => Some(self.scratch.take().map_err(|error| format!("no scratch folder could be made: {error}"))?),
+        };
+        match self.spawn_in(order, scratch.as_ref()) {
+            Ok(running) => Ok((running, scratch)),
+            Err(why) => {
+                if let Some(folder) = scratch {
+                    self.scratch.put(folder);
+                }
+                Err(why)
+            }
+        }
+    }
+
+    fn spawn_in(&self, order: &Order, scratch: Option<&PathBuf>) -> Result<os::Running, String> {
+        let result = self.result_path(order.token);
+        let inputs = order.has_inputs.then(|| self.inputs_path(order.token));
+        let files = env::Files { result: &result, inputs: inputs.as_deref() };
+        let scratch = scratch.unwrap_or(&self.files);
+        let mut launch = launch::prepare(order, &self.base, &files, scratch)?;
+        let _context = self.runtime.enter();
+        let mut tries = 1;
+        loop {
+            match os::spawn(&mut launch.command, launch.feeds) {
+                Ok(running) => return Ok(running),
+                Err(error) if os::is_shortage(&error) && tries < SHORTAGE_TRIES => {
+                    std::thread::sleep(SHORTAGE_PAUSE * tries);
+                    tries += 1;
+                }
+                Err(error) => return Err(launch::explain(&launch.command, &error)),
+            }
+        }
+    }
+
+    pub(super) fn track(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn_on(work, &self.runtime);
+    }
+}

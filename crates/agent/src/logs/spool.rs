@@ -1,0 +1,193 @@
+//! One attempt's output on its way to disk: bounded in memory, bounded on disk, never in the task's way.
+//!
+//! The head of the output is kept up to a limit, then the last of it; what lies between is counted
+//! and named in cut records, so that a reader always knows what is missing and why.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, Write},
+    sync::Arc,
+};
+
+use muster_core::time::Timestamp;
+
+use super::{
+    Entry, Shared,
+    frame::{Scratch, Stream, cut_record, data_record},
+};
+
+/// Of the newest output of a stream, how much is kept beyond its limit: the end is where errors are.
+const TAIL_MAX: usize = 64 * 1024;
+/// A cut that goes on is told of each time it has grown by so much, so that who follows sees life.
+const CUT_STEP: u64 = 16 * 1024 * 1024;
+
+/// The writer of one attempt. Makes no file before the first byte.
+pub(crate) struct Spool {
+    shared: Arc<Shared>,
+    entry: Arc<Entry>,
+    file: Option<File>,
+    /// Bytes of the attempt that may still be kept.
+    left: u64,
+    limit: u64,
+    lanes: [Lane; 2],
+    last_at: Timestamp,
+}
+
+/// One stream.
+#[derive(Default)]
+struct Lane {
+    /// Bytes that the task wrote.
+    offset: u64,
+    cut: Option<Cut>,
+}
+
+/// What is being left out.
+struct Cut {
+    why: Why,
+    /// The first byte that no record tells of yet.
+    from: u64,
+    /// The newest bytes.
+    tail: VecDeque<u8>,
+    told: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Why {
+    Attempt(u64),
+    Total(u64),
+    Disk(String),
+}
+
+impl Why {
+    fn text(&self) -> String {
+        match self {
+            Self::Attempt(limit) => format!("the attempt wrote more than its limit of {limit} bytes"),
+            Self::Total(limit) => format!("the agent keeps at most {limit} bytes of output that is not yet delivered"),
+            Self::Disk(error) => format!("the agent could not write to its disk: {error}"),
+        }
+    }
+}
+
+impl Spool {
+    pub(super) fn new(shared: Arc<Shared>, entry: Arc<Entry>, limit: u64) -> Self {
+        let lanes = [Lane::default(), Lane::default()];
+        Self { shared, entry, file: None, left: limit, limit, lanes, last_at: Timestamp(0) }
+    }
+
+    /// Keeps the first `len` bytes of `scratch`, which the task wrote next to `stream`.
+    pub(crate) fn take(&mut self, stream: Stream, at: Timestamp, scratch: &mut Scratch, len: usize) {
+        self.last_at = at;
+        if self.lanes[stream as usize].cut.is_some() && !self.resume(stream, at) {
+            self.leave_out(stream, at, scratch.data(0, len));
+            return;
+        }
+        let total_left = self.shared.room();
+        let kept = usize::try_from(self.left.min(total_left)).unwrap_or(usize::MAX).min(len);
+        let offset = self.lanes[stream as usize].offset;
+        if kept > 0 {
+            // The tail of a split frame is saved first: the head of the record overwrites nothing of it.
+            if let Err(error) = self.write(scratch.record(stream, at, offset, kept)) {
+                self.begin_cut(stream, Why::Disk(error.to_string()));
+                self.leave_out(stream, at, scratch.data(0, len));
+                return;
+            }
+            self.left -= kept as u64;
+            self.lanes[stream as usize].offset += kept as u64;
+        }
+        if kept < len {
+            let full = if self.left == 0 { Why::Attempt(self.limit) } else { Why::Total(self.shared.total_limit) };
+            self.begin_cut(stream, full);
+            self.leave_out(stream, at, scratch.data(kept, len));
+        }
+    }
+
+    /// The attempt is over: tells of what was left out and lets the shipper finish.
+    pub(crate) fn finish(mut self) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let at = self.last_at;
+            if self.close_cut(stream, at).is_err() {
+                self.tell_from_memory(stream, at);
+            }
+        }
+        self.shared.over(&self.entry);
+    }
+
+    fn begin_cut(&mut self, stream: Stream, why: Why) {
+        let lane = &mut self.lanes[stream as usize];
+        lane.cut = Some(Cut { why, from: lane.offset, tail: VecDeque::new(), told: false });
+    }
+
+    fn leave_out(&mut self, stream: Stream, at: Timestamp, data: &[u8]) {
+        let lane = &mut self.lanes[stream as usize];
+        lane.offset += data.len() as u64;
+        let Some(cut) = &mut lane.cut else { return };
+        let newest = &data[data.len().saturating_sub(TAIL_MAX)..];
+        let too_many = (cut.tail.len() + newest.len()).saturating_sub(TAIL_MAX);
+        cut.tail.drain(..too_many);
+        cut.tail.extend(newest);
+        let left_out = lane.offset - cut.tail.len() as u64 - cut.from;
+        if left_out >= CUT_STEP || (left_out > 0 && !cut.told) {
+            let record = cut_record(stream, at, cut.from, left_out, &cut.why.text());
+            if self.write(&record).is_ok()
+                && let Some(cut) = &mut self.lanes[stream as usize].cut
+            {
+                cut.from += left_out;
+                cut.told = true;
+            }
+        }
+    }
+
+    /// Whether the reason of a cut is gone; what it left out is told of then. The attempt's own limit stays.
+    fn resume(&mut self, stream: Stream, at: Timestamp) -> bool {
+        let Some(cut) = &self.lanes[stream as usize].cut else { return true };
+        let may = match cut.why {
+            Why::Attempt(_) => false,
+            Why::Total(limit) => self.shared.room() > limit / 8,
+            Why::Disk(_) => true,
+        };
+        may && self.left > TAIL_MAX as u64 && self.close_cut(stream, at).is_ok()
+    }
+
+    /// Writes what a cut left out and the tail that it kept.
+    fn close_cut(&mut self, stream: Stream, at: Timestamp) -> io::Result<()> {
+        let lane = &mut self.lanes[stream as usize];
+        let Some(cut) = &mut lane.cut else { return Ok(()) };
+        let tail_from = lane.offset - cut.tail.len() as u64;
+        let mut records = Vec::new();
+        if tail_from > cut.from {
+            records = cut_record(stream, at, cut.from, tail_from - cut.from, &cut.why.text());
+        }
+        if !cut.tail.is_empty() {
+            records.extend(data_record(stream, at, tail_from, cut.tail.make_contiguous()));
+        }
+        self.write(&records)?;
+        self.lanes[stream as usize].cut = None;
+        Ok(())
+    }
+
+    /// The disk does not take even a cut record: the shipper reads it from memory. The tail goes too.
+    fn tell_from_memory(&mut self, stream: Stream, at: Timestamp) {
+        let lane = &self.lanes[stream as usize];
+        let Some(cut) = &lane.cut else { return };
+        let record = cut_record(stream, at, cut.from, lane.offset - cut.from, &cut.why.text());
+        self.entry.append_in_memory(&record);
+    }
+
+    /// Appends whole records; a half-written one is taken back.
+    fn write(&mut self, records: &[u8]) -> io::Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        if self.file.is_none() {
+            self.file = Some(self.entry.create()?);
+        }
+        let Some(file) = &mut self.file else { return Ok(()) };
+        if let Err(error) = file.write_all(records) {
+            self.entry.take_back(file);
+            return Err(error);
+        }
+        self.shared.written(&self.entry, records.len() as u64);
+        Ok(())
+    }
+}

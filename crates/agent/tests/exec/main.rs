@@ -1,0 +1,7 @@
+//! `exec` and `logs` with real processes of this machine.
+#![cfg(unix)]
+
+mod bench;
+mod ends;
+mod kills;
+mod output;

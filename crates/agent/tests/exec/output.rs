@@ -1,0 +1,187 @@
+//! What tasks write arrives whole, in order, in time, and in bounded memory.
+
+use std::time::Duration;
+
+use muster_agent::exec::KillReason;
+use muster_core::{id::Token, spec::TaskSpec, state::End};
+
+use crate::bench::{Bench, LIMIT, argv, shell, wait_for};
+
+/// Bytes that repeat only after a long time, so that a lost or doubled piece is seen.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len as u64 / 8).flat_map(|n| n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes()).collect()
+}
+
+#[tokio::test]
+async fn both_outputs_arrive_apart_and_end_with_a_last_word() {
+    let mut bench = Bench::new().await;
+    let (over, out, err) = bench.output(shell("echo out; echo err >&2; printf 'no newline'")).await;
+    assert_eq!((over.end, out.as_str(), err.as_str()), (End::Succeeded, "out\nno newline", "err\n"));
+    let log = bench.controller.log(over.token);
+    assert!(log.last);
+    let (from, to) = (over.started.0, over.ended.0);
+    assert!(log.times.iter().all(|at| (from..=to).contains(at)), "{:?} not in {from}..={to}", log.times);
+}
+
+#[tokio::test]
+async fn a_silent_attempt_leaves_and_sends_nothing() {
+    let mut bench = Bench::new().await;
+    let over = bench.run(argv(&["true"])).await;
+    bench.drained().await;
+    assert!(!bench.controller.state.lock().expect("not poisoned").logs.contains_key(&over.token.0));
+    assert_eq!(std::fs::read_dir(bench.dir.join("spool")).expect("is there").count(), 0);
+}
+
+#[tokio::test]
+async fn what_is_shipped_is_deleted() {
+    let mut bench = Bench::new().await;
+    for _ in 0..20 {
+        bench.output(shell("echo x")).await;
+    }
+    assert_eq!(std::fs::read_dir(bench.dir.join("spool")).expect("is there").count(), 0);
+}
+
+#[tokio::test]
+async fn output_is_seen_while_the_task_runs() {
+    let mut bench = Bench::new().await;
+    let token = bench.start(shell("echo now; sleep 1000"));
+    let mut changed = bench.controller.changed.subscribe();
+    let seen = async {
+        while bench.controller.log(token).stdout != b"now\n" {
+            changed.changed().await.expect("alive");
+        }
+    };
+    tokio::time::timeout(LIMIT, seen).await.expect("seen");
+    bench.exec.kill(token, KillReason::Cancelled, Duration::from_secs(9));
+    assert_eq!(bench.over().await.end, End::Cancelled);
+}
+
+#[tokio::test]
+async fn a_line_of_ten_megabytes_and_binary_output_arrive_as_they_are() {
+    let mut bench = Bench::new().await;
+    let bytes = pattern(10 << 20);
+    let file = bench.dir.join("bytes");
+    std::fs::write(&file, &bytes).expect("written");
+    let over = bench.run(argv(&["cat", file.to_str().expect("text")])).await;
+    bench.drained().await;
+    assert!(bench.controller.log(over.token).stdout == bytes, "bytes differ");
+    let over = bench.run(shell("head -c 10000000 /dev/zero | tr '\\0' x")).await;
+    bench.drained().await;
+    let log = bench.controller.log(over.token);
+    assert!(log.stdout.len() == 10_000_000 && log.stdout.iter().all(|byte| *byte == b'x'));
+}
+
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").expect("is there");
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+}
+
+#[tokio::test]
+async fn a_flood_is_kept_to_its_limit_and_says_what_it_left_out() {
+    let mut bench = Bench::new().await;
+    let limit = 1 << 20;
+    let count = 100_000_000u64;
+    let before = resident();
+    let text = format!("yes 0123456789abcde | head -c {count}; echo the end; echo of errors >&2");
+    let over = bench.run(TaskSpec { output_limit: Some(limit), ..shell(&text) }).await;
+    assert_eq!(over.end, End::Succeeded);
+    bench.drained().await;
+    assert!(resident() - before < 64 << 20, "memory grew by {}", resident() - before);
+    let log = bench.controller.log(over.token);
+    let cut: u64 = log.cuts.iter().map(|(_, _, bytes, _)| bytes).sum();
+    assert_eq!(log.stdout.len() as u64 + cut, count + 8, "every byte is kept or counted");
+    assert!(log.stdout.len() as u64 >= limit && log.stdout.len() as u64 <= limit + 128 * 1024);
+    assert!(log.stdout.ends_with(b"the end\n"), "the end is kept");
+    assert!(log.stderr.ends_with(b"of errors\n"), "of both");
+    assert_eq!(log.cuts[0].1, limit);
+    assert!(log.cuts.iter().all(|(_, _, _, why)| why.contains("limit of 1048576 bytes")), "{:?}", log.cuts);
+}
+
+#[tokio::test]
+async fn all_attempts_together_are_limited_and_go_on_when_there_is_room_again() {
+    let total = 1 << 20;
+    let mut bench = Bench::with_logs(|config| config.total_limit = total).await;
+    bench.controller.set(|state| state.keep_nothing = true);
+    let go = bench.dir.join("go");
+    let first = bench.run(shell("head -c 1048000 /dev/zero")).await;
+    assert_eq!(first.end, End::Succeeded);
+    let text = format!(
+        "head -c 200000 /dev/zero | tr '\\0' a; until [ -e {} ]; do sleep 0.01; done; echo after",
+        go.display()
+    );
+    let second = bench.start(shell(&text));
+    wait_for("the cut", || (!bench.controller.log(second).cuts.is_empty()).then_some(())).await;
+    bench.controller.set(|state| {
+        state.keep_nothing = false;
+        state.break_after = Some(0);
+    });
+    bench.controller.set(|state| state.break_after = None);
+    bench.exec.start(std::sync::Arc::new(crate::bench::order(500, shell("echo poke; echo poke"))));
+    assert_eq!(bench.over().await.end, End::Succeeded);
+    std::fs::write(&go, "").expect("written");
+    assert_eq!(bench.over().await.end, End::Succeeded);
+    let log = bench.controller.log(second);
+    assert!(log.cuts[0].3.contains("keeps at most 1048576 bytes"), "{:?}", log.cuts);
+    let cut: u64 = log.cuts.iter().map(|(_, _, bytes, _)| bytes).sum();
+    wait_for("the rest", || bench.controller.log(second).last.then_some(())).await;
+    let log = bench.controller.log(second);
+    assert!(cut > 0 && log.stdout.ends_with(b"after\n"));
+}
+
+#[tokio::test]
+async fn a_broken_stream_loses_and_repeats_nothing() {
+    let mut bench = Bench::new().await;
+    bench.controller.set(|state| state.break_after = Some(3));
+    let bytes = pattern(3 << 20);
+    let file = bench.dir.join("bytes");
+    std::fs::write(&file, &bytes).expect("written");
+    let over = bench.run(argv(&["cat", file.to_str().expect("text")])).await;
+    bench.drained().await;
+    assert!(bench.controller.log(over.token).stdout == bytes, "bytes differ");
+    assert!(bench.controller.state.lock().expect("not poisoned").streams > 1);
+}
+
+#[tokio::test]
+async fn a_controller_that_is_silent_does_not_slow_a_task_and_gets_a_window_only() {
+    let mut bench = Bench::new().await;
+    bench.controller.set(|state| state.silent = true);
+    let over = bench.run(shell("head -c 20000000 /dev/zero")).await;
+    assert_eq!(over.end, End::Succeeded);
+    wait_for("a window of output", || (bench.controller.log(over.token).stdout.len() > 4_000_000).then_some(())).await;
+    assert!(bench.controller.log(over.token).stdout.len() < 5 << 20);
+}
+
+#[tokio::test]
+async fn output_of_an_earlier_agent_is_shipped_by_the_next() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut bench = Bench::at(folder.path(), None, |_| {}).await;
+    bench.controller.set(|state| state.silent = true);
+    let over = bench.run(shell("echo kept")).await;
+    drop(bench);
+    // A crash in the middle of a record, and a file that is none of ours.
+    let file = folder.path().join("spool").join(format!("{}.log", over.token));
+    let mut bytes = std::fs::read(&file).expect("is there");
+    bytes.extend_from_slice(&[30, 0, 0, 0, 1, 2]);
+    std::fs::write(&file, bytes).expect("written");
+    std::fs::write(folder.path().join("spool/notes.txt"), "x").expect("written");
+    let bench = Bench::at(folder.path(), None, |_| {}).await;
+    bench.drained().await;
+    let log = bench.controller.log(over.token);
+    assert_eq!((log.stdout.as_slice(), log.last), (&b"kept\n"[..], true));
+    assert_eq!(std::fs::read_dir(folder.path().join("spool")).expect("is there").count(), 0);
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_nothing_does_not_stop_a_task() {
+    let mut bench = Bench::new().await;
+    // The spool folder is gone: every write fails, as on a full disk.
+    std::fs::remove_dir_all(bench.dir.join("spool")).expect("removed");
+    let (over, out, _) = bench.output(shell("head -c 300000 /dev/zero; exit 5")).await;
+    assert_eq!((over.end, out.as_str()), (End::Exit(5), ""));
+    let log = bench.controller.log(over.token);
+    assert_eq!(log.cuts.iter().map(|(_, _, bytes, _)| bytes).sum::<u64>(), 300_000);
+    assert!(log.cuts[0].3.contains("could not write to its disk"), "{:?}", log.cuts);
+    assert!(log.last);
+    assert_ne!(over.token, Token(0));
+}
