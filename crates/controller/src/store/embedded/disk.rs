@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use redb::{Builder, Database};
+use redb::{Builder, Database, DatabaseError};
 
 use crate::store::{Error, embedded::table};
 
@@ -105,6 +105,16 @@ impl Folder {
         Ok(())
     }
 
+    /// Whose file it is, without writing anything to it: redb writes whenever it opens and closes.
+    fn look(&self) -> Result<(), Error> {
+        match builder().open_read_only(&self.file) {
+            Ok(database) => table::check_owner(&database, &self.file),
+            // It was not closed cleanly, so that it can only be read after a repair.
+            Err(DatabaseError::RepairAborted) => Ok(()),
+            Err(error) => Err(explain(&self.file, "open", error)),
+        }
+    }
+
     fn mark_file(&mut self) -> io::Result<&mut File> {
         match &mut self.mark {
             Some(file) => Ok(file),
@@ -124,7 +134,10 @@ impl Disk for Folder {
 
     fn open(&mut self) -> Result<Database, Error> {
         match self.file.try_exists() {
-            Ok(true) => self.check_magic()?,
+            Ok(true) => {
+                self.check_magic()?;
+                self.look()?;
+            }
             Ok(false) => self.create()?,
             Err(source) => return Err(Error::Io { doing: "open", path: self.file.clone(), source }),
         }

@@ -5,6 +5,9 @@ mod header;
 mod table;
 mod worker;
 
+#[cfg(test)]
+mod tests;
+
 use std::{path::Path, thread};
 
 use async_trait::async_trait;

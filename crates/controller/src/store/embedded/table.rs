@@ -11,7 +11,9 @@ use muster_core::{
     id::Term,
     record::{Key, Piece},
 };
-use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError};
+use redb::{
+    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError,
+};
 
 use crate::store::{
     Batch, Error, Loaded,
@@ -90,19 +92,28 @@ fn begin_term(database: &Database, header: Header) -> Result<(), redb::Error> {
     Ok(())
 }
 
+/// Whether a file is a store that this version reads.
+pub(super) fn check_owner(database: &impl ReadableDatabase, path: &Path) -> Result<(), Error> {
+    let read = database.begin_read().map_err(|error| disk::explain(path, "read", error))?;
+    read_header(&read, path).map(|_| ())
+}
+
 fn read(database: &Database, path: &Path) -> Result<(Header, Vec<(Key, Piece)>), Error> {
-    let failed = |error: redb::Error| disk::explain(path, "read", error);
-    let read = database.begin_read().map_err(|error| failed(error.into()))?;
-    let header_table = match read.open_table(HEADER) {
+    let read = database.begin_read().map_err(|error| disk::explain(path, "read", error))?;
+    let header = read_header(&read, path)?;
+    let records = read.open_table(RECORDS).map_err(|error| disk::explain(path, "read", error))?;
+    Ok((header, read_records(&records, header, path)?))
+}
+
+fn read_header(read: &ReadTransaction, path: &Path) -> Result<Header, Error> {
+    let table = match read.open_table(HEADER) {
         Ok(table) => table,
         Err(TableError::TableDoesNotExist(_)) => return Err(Error::Foreign { path: path.to_owned() }),
-        Err(error) => return Err(failed(error.into())),
+        Err(error) => return Err(disk::explain(path, "read", error)),
     };
-    let bytes = header_table.get(header::KEY).map_err(|error| failed(error.into()))?;
+    let bytes = table.get(header::KEY).map_err(|error| disk::explain(path, "read", error))?;
     let bytes = bytes.ok_or_else(|| damaged(path, "its header is missing".to_owned()))?;
-    let header = Header::parse(bytes.value()).map_err(|problem| problem.at(path))?;
-    let records = read.open_table(RECORDS).map_err(|error| failed(error.into()))?;
-    Ok((header, read_records(&records, header, path)?))
+    Header::parse(bytes.value()).map_err(|problem| problem.at(path))
 }
 
 fn read_records(
@@ -160,8 +171,16 @@ fn refused(path: &Path, error: wire::Error) -> Error {
 type Records<'t> = Table<'t, &'static [u8], &'static [u8]>;
 
 fn put(records: &mut Records<'_>, header: &mut Header, key: &Key, piece: &Piece) -> Result<(), redb::Error> {
+    put_record(records, header, key, record::encode(piece, key))
+}
+
+fn put_record(
+    records: &mut Records<'_>,
+    header: &mut Header,
+    key: &Key,
+    mut value: Vec<u8>,
+) -> Result<(), redb::Error> {
     let name = record::key_bytes(key);
-    let mut value = record::encode(piece, key);
     let check = check_of(name.as_bytes(), &value);
     value.extend(check.to_le_bytes());
     if let Some(old) = records.insert(name.as_bytes(), value.as_slice())? {
@@ -181,4 +200,19 @@ fn delete(records: &mut Records<'_>, header: &mut Header, key: &Key) -> Result<(
 /// What is written as the check of a value, right or not.
 fn check_in(value: &[u8]) -> u32 {
     value.last_chunk().map_or(0, |check| u32::from_le_bytes(*check))
+}
+
+/// Writes a record that this version would not write.
+#[cfg(test)]
+pub(super) fn put_raw(database: &Database, key: &Key, value: &[u8]) -> Result<(), redb::Error> {
+    let write = database.begin_write()?;
+    {
+        let mut header_table = write.open_table(HEADER)?;
+        let header = header_table.get(header::KEY)?.and_then(|bytes| Header::parse(bytes.value()).ok());
+        let mut header = header.unwrap_or_default();
+        put_record(&mut write.open_table(RECORDS)?, &mut header, key, value.to_vec())?;
+        header.write(&mut header_table)?;
+    }
+    write.commit()?;
+    Ok(())
 }

@@ -1,6 +1,9 @@
 //! The thread that owns the file: takes requests one after another, and closes the file after any error.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+};
 
 use muster_core::id::Term;
 use redb::Database;
@@ -49,15 +52,16 @@ impl Worker {
         }
     }
 
-    fn load(&mut self) -> Result<Loaded, Error> {
-        let loaded = guard(self.disk.path().to_owned(), || {
-            let database = match self.database.take() {
+    pub(super) fn load(&mut self) -> Result<Loaded, Error> {
+        let path = self.disk.path().to_owned();
+        let loaded = guard(path, || {
+            // Kept here, not in the closure: a file that is closed while a panic unwinds could end
+            // the whole process.
+            let database = match &mut self.database {
                 Some(database) => database,
-                None => self.disk.open()?,
+                none => none.insert(self.disk.open()?),
             };
-            let loaded = table::load(&database, self.disk.as_mut())?;
-            self.database = Some(database);
-            Ok(loaded)
+            table::load(database, self.disk.as_mut())
         });
         if loaded.is_err() {
             self.give_up();
@@ -65,7 +69,7 @@ impl Worker {
         loaded
     }
 
-    fn commit(&mut self, term: Term, batch: Batch) -> Outcome {
+    pub(super) fn commit(&mut self, term: Term, batch: Batch) -> Outcome {
         let Some(database) = &self.database else {
             return Outcome::Unknown("the store is closed after an error".to_owned());
         };
@@ -96,7 +100,7 @@ impl Worker {
 
 /// Turns a panic of redb over a damaged file into an error. What `work` touched is closed by the
 /// caller afterwards, so that nothing half-made is used again.
-fn guard<T>(path: std::path::PathBuf, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+fn guard<T>(path: PathBuf, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
