@@ -1,5 +1,7 @@
 //! The daemon on a machine: runs leased attempts as processes and reports what became of them.
 
+pub mod app;
+pub mod config;
 pub mod exec;
 pub mod host;
 pub mod journal;

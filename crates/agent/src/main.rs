@@ -1,2 +1,121 @@
-//! placeholder
-fn main() {}
+//! `muster-agent`: the daemon on a machine.
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::Parser;
+use muster_agent::{app, config, config::Config, exec::guard};
+use muster_common::{shutdown, telemetry};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The word that turns this program into the guard of another instance of it.
+const GUARD: &str = "guard";
+
+/// Runs tasks on this machine and reports to a controller.
+#[derive(Debug, Parser)]
+#[command(name = "muster-agent", version)]
+struct Flags {
+    /// A controller; several are tried in turn [default: http://127.0.0.1:7717]
+    #[arg(long, value_name = "http://HOST:PORT", env = "MUSTER_CONTROLLER", value_delimiter = ',')]
+    controller: Vec<String>,
+    /// The agent's own folder; each agent needs its own [default: muster-agent-data]
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
+    /// What the agent is called [default: the machine's name]
+    #[arg(long)]
+    name: Option<String>,
+    /// Processors that tasks may take together, like 4 or 0.5 [default: all]
+    #[arg(long, value_name = "N", value_parser = config::cpus)]
+    cpus: Option<u64>,
+    /// Memory that tasks may take together, like 16GiB [default: all]
+    #[arg(long, value_name = "SIZE", value_parser = config::bytes)]
+    memory: Option<u64>,
+    /// GPUs that tasks may take together
+    #[arg(long, value_name = "N")]
+    gpus: Option<u64>,
+    /// A named resource and how many there are; may be repeated
+    #[arg(long, value_name = "NAME=N", value_parser = resource)]
+    resource: Vec<(String, u64)>,
+    /// A label that tasks may require; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    label: Vec<(String, String)>,
+    /// A TOML file with everything that may be set; flags win over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    if args.nth(1).is_some_and(|word| word == GUARD) {
+        return guard::main(args);
+    }
+    match run(Flags::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("muster-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(flags: Flags) -> anyhow::Result<()> {
+    let telemetry = telemetry::init(telemetry::Options::daemon("muster-agent"))?;
+    let worked = serve(flags).await;
+    telemetry.shutdown().await;
+    worked
+}
+
+async fn serve(flags: Flags) -> anyhow::Result<()> {
+    let mut running = app::start(configuration(flags)?).await?;
+    tokio::select! {
+        () = running.finished() => anyhow::bail!("the agent ended by itself; its log says why"),
+        asked = shutdown::signal() => tracing::info!(asked, "stopping: what runs is ended and reported"),
+    }
+    running.request_stop();
+    loop {
+        tokio::select! {
+            () = running.finished() => return Ok(()),
+            // A person who asks twice does not want to wait.
+            asked = shutdown::signal() => {
+                tracing::warn!(asked, "asked again: nothing is given grace any more");
+                running.request_stop();
+            }
+        }
+    }
+}
+
+fn configuration(flags: Flags) -> anyhow::Result<Config> {
+    let mut config = match &flags.config {
+        Some(path) => Config::read(path)?,
+        None => Config::default(),
+    };
+    if !flags.controller.is_empty() {
+        config.controllers = flags.controller;
+    }
+    config.data_dir = flags.data.unwrap_or(config.data_dir);
+    let machine = &mut config.machine;
+    machine.name = flags.name.or(machine.name.take());
+    machine.cpu_milli = flags.cpus.or(machine.cpu_milli);
+    machine.memory = flags.memory.or(machine.memory);
+    machine.gpus = flags.gpus.or(machine.gpus);
+    machine.named.extend(flags.resource);
+    machine.labels.extend(flags.label);
+    let exe = std::env::current_exe().context("cannot tell where this program is")?;
+    config.guard = Some(guard::Program { exe, args: vec![OsString::from(GUARD)] });
+    Ok(config)
+}
+
+fn resource(text: &str) -> Result<(String, u64), String> {
+    let found = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    let found = found.and_then(|(name, n)| Some((name.to_owned(), n.parse().ok()?)));
+    found.ok_or_else(|| "a resource is written as NAME=N, like licence=2".to_owned())
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let found = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    let found = found.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    found.ok_or_else(|| "a label is written as KEY=VALUE, like zone=a".to_owned())
+}

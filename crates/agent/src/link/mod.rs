@@ -7,6 +7,8 @@ mod address;
 mod backoff;
 mod bulk;
 mod down;
+#[cfg(test)]
+pub(crate) mod kit;
 
 use std::{sync::Arc, time::Duration};
 
@@ -81,7 +83,7 @@ impl Up {
     /// and [`Event::Closed`] follows.
     ///
     /// # Errors
-    /// There is no room now; [`Up::ready`] tells when there is.
+    /// There is no room now; [`Up::room`] tells when there is.
     pub fn send(&self, message: v1::agent_up::Message) -> Result<(), v1::agent_up::Message> {
         match self.sender.try_send(v1::AgentUp { message: Some(message) }) {
             Err(mpsc::error::TrySendError::Full(v1::AgentUp { message: Some(message) })) => Err(message),
@@ -89,9 +91,15 @@ impl Up {
         }
     }
 
-    /// Waits until there is room, or the stream is broken. Cancel safe.
-    pub async fn ready(&self) {
-        let _room_or_broken = self.sender.reserve().await;
+    /// Whether reports find room. One place is kept for a heartbeat, which must not wait behind them.
+    /// A broken stream takes everything and loses it.
+    pub fn has_room(&self) -> bool {
+        self.sender.capacity() > 1 || self.sender.is_closed()
+    }
+
+    /// Waits until [`Up::has_room`], or the stream is broken. Cancel safe.
+    pub async fn room(&self) {
+        let _room_or_broken = self.sender.reserve_many(2).await;
     }
 
     /// We were taken in under this number: bulk may begin.
@@ -105,30 +113,31 @@ impl Up {
     }
 }
 
-/// Starts to look for a controller and goes on until `stop`.
-pub fn start(
-    addresses: Vec<Address>,
-    tracker: &TaskTracker,
-    stop: &CancellationToken,
-) -> (mpsc::Receiver<Event>, Bulk) {
-    let (events, receiver) = mpsc::channel(EVENTS);
-    let (attachment, watched) = watch::channel(None);
-    let addresses = addresses.into_iter().map(Arc::new).collect();
-    let link = Link { addresses, events, attachment: Arc::new(attachment) };
-    let stop = stop.clone();
-    tracker.spawn(async move {
-        stop.run_until_cancelled(link.run()).await;
-    });
-    (receiver, Bulk::new(watched))
-}
-
-struct Link {
+/// The link before it starts.
+#[derive(Debug)]
+pub struct Link {
     addresses: Vec<Arc<Address>>,
     events: mpsc::Sender<Event>,
     attachment: Arc<watch::Sender<Attachment>>,
 }
 
 impl Link {
+    /// A link to one of these controllers, what will come of it, and its bulk connection.
+    pub fn new(addresses: Vec<Address>) -> (Self, mpsc::Receiver<Event>, Bulk) {
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let (attachment, watched) = watch::channel(None);
+        let addresses = addresses.into_iter().map(Arc::new).collect();
+        (Self { addresses, events, attachment: Arc::new(attachment) }, receiver, Bulk::new(watched))
+    }
+
+    /// Looks for a controller and keeps a stream to it until `stop`.
+    pub fn start(self, tracker: &TaskTracker, stop: &CancellationToken) {
+        let stop = stop.clone();
+        tracker.spawn(async move {
+            stop.run_until_cancelled(self.run()).await;
+        });
+    }
+
     async fn run(self) {
         let mut failures = 0_u32;
         for address in self.addresses.iter().cycle() {
@@ -199,7 +208,7 @@ impl Link {
 }
 
 /// An error and its causes on one line; tonic's own words alone are "transport error".
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,0 +1,144 @@
+//! Who this agent is: one number for its data folder, and one agent for the folder.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use uuid::Uuid;
+
+/// Why a data folder cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// The file system says no.
+    #[error("failed to use {path}; the agent's data folder must be readable and writable", path = .path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another agent has it.
+    #[error(
+        "another agent{other} uses the data folder {folder}; stop it, or give this one its own with --data",
+        folder = .folder.display()
+    )]
+    Taken {
+        /// The folder.
+        folder: PathBuf,
+        /// Its process, if it says so: ` (process 12)`.
+        other: String,
+    },
+    /// The file with our number holds something else.
+    #[error(
+        "{path} does not hold an agent's number; take the file away and this becomes a new agent",
+        path = .path.display()
+    )]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+    },
+}
+
+/// A data folder that is ours while this lives.
+#[derive(Debug)]
+pub(super) struct Identity {
+    /// Stable for the folder.
+    pub(super) uid: Arc<str>,
+    /// Ends the lock when it is closed, and so when the process dies, however it dies.
+    _lock: File,
+}
+
+impl Identity {
+    /// Makes the folder if it is not there, takes it, and reads or gives its number.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub(super) fn take(folder: &Path) -> Result<Self, Error> {
+        fs::create_dir_all(folder).map_err(failed(folder))?;
+        let lock = lock(folder)?;
+        Ok(Self { uid: uid(&folder.join("agent-uid"))?, _lock: lock })
+    }
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { path, source }
+}
+
+fn lock(folder: &Path) -> Result<File, Error> {
+    let path = folder.join("agent.lock");
+    let mut file =
+        OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed(&path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let other = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u32>().ok());
+            let other = other.map_or_else(String::new, |pid| format!(" (process {pid})"));
+            return Err(Error::Taken { folder: folder.to_owned(), other });
+        }
+        Err(TryLockError::Error(source)) => return Err(Error::Io { path, source }),
+    }
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed(&path))?;
+    Ok(file)
+}
+
+fn uid(path: &Path) -> Result<Arc<str>, Error> {
+    match fs::read_to_string(path) {
+        Ok(text) => match Uuid::parse_str(text.trim()) {
+            Ok(uid) => Ok(uid.to_string().into()),
+            Err(_) => Err(Error::Unreadable { path: path.to_owned() }),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let uid = Uuid::new_v4().to_string();
+            write(path, &uid).map_err(failed(path))?;
+            Ok(uid.into())
+        }
+        Err(source) => Err(Error::Io { path: path.to_owned(), source }),
+    }
+}
+
+/// Whole or not at all, and on disk: an agent that forgets its number leaves its leases to their expiry.
+fn write(path: &Path, uid: &str) -> io::Result<()> {
+    let draft = path.with_extension("draft");
+    let mut file = File::create(&draft)?;
+    writeln!(file, "{uid}")?;
+    file.sync_all()?;
+    drop(file);
+    fs::rename(&draft, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_keeps_its_number_over_restarts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = Identity::take(folder.path()).expect("new").uid;
+        let second = Identity::take(folder.path()).expect("free again").uid;
+        assert_eq!(first, second);
+        let other = tempfile::tempdir().expect("a folder");
+        assert_ne!(first, Identity::take(&other.path().join("deep/er")).expect("made").uid);
+    }
+
+    #[test]
+    fn a_folder_has_one_agent_and_the_second_is_told_who() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let _first = Identity::take(folder.path()).expect("new");
+        let error = Identity::take(folder.path()).expect_err("taken").to_string();
+        let pid = std::process::id();
+        assert!(error.contains(&format!("(process {pid})")) && error.contains("--data"), "{error}");
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_refused_and_not_replaced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("agent-uid"), "garbage").expect("written");
+        let error = Identity::take(folder.path()).expect_err("refused").to_string();
+        assert!(error.contains("agent-uid"), "{error}");
+        assert_eq!(fs::read_to_string(folder.path().join("agent-uid")).expect("there"), "garbage");
+    }
+}

@@ -1,0 +1,169 @@
+//! Puts an agent together, starts it and stops it cleanly. `muster-agent` and `ctl` use this door.
+
+mod identity;
+mod run;
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use muster_common::clock::Clock;
+use muster_core::{id::Token, record::Offer};
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{error, info, warn};
+
+use self::{
+    identity::Identity,
+    run::{Agent, Sources},
+};
+pub use crate::config::Config;
+use crate::{
+    exec::{self, Exec, Swept},
+    host,
+    journal::Journal,
+    link::{self, Address, Link, Up},
+    logs::{self, Spools},
+    supervisor::{self, Action, Input, Supervisor},
+};
+
+/// A stopping agent waits so long for the controller to have all output; what is left is shipped at
+/// the next start.
+const LOGS_LIMIT: Duration = Duration::from_secs(3);
+/// For the last words to leave and the tasks to end.
+const END_LIMIT: Duration = Duration::from_secs(2);
+
+/// An agent that runs.
+#[derive(Debug)]
+pub struct Running {
+    /// What it told the controller of its machine.
+    pub offer: Offer,
+    stops: mpsc::Sender<()>,
+    done: JoinHandle<()>,
+}
+
+impl Running {
+    /// Asks for a clean stop and returns at once: everything is ended with its grace, reported, and
+    /// the controller is told. Asked again, nothing is given grace any more.
+    pub fn request_stop(&self) {
+        // Full: two requests wait there already, and a third says nothing new.
+        let _asked_often_enough = self.stops.try_send(());
+    }
+
+    /// Waits until the agent has ended; it does so when asked, or when it cannot go on. Cancel safe.
+    pub async fn finished(&mut self) {
+        if let Err(error) = (&mut self.done).await {
+            error!(%error, "the agent ended in a way that it must not");
+        }
+    }
+
+    /// Stops cleanly. It takes at most the longest grace of what runs, and some seconds.
+    pub async fn stop(mut self) {
+        self.request_stop();
+        self.finished().await;
+    }
+}
+
+/// Starts an agent: takes its folder, remembers, ends what an earlier instance left, and connects.
+/// Returns before there is a connection.
+///
+/// # Errors
+/// The configuration is wrong, the folder belongs to another agent, or something cannot be written.
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    let clock = Clock::system();
+    let addresses: Vec<Address> = config.controllers.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+    anyhow::ensure!(!addresses.is_empty(), "no controller is named; give one with --controller http://host:port");
+    let identity = Identity::take(&config.data_dir)?;
+    let data_dir = std::path::absolute(&config.data_dir).context("cannot tell where the data folder is")?;
+    let offer = host::offer(&config.machine);
+    let (journal, memory) = Journal::open(&data_dir)?;
+    let spools = Spools::open(&logs::Config {
+        data_dir: data_dir.clone(),
+        attempt_limit: config.log_limit,
+        total_limit: config.log_quota,
+    })
+    .with_context(|| format!("cannot use the output spool in {}", data_dir.display()))?;
+    let (link, link_events, bulk) = Link::new(addresses);
+    let grpc = logs::Grpc::new(Arc::new(bulk));
+    let links = exec::Links { inputs: Arc::new(grpc.clone()), results: Arc::new(grpc.clone()), spools: spools.clone() };
+    let settings = exec::Config { data_dir, agent: offer.name.as_str().into(), clock, path: None, guard: config.guard };
+    let (exec, exec_events) = Exec::new(settings, links).await?;
+    let mut supervisor = Supervisor::new(supervisor::Config::new(offer.capacity.clone()), memory);
+    let sweep = sweep(&exec, &supervisor).await;
+    info!(name = offer.name, uid = %identity.uid, "the agent starts");
+
+    let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+    link.start(&tracker, &stop);
+    tracker.spawn(spools.clone().ship(grpc, stop.clone()));
+    let (stops, stop_requests) = mpsc::channel(2);
+    let mut journal = journal;
+    restore(clock, &mut supervisor, &mut journal, sweep);
+    let agent = Agent::new(clock, (identity.uid.clone(), offer.clone()), supervisor, journal, exec.clone());
+    let sources = Sources { link: link_events, exec: exec_events, stops: stop_requests };
+    let life = Life { identity, exec, spools, tracker, stop };
+    let done = tokio::spawn(life.live(agent, sources));
+    Ok(Running { offer, stops, done })
+}
+
+/// What must be ended in order when the loop has ended.
+struct Life {
+    /// The folder is ours until all has ended.
+    identity: Identity,
+    exec: Exec,
+    spools: Spools,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Life {
+    async fn live(self, agent: Agent<Exec>, sources: Sources) {
+        let up: Option<Up> = agent.run(sources).await;
+        self.exec.stop().await;
+        if timeout(LOGS_LIMIT, self.spools.drained()).await.is_err() {
+            warn!("some output is not with the controller yet; it is shipped at the next start");
+        }
+        // The stream ends behind its last message; the link ends with it.
+        drop(up);
+        self.stop_tasks().await;
+        info!(uid = %self.identity.uid, "the agent has ended");
+    }
+
+    async fn stop_tasks(&self) {
+        self.tracker.close();
+        let stop = async {
+            tokio::time::sleep(END_LIMIT / 4).await;
+            self.stop.cancel();
+        };
+        let ended = async { tokio::join!(stop, self.tracker.wait()) };
+        if timeout(END_LIMIT, ended).await.is_err() {
+            warn!("a part of the agent did not end in time");
+        }
+    }
+}
+
+/// Ends what an earlier instance left.
+async fn sweep(exec: &Exec, supervisor: &Supervisor) -> Vec<(Token, Swept)> {
+    let leftovers = supervisor.leftovers();
+    let found = exec.sweep(&leftovers).await;
+    let swept: Vec<_> = leftovers.iter().map(|leftover| leftover.token).zip(found).collect();
+    if !swept.is_empty() {
+        let survivors = swept.iter().filter(|(_, found)| *found == Swept::Survives).count();
+        info!(attempts = swept.len(), survivors, "an earlier instance of this agent left attempts; they are ended");
+    }
+    swept
+}
+
+/// Journals what the sweep found; it is reported when the controller has taken us in.
+fn restore(clock: Clock, supervisor: &mut Supervisor, journal: &mut Journal, swept: Vec<(Token, Swept)>) {
+    let mut actions = Vec::new();
+    supervisor.handle(clock.now(), Input::Swept(swept), &mut actions);
+    for action in &actions {
+        if let Action::Journal(entry) = action {
+            journal.add(entry);
+        }
+    }
+    if let Err(error) = journal.write() {
+        warn!(error = %link::chain(&error), "the journal cannot be written yet");
+    }
+}

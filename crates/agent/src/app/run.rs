@@ -1,0 +1,305 @@
+//! The agent's one loop: wait, tell the supervisor what happened, do what it says.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use muster_common::{
+    clock::Clock,
+    proto::{
+        PROTOCOL,
+        v1::{self, agent_up::Message},
+    },
+    wire::link::{offer_to_proto, report_to_proto},
+};
+use muster_core::{event::Report, id::Token, record::Offer, time::Mono};
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+use crate::{
+    exec::{Exec, ExecEvent, KillReason, Order},
+    journal::Journal,
+    link::{self, Up},
+    supervisor::{Action, Input, Supervisor},
+};
+
+/// Events taken in at most before anything is done about them: one journal write and one message for all.
+const BURST: usize = 1024;
+/// Bytes of reports in one message, well below the 4 MiB that a gRPC server takes.
+const REPORTS_MAX: usize = 1 << 20;
+/// Between two tries to begin a new journal segment after one that failed.
+const JOURNAL_RETRY: Duration = Duration::from_secs(1);
+/// When nothing else is due.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// What runs attempts: [`Exec`], or a script in tests.
+pub(super) trait Processes: Send + 'static {
+    /// See [`Exec::start`].
+    fn start(&self, order: Arc<Order>);
+    /// See [`Exec::kill`].
+    fn kill(&self, token: Token, reason: KillReason, grace: Duration);
+}
+
+impl Processes for Exec {
+    fn start(&self, order: Arc<Order>) {
+        Exec::start(self, order);
+    }
+
+    fn kill(&self, token: Token, reason: KillReason, grace: Duration) {
+        Exec::kill(self, token, reason, grace);
+    }
+}
+
+/// Where events come from.
+pub(super) struct Sources {
+    pub(super) link: mpsc::Receiver<link::Event>,
+    pub(super) exec: mpsc::Receiver<ExecEvent>,
+    /// Each message is one request to stop.
+    pub(super) stops: mpsc::Receiver<()>,
+}
+
+/// What one wait gave.
+enum News {
+    Link(Option<link::Event>),
+    Exec(Option<ExecEvent>),
+    Stop(Option<()>),
+    /// Time passed, or there is room in the stream.
+    Nothing,
+}
+
+/// The loop's own state.
+pub(super) struct Agent<P> {
+    clock: Clock,
+    uid: Arc<str>,
+    offer: Offer,
+    supervisor: Supervisor,
+    journal: Journal,
+    processes: P,
+    up: Option<Up>,
+    /// Reports that wait for room in the stream.
+    outbox: VecDeque<v1::Report>,
+    actions: Vec<Action>,
+    /// When to try again to make the journal good; it is broken until then.
+    broken: Option<Mono>,
+    stopped: bool,
+}
+
+impl<P: Processes> Agent<P> {
+    pub(super) fn new(
+        clock: Clock,
+        (uid, offer): (Arc<str>, Offer),
+        supervisor: Supervisor,
+        journal: Journal,
+        processes: P,
+    ) -> Self {
+        Self {
+            clock,
+            uid,
+            offer,
+            supervisor,
+            journal,
+            processes,
+            up: None,
+            outbox: VecDeque::new(),
+            actions: Vec::new(),
+            broken: None,
+            stopped: false,
+        }
+    }
+
+    /// Runs until a stop is complete. The stream stays open until what comes back is dropped.
+    pub(super) async fn run(mut self, mut sources: Sources) -> Option<Up> {
+        while !self.stopped {
+            let news = self.wait(&mut sources).await;
+            self.take(news);
+            self.take_what_is_ready(&mut sources);
+            self.tick_if_due();
+            self.act();
+        }
+        self.up
+    }
+
+    /// Cancel safe in every branch: no event is lost when another one comes first.
+    async fn wait(&self, sources: &mut Sources) -> News {
+        let pause = self.pause();
+        let blocked = self.up.as_ref().filter(|_| !self.outbox.is_empty());
+        let room = async {
+            match blocked {
+                Some(up) => up.room().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            event = sources.link.recv() => News::Link(event),
+            event = sources.exec.recv() => News::Exec(event),
+            stop = sources.stops.recv() => News::Stop(stop),
+            () = room => News::Nothing,
+            () = tokio::time::sleep(pause) => News::Nothing,
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        let now = self.clock.mono();
+        let due = self.supervisor.wakeup().into_iter().chain(self.broken).min();
+        due.map_or(IDLE, |due| due.since(now))
+    }
+
+    fn take(&mut self, news: News) {
+        match news {
+            News::Link(Some(event)) => self.link(event),
+            News::Exec(Some(event)) => self.handle(Input::Exec(event)),
+            // Whoever could stop us is gone: nobody wants us any more.
+            News::Stop(_) => self.handle(Input::Shutdown),
+            // Link and exec end only when the runtime does; nothing can be done without them.
+            News::Link(None) | News::Exec(None) => self.stopped = true,
+            News::Nothing => {}
+        }
+    }
+
+    /// Under load many events are there at once; they cost one write and one message together.
+    fn take_what_is_ready(&mut self, sources: &mut Sources) {
+        for _ in 0..BURST {
+            if let Ok(event) = sources.exec.try_recv() {
+                self.handle(Input::Exec(event));
+            } else if let Ok(event) = sources.link.try_recv() {
+                self.link(event);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn link(&mut self, event: link::Event) {
+        match event {
+            link::Event::Opened(up) => {
+                self.outbox.clear();
+                self.up = Some(up);
+                self.handle(Input::Connected);
+                // A hello belongs to its stream: it is sent before there can be another one.
+                self.act();
+            }
+            link::Event::Input(input) => self.handle(input),
+            link::Event::Closed => {
+                self.outbox.clear();
+                self.up = None;
+                self.handle(Input::Disconnected);
+                self.act();
+            }
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.supervisor.handle(self.clock.now(), input, &mut self.actions);
+    }
+
+    fn tick_if_due(&mut self) {
+        if self.supervisor.wakeup().is_some_and(|due| due <= self.clock.mono()) {
+            self.handle(Input::Tick);
+        }
+    }
+
+    /// Does what was decided: first all that must be remembered (A2), then the rest in its order.
+    fn act(&mut self) {
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in &actions {
+            if let Action::Journal(entry) = action {
+                self.journal.add(entry);
+            }
+        }
+        self.write_journal();
+        for action in actions.drain(..) {
+            self.do_one(action);
+        }
+        self.actions = actions;
+        self.flush();
+    }
+
+    fn do_one(&mut self, action: Action) {
+        match action {
+            Action::Journal(_) => {}
+            Action::Start(order) => self.processes.start(order),
+            Action::Kill { token, reason, grace } => {
+                info!(%token, reason = reason.text(), ?grace, "ending an attempt");
+                self.processes.kill(token, reason, grace);
+            }
+            Action::Hello { holding, term } => {
+                let hello = v1::Hello {
+                    uid: self.uid.to_string(),
+                    offer: Some(offer_to_proto(&self.offer)),
+                    protocol: PROTOCOL,
+                    holding: holding.into_iter().map(|token| token.0).collect(),
+                    term: term.0,
+                };
+                self.send(Message::Hello(hello));
+            }
+            Action::Heartbeat { stamp } => self.send(Message::Heartbeat(v1::Heartbeat { stamp_us: stamp.0 })),
+            Action::Send(report) => self.report(&report),
+            Action::Attached { agent, session } => {
+                info!(%agent, %session, "attached to the controller");
+                if let Some(up) = &self.up {
+                    up.attached(agent);
+                }
+            }
+            Action::Disconnect { why } => {
+                warn!(why, "leaving the controller");
+                self.outbox.clear();
+                if let Some(up) = self.up.take() {
+                    up.cut();
+                }
+            }
+            Action::Goodbye => self.send(Message::Goodbye(v1::Goodbye {})),
+            Action::Stopped => self.stopped = true,
+        }
+    }
+
+    fn report(&mut self, report: &Report) {
+        if self.up.is_some() {
+            self.outbox.push_back(report_to_proto(report));
+        }
+    }
+
+    fn send(&self, message: Message) {
+        if let Some(up) = &self.up
+            && up.send(message).is_err()
+        {
+            // The stream takes nothing: a heartbeat more would be late anyway.
+            debug!("the stream to the controller has no room");
+        }
+    }
+
+    /// Sends the reports that wait, as many in a message as fit.
+    fn flush(&mut self) {
+        let Some(up) = &self.up else { return };
+        while !self.outbox.is_empty() && up.has_room() {
+            let mut size = 0;
+            let fit = self.outbox.iter().take_while(|report| {
+                let before = size;
+                size += report.encoded_len();
+                before == 0 || size <= REPORTS_MAX
+            });
+            let fit = fit.count();
+            let reports = self.outbox.drain(..fit).collect();
+            if up.send(Message::Reports(v1::Reports { reports })).is_err() {
+                debug!("reports found no room after all; they go again with the next connection");
+            }
+        }
+    }
+
+    /// A journal that cannot be written is made good later; until then the process itself remembers.
+    fn write_journal(&mut self) {
+        if let Err(error) = self.journal.write() {
+            warn!(error = %link::chain(&error), "the journal cannot be written; a restart now would lose track of attempts");
+            self.broken = Some(self.clock.mono().after(JOURNAL_RETRY));
+        }
+        if !self.journal.wants_memory() || self.broken.is_some_and(|due| due > self.clock.mono()) {
+            return;
+        }
+        match self.journal.renew(&self.supervisor.memory()) {
+            Ok(()) if self.broken.take().is_some() => info!("the journal can be written again and is complete"),
+            Ok(()) => {}
+            Err(error) => {
+                debug!(error = %link::chain(&error), "the journal cannot be renewed yet");
+                self.broken = Some(self.clock.mono().after(JOURNAL_RETRY));
+            }
+        }
+    }
+}

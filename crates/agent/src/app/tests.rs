@@ -1,0 +1,319 @@
+//! The loop, the journal and the link against a scripted controller, over real gRPC and a real disk.
+
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+
+use muster_common::{
+    clock::Clock,
+    proto::v1::{self, agent_down::Message as Down, agent_up::Message as UpMessage, report::What},
+};
+use muster_core::{
+    id::Token,
+    record::Offer,
+    resources::Request,
+    spec::{Command, TaskSpec},
+    state::End,
+    time::Timestamp,
+};
+use tempfile::TempDir;
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::run::{Agent, Processes, Sources};
+use crate::{
+    exec::{ExecEvent, KillReason, Order, ProcessIdentity, Swept},
+    journal::Journal,
+    link::{
+        Address, Link,
+        kit::{Controller, Stream, soon, welcome},
+    },
+    supervisor::{self, Memory, Supervisor},
+};
+
+const TERM: u64 = 5;
+
+/// Attempts that do what the test says.
+struct Script {
+    started: mpsc::Sender<Arc<Order>>,
+    killed: mpsc::Sender<(Token, KillReason)>,
+}
+
+impl Processes for Script {
+    fn start(&self, order: Arc<Order>) {
+        self.started.try_send(order).expect("the test looks");
+    }
+
+    fn kill(&self, token: Token, reason: KillReason, _grace: Duration) {
+        self.killed.try_send((token, reason)).expect("the test looks");
+    }
+}
+
+/// An agent of four processors with scripted attempts, in a real data folder.
+struct World {
+    started: mpsc::Receiver<Arc<Order>>,
+    killed: mpsc::Receiver<(Token, KillReason)>,
+    exec: mpsc::Sender<ExecEvent>,
+    stops: mpsc::Sender<()>,
+    stop: CancellationToken,
+    done: JoinHandle<()>,
+}
+
+impl World {
+    /// Everything that is left is swept as dead.
+    fn start(folder: &Path, addresses: &[&str]) -> Self {
+        let clock = Clock::system();
+        let (mut journal, memory) = Journal::open(folder).expect("a journal");
+        let capacity = Request { cpu_milli: 4000, ..Request::default() };
+        // Nothing happens here because time passed, but what a test says.
+        let never = Duration::from_secs(3600);
+        let config = supervisor::Config { announce_after: never, hold: never, ..supervisor::Config::new(capacity) };
+        let mut supervisor = Supervisor::new(config, memory);
+        let dead = supervisor.leftovers().iter().map(|leftover| (leftover.token, Swept::Dead)).collect();
+        super::restore(clock, &mut supervisor, &mut journal, dead);
+        let addresses: Vec<Address> = addresses.iter().map(|text| text.parse().expect("an address")).collect();
+        let (link, link_events, _bulk) = Link::new(addresses);
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        link.start(&tracker, &stop);
+        let (started_in, started) = mpsc::channel(10_000);
+        let (killed_in, killed) = mpsc::channel(100);
+        let (exec, exec_events) = mpsc::channel(10_000);
+        let (stops, stop_requests) = mpsc::channel(2);
+        let script = Script { started: started_in, killed: killed_in };
+        let me = (Arc::from("uid-1"), Offer { name: "worker".to_owned(), ..Offer::default() });
+        let agent = Agent::new(clock, me, supervisor, journal, script);
+        let sources = Sources { link: link_events, exec: exec_events, stops: stop_requests };
+        let done = tokio::spawn(async move {
+            drop(agent.run(sources).await);
+        });
+        Self { started, killed, exec, stops, stop, done }
+    }
+
+    async fn started(&mut self) -> Arc<Order> {
+        let order = soon("an attempt to start", self.started.recv()).await.expect("the agent runs");
+        let identity = ProcessIdentity { boot: "b".into(), pid: 1, start: 2, group: 3 };
+        self.tell(ExecEvent::Started { token: order.token, at: Timestamp(1), identity }).await;
+        order
+    }
+
+    async fn killed(&mut self) -> (Token, KillReason) {
+        soon("an attempt to be ended", self.killed.recv()).await.expect("the agent runs")
+    }
+
+    async fn tell(&self, event: ExecEvent) {
+        self.exec.send(event).await.expect("the agent runs");
+    }
+
+    async fn end(&self, token: Token, end: End) {
+        let (started, ended) = (Timestamp(1), Timestamp(2));
+        self.tell(ExecEvent::Ended { token, end, why: None, started, ended, result: None }).await;
+    }
+
+    /// Dies as by `kill -9`: nothing more is written or said.
+    async fn kill(self) {
+        self.done.abort();
+        self.stop.cancel();
+        let _cancelled = self.done.await;
+    }
+}
+
+fn process() -> TaskSpec {
+    let request = Request { cpu_milli: 1000, ..Request::default() };
+    TaskSpec { name: "t".to_owned(), command: Command::Argv(vec!["true".to_owned()]), request, ..TaskSpec::default() }
+}
+
+fn remembered(folder: &Path) -> Memory {
+    Journal::open(folder).expect("a journal").1
+}
+
+fn ended(report: &v1::Report) -> (u64, u64, v1::EndKind, String) {
+    match &report.what {
+        Some(What::Ended(v1::Ended { end: Some(end), .. })) => {
+            (report.seq, report.token, end.kind(), end.reason.clone())
+        }
+        other => panic!("an end, not {other:?}"),
+    }
+}
+
+async fn begin() -> (TempDir, Controller, World, Stream) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut controller = Controller::start().await;
+    let world = World::start(folder.path(), &[&controller.address]);
+    let stream = controller.welcome(TERM).await;
+    (folder, controller, world, stream)
+}
+
+#[tokio::test]
+async fn a_lease_runs_is_reported_and_forgotten_when_that_is_acknowledged() {
+    let (folder, controller, mut world, mut stream) = begin().await;
+    assert_eq!((&*stream.hello.uid, stream.hello.holding.len(), stream.hello.protocol), ("uid-1", 0, 1));
+    stream.lease(TERM, &process(), [41]).await;
+    let order = world.started().await;
+    assert_eq!((order.token, &*order.job_name), (Token(41), "job"));
+    world.end(order.token, End::Exit(3)).await;
+    let report = stream.report(TERM).await;
+    assert_eq!(ended(&report), (1, 41, v1::EndKind::Exit, String::new()));
+    stream.ack(1).await;
+    world.stops.send(()).await.expect("it runs");
+    assert!(matches!(stream.next().await, Some(UpMessage::Goodbye(_))));
+    soon("the agent's end", world.done).await.expect("cleanly");
+    let memory = remembered(folder.path());
+    assert_eq!((memory.leases.len(), memory.reports.len(), memory.next_seq), (0, 0, 2));
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn thousands_of_reports_go_in_a_few_messages_and_in_order() {
+    let (_folder, _controller, _world, mut stream) = begin().await;
+    let empty = TaskSpec { name: "t".to_owned(), ..TaskSpec::default() };
+    stream.lease(TERM, &empty, 1..=5000).await;
+    for seq in 1..=5000 {
+        let report = stream.report(TERM).await;
+        assert_eq!((report.seq, report.token), (seq, seq));
+    }
+    assert!(stream.report_messages < 50, "{} messages", stream.report_messages);
+}
+
+#[tokio::test]
+async fn reports_without_an_acknowledgement_are_held_and_sent_again_in_order() {
+    let (_folder, mut controller, mut world, mut stream) = begin().await;
+    stream.lease(TERM, &process(), [1, 2, 3]).await;
+    for _ in 0..3 {
+        world.started().await;
+    }
+    world.end(Token(2), End::Succeeded).await;
+    assert_eq!(stream.report(TERM).await.token, 2);
+    drop(stream);
+    let again = controller.accept().await;
+    assert_eq!(again.hello.holding, [1, 2, 3]);
+    assert_eq!(again.hello.term, TERM);
+    world.end(Token(1), End::Succeeded).await;
+    again.send(welcome(TERM, 15_000, &[])).await;
+    let mut again = again;
+    let (first, second) = (again.report(TERM).await, again.report(TERM).await);
+    assert_eq!([(first.seq, first.token), (second.seq, second.token)], [(1, 2), (2, 1)]);
+}
+
+#[tokio::test]
+async fn what_the_controller_no_longer_knows_is_ended_in_silence() {
+    let (_folder, mut controller, mut world, stream) = begin().await;
+    stream.lease(TERM, &process(), [1, 2]).await;
+    world.started().await;
+    world.started().await;
+    drop(stream);
+    let mut again = controller.accept().await;
+    again.send(welcome(TERM, 15_000, &[1])).await;
+    assert_eq!(world.killed().await, (Token(1), KillReason::Dropped));
+    world.end(Token(1), End::Lost).await;
+    world.end(Token(2), End::Succeeded).await;
+    assert_eq!(again.report(TERM).await.token, 2, "nothing is said of 1");
+}
+
+#[tokio::test]
+async fn a_controller_of_a_lower_term_is_left_and_its_leases_do_not_run() {
+    let (folder, mut controller, mut world, stream) = begin().await;
+    stream.lease(TERM - 1, &process(), [9]).await;
+    stream.ended().await;
+    let old = controller.accept().await;
+    old.send(welcome(TERM - 1, 15_000, &[])).await;
+    old.lease(TERM - 1, &process(), [10]).await;
+    old.ended().await;
+    let newer = controller.welcome(TERM + 1).await;
+    newer.lease(TERM + 1, &process(), [11]).await;
+    assert_eq!(world.started().await.token, Token(11));
+    world.kill().await;
+    assert_eq!(remembered(folder.path()).term.0, TERM + 1);
+}
+
+#[tokio::test]
+async fn an_attempt_whose_lease_is_not_renewed_is_ended_and_reported_lost_later() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut controller = Controller::start().await;
+    let mut world = World::start(folder.path(), &[&controller.address]);
+    let stream = controller.accept().await;
+    stream.send(welcome(TERM, 300, &[])).await;
+    stream.lease(TERM, &process(), [1]).await;
+    world.started().await;
+    // The controller reads and says nothing more, and takes nobody in.
+    assert_eq!(world.killed().await, (Token(1), KillReason::LeaseExpired));
+    world.end(Token(1), End::Lost).await;
+    drop(stream);
+    loop {
+        let mut stream = controller.accept().await;
+        if stream.hello.holding.is_empty() {
+            continue;
+        }
+        stream.send(welcome(TERM, 15_000, &[])).await;
+        if let Some(UpMessage::Reports(v1::Reports { reports })) = stream.next().await {
+            assert!(reports.iter().any(|report| matches!(&report.what, Some(What::Ended(_)))), "{reports:?}");
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stop_of_the_controller_ends_the_attempt() {
+    let (_folder, _controller, mut world, mut stream) = begin().await;
+    stream.lease(TERM, &process(), [1]).await;
+    world.started().await;
+    stream.send(Down::Stop(v1::Stop { token: 1, term: TERM })).await;
+    assert_eq!(world.killed().await, (Token(1), KillReason::Cancelled));
+    world.end(Token(1), End::Cancelled).await;
+    assert_eq!(ended(&stream.report(TERM).await).2, v1::EndKind::Cancelled);
+}
+
+#[tokio::test]
+async fn a_stopping_agent_ends_its_attempts_reports_them_and_says_goodbye() {
+    let (_folder, _controller, mut world, mut stream) = begin().await;
+    stream.lease(TERM, &process(), 1..=5).await;
+    for _ in 0..4 {
+        world.started().await;
+    }
+    world.stops.send(()).await.expect("it runs");
+    let killed: BTreeSet<_> = [world.killed().await, world.killed().await, world.killed().await, world.killed().await]
+        .map(|(token, reason)| (token.0, reason == KillReason::Shutdown))
+        .into();
+    assert_eq!(killed, BTreeSet::from([(1, true), (2, true), (3, true), (4, true)]));
+    let returned = stream.report(TERM).await;
+    assert!(returned.token == 5 && matches!(returned.what, Some(What::Returned(_))), "{returned:?}");
+    for token in 1..=4 {
+        world.end(Token(token), End::Lost).await;
+    }
+    for seq in 2..=5 {
+        assert_eq!(stream.report(TERM).await.seq, seq);
+    }
+    stream.ack(5).await;
+    assert!(matches!(stream.next().await, Some(UpMessage::Goodbye(_))));
+    soon("the agent's end", world.done).await.expect("cleanly");
+    stream.ended().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_was_killed_reports_what_it_held_as_lost_and_resends_the_rest() {
+    let (folder, mut controller, mut world, mut stream) = begin().await;
+    stream.lease(TERM, &process(), [1, 2]).await;
+    world.started().await;
+    world.started().await;
+    world.end(Token(1), End::Succeeded).await;
+    assert_eq!(stream.report(TERM).await.seq, 1, "journaled before it was sent");
+    world.kill().await;
+    drop(stream);
+    let _again = World::start(folder.path(), &[&controller.address]);
+    let mut stream = controller.welcome(TERM).await;
+    assert_eq!(stream.hello.holding, [1, 2]);
+    assert_eq!(ended(&stream.report(TERM).await), (1, 1, v1::EndKind::Succeeded, String::new()));
+    let lost = ended(&stream.report(TERM).await);
+    assert_eq!(lost, (2, 2, v1::EndKind::Lost, "the agent restarted".to_owned()));
+}
+
+#[tokio::test]
+async fn the_next_controller_is_tried_when_one_is_not_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let gone = Controller::start().await;
+    let nobody = gone.address.clone();
+    gone.stop().await;
+    let mut controller = Controller::start().await;
+    let mut world = World::start(folder.path(), &[&nobody, &controller.address]);
+    let stream = controller.welcome(TERM).await;
+    stream.send_nothing_known().await;
+    stream.lease(TERM, &process(), [1]).await;
+    assert_eq!(world.started().await.token, Token(1), "a message of a newer controller does no harm");
+}

@@ -1,0 +1,257 @@
+//! What an operator may set, and the file in which it is written. Every problem of a file is told at once.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use muster_common::{DEFAULT_PORT, jobfile::text};
+use toml::de::{DeTable, DeValue};
+
+use crate::{exec::guard, host, link::Address};
+
+/// What an operator may set.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The agent's own folder: its identity, its journal, its scratch and output spools.
+    pub data_dir: PathBuf,
+    /// Controllers, tried in turn: `http://host:port`.
+    pub controllers: Vec<String>,
+    /// What a person says instead of what was found on the machine.
+    pub machine: host::Overrides,
+    /// Bytes of output kept for one attempt whose task says nothing.
+    pub log_limit: u64,
+    /// Bytes of output of all attempts together that the controller does not have yet.
+    pub log_quota: u64,
+    /// How this program becomes the guard that ends what a killed agent leaves; none: there is no guard.
+    pub guard: Option<guard::Program>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("muster-agent-data"),
+            controllers: vec![format!("http://127.0.0.1:{DEFAULT_PORT}")],
+            machine: host::Overrides::default(),
+            log_limit: 256 << 20,
+            log_quota: 4 << 30,
+            guard: None,
+        }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It says what cannot be.
+    #[error("the configuration file {} has problems:{}", path.display(), lines(problems))]
+    Invalid {
+        /// Which.
+        path: PathBuf,
+        /// All of them.
+        problems: Vec<Problem>,
+    },
+}
+
+/// One thing that is wrong with a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Counts from 1.
+    pub line: usize,
+    /// What, and what would be accepted.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}", self.line, self.message)
+    }
+}
+
+impl Config {
+    /// Reads a file; what it does not name keeps its default.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        Self::parse(&text).map_err(|problems| Error::Invalid { path: path.to_owned(), problems })
+    }
+
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// All that is wrong with it, in order of lines.
+    pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
+        let table = DeTable::parse(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            vec![Problem { line: line_of(text, at), message: error.message().to_owned() }]
+        })?;
+        let mut config = Self::default();
+        let mut problems = Vec::new();
+        for (key, value) in table.get_ref() {
+            let name: &str = key.get_ref();
+            let done = match KEYS.iter().find(|(known, _)| *known == name) {
+                Some((_, set)) => set(&mut config, value.get_ref()).map_err(|expected| format!("`{name}` {expected}")),
+                None => Err(unknown(name)),
+            };
+            if let Err(message) = done {
+                problems.push(Problem { line: line_of(text, key.span().start), message });
+            }
+        }
+        problems.sort_by_key(|problem| problem.line);
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+}
+
+/// Thousandths of a processor from what a person writes: `4`, `0.5`.
+///
+/// # Errors
+/// What would be accepted.
+pub fn cpus(text: &str) -> Result<u64, String> {
+    let found = text.parse::<f64>().ok().filter(|cpus| (0.0..=1_000_000.0).contains(cpus));
+    // Checked above: neither negative nor large nor NaN.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
+    let found = found.map(|cpus| (cpus * 1000.0).round() as u64);
+    found.ok_or_else(|| format!("`{text}` is no number of processors; write it as 4 or 0.5"))
+}
+
+/// Bytes from what a person writes: `16GiB`, `512MB`, `1073741824`.
+///
+/// # Errors
+/// What would be accepted.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    text.parse().or_else(|_| text::size(text))
+}
+
+type Set = fn(&mut Config, &DeValue<'_>) -> Result<(), String>;
+
+const KEYS: &[(&str, Set)] = &[
+    ("data", |config, value| words(value).map(|path| config.data_dir = PathBuf::from(path))),
+    ("controllers", |config, value| controllers(value).map(|list| config.controllers = list)),
+    ("name", |config, value| words(value).map(|name| config.machine.name = Some(name))),
+    ("cpus", |config, value| cpus(&number(value)).map(|n| config.machine.cpu_milli = Some(n))),
+    ("memory", |config, value| bytes(&number(value)).map(|n| config.machine.memory = Some(n))),
+    ("gpus", |config, value| count(value).map(|n| config.machine.gpus = Some(n))),
+    ("resources", |config, value| table(value, count).map(|found| config.machine.named = found)),
+    ("labels", |config, value| table(value, words).map(|found| config.machine.labels = found)),
+    ("log_limit", |config, value| bytes(&number(value)).map(|n| config.log_limit = n)),
+    ("log_quota", |config, value| bytes(&number(value)).map(|n| config.log_quota = n)),
+];
+
+fn unknown(name: &str) -> String {
+    let likeness = |known: &str| strsim::jaro_winkler(known, name);
+    let known = || KEYS.iter().map(|(known, _)| *known);
+    match known().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).filter(|near| likeness(near) > 0.7) {
+        Some(near) => format!("`{name}` is not known; did you mean `{near}`?"),
+        None => format!("`{name}` is not known; known are: {}", known().collect::<Vec<_>>().join(", ")),
+    }
+}
+
+fn words(value: &DeValue<'_>) -> Result<String, String> {
+    let text = value.as_str().ok_or_else(|| "must be a text in quotes".to_owned())?;
+    if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// A number as it stands there, or the text of a string: what follows says what it should have been.
+fn number(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::Integer(number) => {
+            i64::from_str_radix(number.as_str(), number.radix()).map_or_else(|_| number.to_string(), |n| n.to_string())
+        }
+        DeValue::Float(number) => number.to_string(),
+        DeValue::String(text) => text.to_string(),
+        DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => "this".to_owned(),
+    }
+}
+
+fn count(value: &DeValue<'_>) -> Result<u64, String> {
+    let found = value.as_integer().and_then(|number| u64::from_str_radix(number.as_str(), number.radix()).ok());
+    found.ok_or_else(|| "must be a whole number, 0 or more".to_owned())
+}
+
+fn controllers(value: &DeValue<'_>) -> Result<Vec<String>, String> {
+    let expected = || "must be a list like [\"http://host:7717\"]".to_owned();
+    let list = value.as_array().filter(|list| !list.is_empty()).ok_or_else(expected)?;
+    let address = |value: &DeValue<'_>| {
+        let text = value.as_str().ok_or_else(expected)?;
+        text.parse::<Address>().map_err(|error| format!("has a bad entry: {error}"))?;
+        Ok(text.to_owned())
+    };
+    list.iter().map(|value| address(value.get_ref())).collect()
+}
+
+fn table<T>(
+    value: &DeValue<'_>,
+    entry: fn(&DeValue<'_>) -> Result<T, String>,
+) -> Result<std::collections::BTreeMap<String, T>, String> {
+    let table = value.as_table().ok_or_else(|| "must be a table of names and values".to_owned())?;
+    let one = |(key, value): (&toml::Spanned<toml::de::DeString<'_>>, &toml::Spanned<DeValue<'_>>)| {
+        let name = key.get_ref().to_string();
+        entry(value.get_ref()).map_err(|expected| format!("has `{name}`, which {expected}")).map(|value| (name, value))
+    };
+    table.iter().map(one).collect()
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(|problem| format!("\n  {problem}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_sets_what_it_names_and_leaves_the_rest() {
+        let text = "data = '/srv/agent'\ncontrollers = ['http://a:1', 'b:2']\nname = 'big'\ncpus = 1.5\n\
+                    memory = '2GiB'\ngpus = 2\nlog_limit = 1_000\n[resources]\nlicence = 3\n[labels]\nzone = 'a'\n";
+        let config = Config::parse(text).expect("it is right");
+        assert_eq!(config.data_dir, PathBuf::from("/srv/agent"));
+        assert_eq!(config.controllers, ["http://a:1", "b:2"]);
+        assert_eq!(config.machine.name.as_deref(), Some("big"));
+        assert_eq!((config.machine.cpu_milli, config.machine.gpus), (Some(1500), Some(2)));
+        assert_eq!((config.machine.memory, config.log_limit), (Some(2 << 30), 1000));
+        assert_eq!(config.machine.named.get("licence"), Some(&3));
+        assert_eq!(config.machine.labels.get("zone").map(String::as_str), Some("a"));
+        assert_eq!(config.log_quota, Config::default().log_quota);
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        let config = Config::parse("# nothing\n").expect("it is right");
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn every_problem_is_told_at_once_with_its_line_and_what_would_be_right() {
+        let text = "nmae = 'x'\ncontrollers = []\ncpus = -1\nmemory = '7 fish'\ngpus = 'two'\nxyz = 1\n\
+                    data = ''\nlabels = { zone = 1 }\n";
+        let problems: Vec<_> = Config::parse(text).expect_err("it is wrong").iter().map(ToString::to_string).collect();
+        let starts = [
+            "line 1: `nmae` is not known; did you mean `name`?",
+            "line 2: `controllers` must be a list like",
+            "line 3: `cpus` `-1` is no number of processors",
+            "line 4: `memory` \"7 fish\" is no size",
+            "line 5: `gpus` must be a whole number",
+            "line 6: `xyz` is not known; known are: data, controllers, name",
+            "line 7: `data` must not be empty",
+            "line 8: `labels` has `zone`, which must be a text in quotes",
+        ];
+        assert_eq!(problems.len(), starts.len(), "{problems:#?}");
+        for (problem, start) in problems.iter().zip(starts) {
+            assert!(problem.starts_with(start), "{problem} does not start with {start}");
+        }
+    }
+}
