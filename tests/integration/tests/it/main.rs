@@ -13,6 +13,8 @@ mod first_command;
 #[cfg(unix)]
 mod output;
 #[cfg(unix)]
+mod processes;
+#[cfg(unix)]
 mod protocol;
 #[cfg(unix)]
 mod refusals;
