@@ -34,7 +34,7 @@ const LOGS_LIMIT: Duration = Duration::from_secs(3);
 /// For the last words to leave and the tasks to end.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
-/// An agent that runs.
+/// An agent that runs. Dropped, it stops as if it was asked to.
 #[derive(Debug)]
 pub struct Running {
     /// What it told the controller of its machine.

@@ -61,6 +61,7 @@ pub(super) struct Sources {
 enum News {
     Link(Option<link::Event>),
     Exec(Option<ExecEvent>),
+    /// Somebody asked, or whoever could ask is gone.
     Stop(Option<()>),
     /// Time passed, or there is room in the stream.
     Nothing,
@@ -80,6 +81,8 @@ pub(super) struct Agent<P> {
     actions: Vec<Action>,
     /// When to try again to make the journal good; it is broken until then.
     broken: Option<Mono>,
+    /// Nobody is left who could ask us to stop.
+    abandoned: bool,
     stopped: bool,
 }
 
@@ -102,6 +105,7 @@ impl<P: Processes> Agent<P> {
             outbox: VecDeque::new(),
             actions: Vec::new(),
             broken: None,
+            abandoned: false,
             stopped: false,
         }
     }
@@ -131,7 +135,7 @@ impl<P: Processes> Agent<P> {
         tokio::select! {
             event = sources.link.recv() => News::Link(event),
             event = sources.exec.recv() => News::Exec(event),
-            stop = sources.stops.recv() => News::Stop(stop),
+            stop = sources.stops.recv(), if !self.abandoned => News::Stop(stop),
             () = room => News::Nothing,
             () = tokio::time::sleep(pause) => News::Nothing,
         }
@@ -147,8 +151,11 @@ impl<P: Processes> Agent<P> {
         match news {
             News::Link(Some(event)) => self.link(event),
             News::Exec(Some(event)) => self.handle(Input::Exec(event)),
-            // Whoever could stop us is gone: nobody wants us any more.
-            News::Stop(_) => self.handle(Input::Shutdown),
+            News::Stop(asked) => {
+                // Whoever could stop us is gone: nobody wants us any more.
+                self.abandoned |= asked.is_none();
+                self.handle(Input::Shutdown);
+            }
             // Link and exec end only when the runtime does; nothing can be done without them.
             News::Link(None) | News::Exec(None) => self.stopped = true,
             News::Nothing => {}
@@ -259,7 +266,7 @@ impl<P: Processes> Agent<P> {
 
     fn send(&self, message: Message) {
         if let Some(up) = &self.up
-            && up.send(message).is_err()
+            && !up.send(message)
         {
             // The stream takes nothing: a heartbeat more would be late anyway.
             debug!("the stream to the controller has no room");
@@ -278,7 +285,7 @@ impl<P: Processes> Agent<P> {
             });
             let fit = fit.count();
             let reports = self.outbox.drain(..fit).collect();
-            if up.send(Message::Reports(v1::Reports { reports })).is_err() {
+            if !up.send(Message::Reports(v1::Reports { reports })) {
                 debug!("reports found no room after all; they go again with the next connection");
             }
         }

@@ -317,3 +317,38 @@ async fn the_next_controller_is_tried_when_one_is_not_there() {
     stream.lease(TERM, &process(), [1]).await;
     assert_eq!(world.started().await.token, Token(1), "a message of a newer controller does no harm");
 }
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_agent_runs_real_processes_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut controller = Controller::start().await;
+    let mut config = super::Config { data_dir: folder.path().join("agent"), ..super::Config::default() };
+    config.controllers = vec![controller.address.clone()];
+    config.machine.cpu_milli = Some(4000);
+    let running = super::start(config.clone()).await.expect("it starts");
+    let taken = super::start(config).await.expect_err("one agent a folder").to_string();
+    assert!(taken.contains("another agent"), "{taken}");
+    let mut stream = controller.welcome(TERM).await;
+    let capacity = stream.hello.offer.as_ref().and_then(|offer| offer.capacity.as_ref());
+    assert_eq!(capacity.map(|capacity| capacity.cpu_milli), Some(4000));
+    let shell = |text: &str| TaskSpec { command: Command::Shell(text.to_owned()), ..process() };
+    stream.lease(TERM, &shell("echo out; exit 7"), [1]).await;
+    let end = loop {
+        let report = stream.report(TERM).await;
+        if matches!(report.what, Some(What::Ended(_))) {
+            break ended(&report);
+        }
+    };
+    assert_eq!((end.1, end.2), (1, v1::EndKind::Exit));
+    stream.lease(TERM, &shell("sleep 1000"), [2]).await;
+    assert!(matches!(stream.report(TERM).await.what, Some(What::Started(_))), "it lasts");
+    running.request_stop();
+    let report = stream.report(TERM).await;
+    let lost = ended(&report);
+    assert_eq!((lost.1, lost.2, &*lost.3), (2, v1::EndKind::Lost, "the agent was stopped"));
+    stream.ack(report.seq).await;
+    assert!(matches!(stream.next().await, Some(UpMessage::Goodbye(_))));
+    drop(stream);
+    soon("the agent's end", running.stop()).await;
+}

@@ -79,16 +79,12 @@ pub struct Up {
 }
 
 impl Up {
-    /// Sends if there is room; otherwise the message comes back. On a broken stream it is lost,
-    /// and [`Event::Closed`] follows.
-    ///
-    /// # Errors
-    /// There is no room now; [`Up::room`] tells when there is.
-    pub fn send(&self, message: v1::agent_up::Message) -> Result<(), v1::agent_up::Message> {
-        match self.sender.try_send(v1::AgentUp { message: Some(message) }) {
-            Err(mpsc::error::TrySendError::Full(v1::AgentUp { message: Some(message) })) => Err(message),
-            Ok(()) | Err(_) => Ok(()),
-        }
+    /// Sends, and says whether there was room. On a broken stream the message is lost, and
+    /// [`Event::Closed`] follows.
+    #[must_use = "a message that found no room was not sent"]
+    pub fn send(&self, message: v1::agent_up::Message) -> bool {
+        let sent = self.sender.try_send(v1::AgentUp { message: Some(message) });
+        !matches!(sent, Err(mpsc::error::TrySendError::Full(_)))
     }
 
     /// Whether reports find room. One place is kept for a heartbeat, which must not wait behind them.

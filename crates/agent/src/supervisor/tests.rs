@@ -150,7 +150,8 @@ impl Agent {
 fn a_lease_is_journaled_before_it_starts_and_reported_when_it_is_over() {
     let mut agent = Agent::attached();
     let one = process(1);
-    agent.expect(give(&[one.clone()]), vec![Action::Journal(Entry::Lease(one.clone())), Action::Start(one)]);
+    agent
+        .expect(give(std::slice::from_ref(&one)), vec![Action::Journal(Entry::Lease(one.clone())), Action::Start(one)]);
     let identity = identity(1);
     agent.expect(started(1), vec![Action::Journal(Entry::Started { token: Token(1), identity })]);
     agent.expect(ended(1, End::Exit(3)), reported(1, 1, over(End::Exit(3))));
