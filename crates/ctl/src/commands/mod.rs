@@ -1,0 +1,84 @@
+//! One file per subcommand: its arguments and what it does.
+
+pub(crate) mod agents;
+pub(crate) mod cancel;
+pub(crate) mod completions;
+pub(crate) mod dev;
+pub(crate) mod explain;
+pub(crate) mod list;
+pub(crate) mod logs;
+pub(crate) mod queue;
+pub(crate) mod result;
+pub(crate) mod retry;
+pub(crate) mod run;
+pub(crate) mod schema;
+pub(crate) mod show;
+pub(crate) mod stats;
+pub(crate) mod submit;
+pub(crate) mod validate;
+pub(crate) mod version;
+pub(crate) mod wait;
+
+use crate::{
+    cli::{Cli, Command},
+    error::Error,
+    exit::Exit,
+    output::Output,
+    remote::{
+        Client,
+        find::{self, Place},
+    },
+};
+
+/// What every command has: where to write, and which controller was named.
+#[derive(Clone, Debug)]
+pub(crate) struct Ctl {
+    pub(crate) output: Output,
+    controller: Option<String>,
+}
+
+impl Ctl {
+    /// From the global flags.
+    pub(crate) fn new(cli: &Cli) -> Self {
+        Self { output: Output::new(cli.output, cli.color), controller: cli.controller.clone() }
+    }
+
+    /// The controller that somebody named.
+    pub(crate) fn named(&self) -> Result<Option<Place>, Error> {
+        find::named(self.controller.as_deref())
+    }
+
+    /// The controller that is named, or the one on this machine.
+    pub(crate) fn place(&self) -> Result<Place, Error> {
+        Ok(self.named()?.unwrap_or_else(find::fallback))
+    }
+
+    /// A connection to it.
+    pub(crate) async fn client(&self) -> Result<Client, Error> {
+        Client::connect(self.place()?).await
+    }
+}
+
+/// Does what was typed.
+pub(crate) async fn dispatch(ctl: &Ctl, command: Command) -> Result<Exit, Error> {
+    match command {
+        Command::Run(args) => Box::pin(run::run(ctl, args)).await,
+        Command::Dev(args) => Box::pin(dev::run(ctl, args)).await,
+        Command::Submit(args) => Box::pin(submit::run(ctl, args)).await,
+        Command::List(args) => Box::pin(list::run(ctl, args)).await,
+        Command::Show(args) => Box::pin(show::run(ctl, args)).await,
+        Command::Logs(args) => Box::pin(logs::run(ctl, args)).await,
+        Command::Result(args) => Box::pin(result::run(ctl, args)).await,
+        Command::Cancel(args) => Box::pin(cancel::run(ctl, args)).await,
+        Command::Retry(args) => Box::pin(retry::run(ctl, args)).await,
+        Command::Wait(args) => Box::pin(wait::run(ctl, args)).await,
+        Command::Explain(args) => Box::pin(explain::run(ctl, args)).await,
+        Command::Stats(args) => Box::pin(stats::run(ctl, args)).await,
+        Command::Agents(args) => Box::pin(agents::run(ctl, args)).await,
+        Command::Queue(args) => Box::pin(queue::run(ctl, args)).await,
+        Command::Version(args) => Box::pin(version::run(ctl, args)).await,
+        Command::Validate(args) => validate::run(ctl, &args),
+        Command::Schema(args) => schema::run(ctl, &args),
+        Command::Completions(args) => completions::run(&args),
+    }
+}

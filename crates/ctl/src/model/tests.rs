@@ -1,0 +1,246 @@
+//! Every answer in every format against the files of `tests/golden`. `UPDATE_GOLDEN=1` writes them anew.
+
+use std::{env, fs, path::Path};
+
+use muster_common::proto::v1;
+use muster_core::time::Timestamp;
+use serde::Serialize;
+
+use super::{agent, change, explain, group, job, queue, stats, task};
+use crate::output::{self, Format, Human, Page, style::Style};
+
+const T0: u64 = 1_790_000_000_000_000;
+const SECOND: u64 = 1_000_000;
+
+fn check<T: Serialize + Human, I: Serialize>(name: &str, whole: &T, items: &[I]) {
+    let page = Page { style: Style::PLAIN, width: Some(100), now: Timestamp(T0 + 300 * SECOND) };
+    let lines = items.iter().map(|item| output::machine(Format::Jsonl, item).unwrap()).collect();
+    let texts = [
+        ("txt", whole.human(&page)),
+        ("json", output::machine(Format::Json, whole).unwrap()),
+        ("jsonl", lines),
+        ("yaml", output::machine(Format::Yaml, whole).unwrap()),
+    ];
+    for (extension, text) in texts {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.{extension}"));
+        if env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&file, &text).unwrap();
+        }
+        let wanted = fs::read_to_string(&file).unwrap_or_default();
+        assert_eq!(text, wanted, "{} is not what is written now; UPDATE_GOLDEN=1 writes it", file.display());
+    }
+}
+
+fn summary(id: u64, state: v1::JobState) -> v1::JobSummary {
+    let labels = [("team".to_owned(), "data".to_owned()), ("env".to_owned(), "prod".to_owned())].into();
+    let tally = v1::Tally { succeeded: 7, failed: 1, running: 2, queued: 30, ..Default::default() };
+    v1::JobSummary {
+        id,
+        name: "census".into(),
+        queue: "default".into(),
+        labels,
+        state: state as i32,
+        tally: Some(tally),
+        submitted_us: T0,
+        started_us: T0 + SECOND / 2,
+        finished_us: 0,
+        submitted_by: "ada".into(),
+        cancel_reason: String::new(),
+    }
+}
+
+fn attempt(number: u32, kind: Option<(v1::EndKind, i32, &str)>) -> v1::Attempt {
+    let at = T0 + u64::from(number) * 10 * SECOND;
+    v1::Attempt {
+        number,
+        token: 100 + u64::from(number),
+        agent: 1,
+        leased_us: at,
+        started_us: at + 1_500,
+        ended_us: kind.map_or(0, |_| at + 2 * SECOND + 1_500),
+        end: kind.map(|(kind, code, reason)| v1::End { kind: kind as i32, code, reason: reason.into() }),
+    }
+}
+
+fn tasks() -> Vec<task::Task> {
+    let view = |index, name: &str, task| v1::TaskView {
+        job: 17,
+        index,
+        name: name.into(),
+        task: Some(task),
+        agent_name: if index < 2 { "machine-1".into() } else { String::new() },
+        has_result: index == 0,
+    };
+    let good = v1::Task {
+        state: v1::TaskState::Succeeded as i32,
+        attempt: Some(attempt(1, Some((v1::EndKind::Succeeded, 0, "")))),
+        ..Default::default()
+    };
+    let bad = v1::Task {
+        state: v1::TaskState::Failed as i32,
+        past: vec![attempt(1, Some((v1::EndKind::Timeout, 0, "")))],
+        attempt: Some(attempt(2, Some((v1::EndKind::Exit, 3, "")))),
+        retries: 1,
+        ..Default::default()
+    };
+    let skipped =
+        v1::Task { state: v1::TaskState::Skipped as i32, why: "scan did not succeed".into(), ..Default::default() };
+    let again = v1::Task {
+        state: v1::TaskState::Retrying as i32,
+        attempt: Some(attempt(1, Some((v1::EndKind::NotStarted, 0, "no such file: /bin/nope")))),
+        retry_at_us: T0 + 400 * SECOND,
+        ..Default::default()
+    };
+    let views = [view(0, "list", good), view(1, "scan[0]", bad), view(2, "scan[1]", again), view(3, "merge", skipped)];
+    views.into_iter().map(task::Task::from).collect()
+}
+
+#[test]
+fn jobs_are_listed_as_documented() {
+    let mut small = summary(3, v1::JobState::Cancelled);
+    small.labels.clear();
+    small.name = "a name that is much longer than any terminal has room for".into();
+    small.finished_us = T0 + 90 * SECOND;
+    small.cancel_reason = "no longer wanted".into();
+    let jobs = [summary(1_234_567, v1::JobState::Running), small].map(job::Job::from).to_vec();
+    let whole = job::Jobs { jobs, next_page_token: Some("3".into()) };
+    check("list", &whole, &whole.jobs);
+    let none = job::Jobs { jobs: Vec::new(), next_page_token: None };
+    check("list-empty", &none, &none.jobs);
+}
+
+#[test]
+fn a_job_is_shown_as_documented() {
+    let request = v1::Request { cpu_milli: 1500, memory_bytes: 1 << 30, ..Default::default() };
+    let scan = v1::TaskSpec {
+        name: "scan".into(),
+        command: Some(v1::task_spec::Command::Argv(v1::Argv { args: vec!["wc".into(), "-l".into()] })),
+        after: vec![v1::After { task: "list".into(), ..Default::default() }],
+        array: Some(v1::task_spec::Array::Range(v1::RangeArray { first: 0, count: 2, step: 1 })),
+        request: Some(request),
+        timeout_ms: Some(1500),
+        retry: Some(v1::Retry { max: 2, ..Default::default() }),
+        tags: vec!["io".into()],
+        ..Default::default()
+    };
+    let done = v1::TaskSpec {
+        name: "tidy".into(),
+        role: v1::Role::Teardown as i32,
+        command: Some(v1::task_spec::Command::Shell("rm -rf scratch\n".into())),
+        after: vec![v1::After { job: 9, on: v1::On::Any as i32, ..Default::default() }],
+        ..Default::default()
+    };
+    let groups = [("scan", 2), ("tidy", 1)].map(|(name, tasks)| v1::GroupSummary {
+        name: name.into(),
+        tasks,
+        tally: Some(v1::Tally { succeeded: 1, ..Default::default() }),
+        ..Default::default()
+    });
+    let spec = v1::JobSpec { tasks: vec![scan, done], ..Default::default() };
+    let detail = job::Detail {
+        job: summary(17, v1::JobState::Running).into(),
+        metadata: [("ticket".to_owned(), "42".to_owned())].into(),
+        groups: group::of(groups.to_vec(), Some(spec)),
+        tasks: Some(tasks()),
+    };
+    check("show", &detail, std::slice::from_ref(&detail));
+}
+
+#[test]
+fn tasks_are_shown_as_documented() {
+    let whole = task::Tasks { tasks: tasks(), next_page_token: None };
+    check("tasks", &whole, &whole.tasks);
+    check("task", &whole.tasks[1], &whole.tasks[1..2]);
+}
+
+#[test]
+fn agents_are_listed_as_documented() {
+    let capacity = v1::Request { cpu_milli: 8000, memory_bytes: 16 << 30, ..Default::default() };
+    let offer = v1::Offer {
+        name: "machine-1".into(),
+        os: "linux".into(),
+        arch: "x86_64".into(),
+        labels: [("zone".to_owned(), "a".to_owned())].into(),
+        capacity: Some(capacity),
+        version: "0.1.0".into(),
+        host: "machine-1.example.org".into(),
+    };
+    let view = v1::AgentView {
+        id: 1,
+        offer: Some(offer),
+        state: "connected".into(),
+        used: Some(v1::Request { cpu_milli: 1500, memory_bytes: 1 << 30, ..Default::default() }),
+        running: 2,
+        prefetched: 1,
+        last_seen_us: T0 + 299 * SECOND,
+    };
+    let whole = agent::Agents::of(v1::ListAgentsReply { agents: vec![view] });
+    check("agents", &whole, &whole.agents);
+}
+
+#[test]
+fn queues_are_listed_as_documented() {
+    let queue = |name: &str, max_running, paused| v1::QueueView {
+        queue: Some(v1::QueueRecord { name: name.into(), max_running, paused, ..Default::default() }),
+        running: 2,
+        queued: 30,
+    };
+    let queues = vec![queue("default", None, false), queue("gpu", Some(4), true)];
+    let whole = queue::Queues::of(v1::ListQueuesReply { queues });
+    check("queues", &whole, &whole.queues);
+}
+
+#[test]
+fn reasons_are_told_as_documented() {
+    let reason = |code: &str, text: &str, unblock: &str, agent: &str| v1::ReasonView {
+        code: code.into(),
+        text: text.into(),
+        unblock: unblock.into(),
+        agent: agent.into(),
+    };
+    let one = v1::Explanation {
+        subject: "17.scan".into(),
+        tasks: 30,
+        state: v1::TaskState::Queued as i32,
+        reasons: vec![
+            reason("agent-busy", "needs 4 cpus, 0.5 are free", "4 cpus become free", "machine-1"),
+            reason("queue-full", "queue default runs 2 of at most 2", "", ""),
+        ],
+    };
+    let whole = explain::Explanations::of(v1::ExplainReply { explanations: vec![one] });
+    check("explain", &whole, &whole.explanations);
+}
+
+#[test]
+fn stats_are_told_as_documented() {
+    let reply = v1::StatsReply {
+        tally: summary(1, v1::JobState::Running).tally,
+        jobs: 1,
+        measured: 8,
+        mean_us: 1_250_000,
+        p50_us: 900_000,
+        p99_us: 2_000_000,
+        total_us: 10_000_000,
+        slowest: Vec::new(),
+    };
+    let mut whole = stats::Stats::from(reply);
+    check("stats", &whole, std::slice::from_ref(&whole));
+    whole.slowest = tasks();
+    assert!(whole.human(&Page { style: Style::PLAIN, width: None, now: Timestamp(T0) }).contains("slowest\nTASK"));
+}
+
+#[test]
+fn changes_are_told_as_documented() {
+    let submitted = change::Submitted { job: 17, duplicate: false, warnings: vec!["no agent yet".into()], ended: None };
+    check("submit", &submitted, std::slice::from_ref(&submitted));
+    let cancelled = change::Cancelled { job: 17, tasks: 3, already_final: 1 };
+    check("cancel", &cancelled, std::slice::from_ref(&cancelled));
+    let retried = change::Retried { job: 17, tasks: 1 };
+    check("retry", &retried, std::slice::from_ref(&retried));
+    let job: job::Job = summary(17, v1::JobState::Failed).into();
+    let waited = change::Waited { jobs: vec![job.clone()], timed_out: false };
+    check("wait", &waited, &waited.jobs);
+    let result = Some(serde_json::json!({ "lines": 3 }));
+    let ran = change::Ran { job, tasks: tasks(), result, exit_code: 1 };
+    check("run", &ran, std::slice::from_ref(&ran));
+}

@@ -1,0 +1,134 @@
+//! Where the controller is: the flag, the variable, the config file, the default; in this order.
+
+use std::{
+    env, fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use crate::{error::Error, exit::Exit};
+
+/// The variable that names the controller.
+pub(crate) const VARIABLE: &str = "MUSTER_CONTROLLER";
+
+/// A controller's address and who named it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) url: String,
+    pub(crate) source: Source,
+}
+
+/// Who named the address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Flag,
+    Variable,
+    File(PathBuf),
+    Default,
+    /// The system that this very process started.
+    Inside,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("--controller"),
+            Self::Variable => f.write_str(VARIABLE),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Default => f.write_str("the default"),
+            Self::Inside => f.write_str("this process"),
+        }
+    }
+}
+
+/// `ctl.toml`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    controller: Option<String>,
+}
+
+/// The address that somebody named; none when nobody did.
+pub(crate) fn named(flag: Option<&str>) -> Result<Option<Place>, Error> {
+    let variable = env::var(VARIABLE).ok();
+    choose(flag, variable.as_deref(), file_path().as_deref())
+}
+
+/// The address to try when nobody named one.
+pub(crate) fn fallback() -> Place {
+    Place { url: format!("http://127.0.0.1:{}", muster_common::DEFAULT_PORT), source: Source::Default }
+}
+
+fn choose(flag: Option<&str>, variable: Option<&str>, file: Option<&Path>) -> Result<Option<Place>, Error> {
+    if let Some(text) = flag {
+        return Ok(Some(Place { url: url(text), source: Source::Flag }));
+    }
+    if let Some(text) = variable.filter(|text| !text.is_empty()) {
+        return Ok(Some(Place { url: url(text), source: Source::Variable }));
+    }
+    let Some(path) = file else { return Ok(None) };
+    let controller = read(path)?.controller;
+    Ok(controller.map(|text| Place { url: url(&text), source: Source::File(path.to_owned()) }))
+}
+
+/// `host:port` is enough.
+fn url(text: &str) -> String {
+    if text.contains("://") { text.to_owned() } else { format!("http://{text}") }
+}
+
+fn read(path: &Path) -> Result<File, Error> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(File::default()),
+        Err(error) => return Err(Error::new(Exit::USAGE, format!("cannot read {}: {error}", path.display()))),
+    };
+    toml::from_str(&text).map_err(|error| {
+        let error = error.to_string();
+        Error::new(Exit::USAGE, format!("{} is not as it should be:\n{}", path.display(), error.trim_end()))
+            .next("it may hold one line: controller = \"http://HOST:PORT\"")
+    })
+}
+
+/// `$XDG_CONFIG_HOME/muster/ctl.toml`, `~/.config/muster/ctl.toml`, `%APPDATA%\muster\ctl.toml`.
+fn file_path() -> Option<PathBuf> {
+    let folder = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let config = if cfg!(windows) {
+        folder("APPDATA")
+    } else {
+        folder("XDG_CONFIG_HOME").or_else(|| Some(folder("HOME")?.join(".config")))
+    };
+    Some(config?.join("muster").join("ctl.toml"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flag_goes_before_the_variable_and_the_variable_before_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ctl.toml");
+        fs::write(&file, "controller = \"http://file:1\"\n").unwrap();
+        let place = |flag, variable| choose(flag, variable, Some(&file)).unwrap().unwrap();
+        assert_eq!(
+            place(Some("flag:1"), Some("http://var:1")),
+            Place { url: "http://flag:1".into(), source: Source::Flag }
+        );
+        assert_eq!(place(None, Some("https://var:1")), Place { url: "https://var:1".into(), source: Source::Variable });
+        assert_eq!(place(None, Some("")), Place { url: "http://file:1".into(), source: Source::File(file.clone()) });
+        assert_eq!(choose(None, None, Some(&dir.path().join("none.toml"))).unwrap(), None);
+        assert_eq!(choose(None, None, None).unwrap(), None);
+    }
+
+    #[test]
+    fn a_config_file_with_an_unknown_key_is_refused_with_what_it_may_hold() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ctl.toml");
+        fs::write(&file, "controler = \"x\"\n").unwrap();
+        let error = choose(None, None, Some(&file)).unwrap_err();
+        assert_eq!(error.exit(), Exit::USAGE);
+        let text = error.to_string();
+        assert!(text.contains("controler") && text.contains("may hold one line"), "{text}");
+    }
+}
