@@ -92,9 +92,8 @@ impl Attempt {
             pipes.feed(stdin, Arc::clone(&self.order.spec));
         }
         let cause = Watch::new(&self).until_exit(&leader, &mut pipes).await;
-        let survivors = self.clear(cause, &leader, &mut pipes).await;
+        let (status, survivors) = self.clear(cause, &mut leader, &mut pipes).await;
         pipes.finish();
-        let status = leader.reap();
         drop(leader);
         let (end, why, result) = self.judge(cause, status, &survivors).await;
         self.clean_up().await;
@@ -103,22 +102,32 @@ impl Attempt {
         self.room.over(ExecEvent::Ended { token, end, why, started: self.started, ended, result }).await;
     }
 
-    /// Kills what is left of it, takes what is left in its pipes; returns what could not be killed (A3).
-    async fn clear(&self, cause: Option<Cause>, leader: &Leader, pipes: &mut Pipes) -> Vec<Survivor> {
+    /// Kills what is left of it and takes what is left in its pipes. Returns how the leader ended, and
+    /// what could not be killed (A3).
+    async fn clear(
+        &self,
+        cause: Option<Cause>,
+        leader: &mut Leader,
+        pipes: &mut Pipes,
+    ) -> (Option<Status>, Vec<Survivor>) {
+        let (hunter, token) = (&self.room.hunter, self.order.token);
         leader.kill_group();
-        // Nobody was in its way, and nobody holds its pipes: nearly every attempt ends here. One that
-        // went into hiding with closed pipes is found by the look for strays.
         if cause.is_none() && tokio::time::timeout(CLOSE_LIMIT, pipes.drain()).await.is_ok() {
-            self.room.hunter.check_for_strays();
-            return Vec::new();
+            let status = leader.reap();
+            // Nobody holds its pipes and nobody is in its group: nearly every attempt ends here. One
+            // that went into hiding with closed pipes is found by the look for strays.
+            if leader.was_alone() {
+                hunter.check_for_strays();
+                return (status, Vec::new());
+            }
+            return (status, leader.hunt(hunter, token, KILL_LIMIT).await);
         }
-        let hunt = leader.hunt(&self.room.hunter, self.order.token, KILL_LIMIT);
         let drain = tokio::time::timeout(KILL_LIMIT, pipes.drain());
-        let (survivors, drained) = tokio::join!(hunt, drain);
+        let (survivors, drained) = tokio::join!(leader.hunt(hunter, token, KILL_LIMIT), drain);
         if drained.is_err() {
-            warn!(token = %self.order.token, "somebody outside the attempt holds its output open; what they write is not kept");
+            warn!(%token, "somebody outside the attempt holds its output open; what they write is not kept");
         }
-        survivors
+        (leader.reap(), survivors)
     }
 
     /// What its end is called.

@@ -24,14 +24,14 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Nothing in these tests takes nearly as long.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-pub struct Bench {
-    pub dir: PathBuf,
-    pub exec: Exec,
-    pub events: mpsc::Receiver<ExecEvent>,
-    pub spools: Spools,
-    pub controller: Controller,
+pub(crate) struct Bench {
+    pub(crate) dir: PathBuf,
+    pub(crate) exec: Exec,
+    pub(crate) events: mpsc::Receiver<ExecEvent>,
+    pub(crate) spools: Spools,
+    pub(crate) controller: Controller,
     next: u64,
     _folder: Option<tempfile::TempDir>,
     stop: CancellationToken,
@@ -39,25 +39,25 @@ pub struct Bench {
 
 /// How an attempt ended.
 #[derive(Clone, Debug)]
-pub struct Over {
-    pub token: Token,
-    pub end: End,
-    pub why: String,
-    pub started: Timestamp,
-    pub ended: Timestamp,
-    pub result: Option<TaskResult>,
+pub(crate) struct Over {
+    pub(crate) token: Token,
+    pub(crate) end: End,
+    pub(crate) why: String,
+    pub(crate) started: Timestamp,
+    pub(crate) ended: Timestamp,
+    pub(crate) result: Option<TaskResult>,
 }
 
-pub fn argv(words: &[&str]) -> TaskSpec {
+pub(crate) fn argv(words: &[&str]) -> TaskSpec {
     let command = Command::Argv(words.iter().map(ToString::to_string).collect());
     TaskSpec { name: "t".into(), command, ..TaskSpec::default() }
 }
 
-pub fn shell(text: &str) -> TaskSpec {
+pub(crate) fn shell(text: &str) -> TaskSpec {
     TaskSpec { name: "t".into(), command: Command::Shell(text.into()), ..TaskSpec::default() }
 }
 
-pub fn order(token: u64, spec: TaskSpec) -> Order {
+pub(crate) fn order(token: u64, spec: TaskSpec) -> Order {
     Order {
         token: Token(token),
         task: TaskId::new(JobId(5), 7),
@@ -73,21 +73,21 @@ pub fn order(token: u64, spec: TaskSpec) -> Order {
 }
 
 impl Bench {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut bench = Self::at(folder.path(), None, |_| {}).await;
         bench._folder = Some(folder);
         bench
     }
 
-    pub async fn with_logs(change: impl FnOnce(&mut logs::Config)) -> Self {
+    pub(crate) async fn with_logs(change: impl FnOnce(&mut logs::Config)) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut bench = Self::at(folder.path(), None, change).await;
         bench._folder = Some(folder);
         bench
     }
 
-    pub async fn at(dir: &Path, guard: Option<guard::Program>, change: impl FnOnce(&mut logs::Config)) -> Self {
+    pub(crate) async fn at(dir: &Path, guard: Option<guard::Program>, change: impl FnOnce(&mut logs::Config)) -> Self {
         let mut config = logs::Config::new(dir.to_owned());
         change(&mut config);
         let spools = Spools::open(&config).expect("spools open");
@@ -105,22 +105,22 @@ impl Bench {
         Self { dir: dir.to_owned(), exec, events, spools, controller, next: 1, _folder: None, stop }
     }
 
-    pub fn start(&mut self, spec: TaskSpec) -> Token {
+    pub(crate) fn start(&mut self, spec: TaskSpec) -> Token {
         self.start_order(|token| order(token, spec))
     }
 
-    pub fn start_order(&mut self, make: impl FnOnce(u64) -> Order) -> Token {
+    pub(crate) fn start_order(&mut self, make: impl FnOnce(u64) -> Order) -> Token {
         let token = self.next;
         self.next += 1;
         self.exec.start(Arc::new(make(token)));
         Token(token)
     }
 
-    pub async fn event(&mut self) -> ExecEvent {
+    pub(crate) async fn event(&mut self) -> ExecEvent {
         tokio::time::timeout(LIMIT, self.events.recv()).await.expect("an event in time").expect("exec lives")
     }
 
-    pub async fn over(&mut self) -> Over {
+    pub(crate) async fn over(&mut self) -> Over {
         loop {
             if let ExecEvent::Ended { token, end, why, started, ended, result } = self.event().await {
                 let why = why.as_deref().unwrap_or_default().to_owned();
@@ -130,7 +130,7 @@ impl Bench {
     }
 
     /// Runs one attempt to its end.
-    pub async fn run(&mut self, spec: TaskSpec) -> Over {
+    pub(crate) async fn run(&mut self, spec: TaskSpec) -> Over {
         let token = self.start(spec);
         let over = self.over().await;
         assert_eq!(over.token, token);
@@ -138,12 +138,12 @@ impl Bench {
     }
 
     /// Waits until the controller has all output.
-    pub async fn drained(&self) {
+    pub(crate) async fn drained(&self) {
         tokio::time::timeout(LIMIT, self.spools.drained()).await.expect("all output is shipped in time");
     }
 
     /// Runs one attempt and returns how it ended and what it wrote to stdout and stderr.
-    pub async fn output(&mut self, spec: TaskSpec) -> (Over, String, String) {
+    pub(crate) async fn output(&mut self, spec: TaskSpec) -> (Over, String, String) {
         let over = self.run(spec).await;
         self.drained().await;
         let log = self.controller.log(over.token);
@@ -153,7 +153,7 @@ impl Bench {
     }
 
     /// Waits until `path` has something in it.
-    pub async fn appears(&self, path: &Path) -> String {
+    pub(crate) async fn appears(&self, path: &Path) -> String {
         wait_for(&format!("{} to be written", path.display()), || {
             std::fs::read_to_string(path).ok().filter(|text| text.ends_with('\n'))
         })
@@ -168,7 +168,7 @@ impl Drop for Bench {
 }
 
 /// Waits for a condition, looking often.
-pub async fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) async fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let waiting = async {
         loop {
             if let Some(found) = look() {
@@ -184,43 +184,43 @@ pub async fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 /// Whether a process lives; a zombie does not.
-pub fn lives(pid: i32) -> bool {
+pub(crate) fn lives(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with(['Z', 'X']))
 }
 
 /// What one attempt wrote, as far as it came.
 #[derive(Clone, Debug, Default)]
-pub struct Log {
-    pub frames: u64,
-    pub stdout: Vec<u8>,
-    pub stderr: Vec<u8>,
+pub(crate) struct Log {
+    pub(crate) frames: u64,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
     /// (stderr?, offset, bytes, reason)
-    pub cuts: Vec<(bool, u64, u64, String)>,
-    pub last: bool,
-    pub times: Vec<u64>,
+    pub(crate) cuts: Vec<(bool, u64, u64, String)>,
+    pub(crate) last: bool,
+    pub(crate) times: Vec<u64>,
     lane: [u64; 2],
 }
 
 /// Keeps and acknowledges all.
 #[derive(Clone)]
-pub struct Controller {
-    pub state: Arc<Mutex<State>>,
-    pub changed: watch::Sender<u64>,
+pub(crate) struct Controller {
+    pub(crate) state: Arc<Mutex<State>>,
+    pub(crate) changed: watch::Sender<u64>,
 }
 
 #[derive(Default)]
-pub struct State {
-    pub logs: BTreeMap<u64, Log>,
-    pub stored: BTreeMap<u64, Vec<u8>>,
-    pub inputs: Option<String>,
+pub(crate) struct State {
+    pub(crate) logs: BTreeMap<u64, Log>,
+    pub(crate) stored: BTreeMap<u64, Vec<u8>>,
+    pub(crate) inputs: Option<String>,
     /// Streams are broken after so many messages.
-    pub break_after: Option<usize>,
+    pub(crate) break_after: Option<usize>,
     /// Acknowledge receipt only.
-    pub keep_nothing: bool,
+    pub(crate) keep_nothing: bool,
     /// Acknowledge nothing at all.
-    pub silent: bool,
-    pub streams: usize,
+    pub(crate) silent: bool,
+    pub(crate) streams: usize,
 }
 
 impl Default for Controller {
@@ -230,11 +230,11 @@ impl Default for Controller {
 }
 
 impl Controller {
-    pub fn log(&self, token: Token) -> Log {
+    pub(crate) fn log(&self, token: Token) -> Log {
         self.state.lock().expect("not poisoned").logs.get(&token.0).cloned().unwrap_or_default()
     }
 
-    pub fn set(&self, change: impl FnOnce(&mut State)) {
+    pub(crate) fn set(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state.lock().expect("not poisoned"));
     }
 

@@ -62,13 +62,14 @@ pub(crate) fn spawn(command: &mut Command, feeds: bool) -> io::Result<Running> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = command.spawn()?;
-    adopt(&mut child)
-        .map_err(|error| {
+    match adopt(&mut child) {
+        Ok(parts) => Ok(parts.with(child)),
+        Err(error) => {
             let _gone = child.kill();
             let _reaped = child.wait();
-            error
-        })
-        .map(|parts| parts.with(child))
+            Err(error)
+        }
+    }
 }
 
 struct Parts {
@@ -147,6 +148,11 @@ impl Leader {
         if !self.reaped {
             let _nobody_left = killpg(self.pid, signal);
         }
+    }
+
+    /// Once reaped: whether nobody else is in its group, not even a member that is about to die.
+    pub(crate) fn was_alone(&self) -> bool {
+        self.reaped && killpg(self.pid, None) == Err(Errno::ESRCH)
     }
 
     /// Kills everything that belongs to the attempt and answers when all is dead, or with what lives after `limit`.
