@@ -63,7 +63,8 @@ impl LogStore {
     async fn remove(&self, id: JobId, seq: u32, stored: Stored, which: Which) -> Result<(), Error> {
         let runs = match self.shared.shelf.index(id, seq, stored.size).await? {
             Ok(footer) if !footer.removed.is_empty() => {
-                return Ok(self.note_removed(id, seq, stored.size, stored.size));
+                self.note_removed(id, seq, stored.size, stored.size);
+                return Ok(());
             }
             Ok(footer) => footer.runs,
             Err(damage) => {

@@ -186,6 +186,9 @@ pub(super) struct Placed {
     pub(super) frame: LogFrame,
 }
 
+/// Frames, by the run they belong to.
+pub(super) type Found<'a> = Vec<(&'a Run, Vec<Placed>)>;
+
 /// The frames of the runs that are wanted in a part of the body that begins at `start`, by run; and where to go
 /// on reading. That is `start` itself when not even one frame fitted into `bytes`.
 pub(super) fn frames<'a>(
@@ -193,7 +196,7 @@ pub(super) fn frames<'a>(
     start: u32,
     bytes: &Bytes,
     wanted: impl Fn(&Run) -> bool,
-) -> Result<(Vec<(&'a Run, Vec<Placed>)>, u32), Damage> {
+) -> Result<(Found<'a>, u32), Damage> {
     let stop = start.saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
     let mut found = Vec::new();
     let at = runs.partition_point(|run| run.end() <= start);

@@ -1,0 +1,84 @@
+//! The service that agents use.
+
+use futures::{StreamExt as _, stream::BoxStream};
+use muster_common::proto::v1::{self, agent_link_server::AgentLink};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::grpc::{Parts, bulk, control, inputs};
+
+/// Messages that wait for an agent's connection to take them.
+const ROOM: usize = 16;
+
+/// See `AgentLink` in `agent.proto`.
+#[derive(Clone, Debug)]
+pub(super) struct Agents {
+    pub(super) parts: Parts,
+    pub(super) tracker: TaskTracker,
+    pub(super) cancel: CancellationToken,
+}
+
+type Answers<T> = BoxStream<'static, Result<T, Status>>;
+
+/// The way back over one call. When nobody listens any more, sending fails.
+pub(super) type Back<T> = mpsc::Sender<Result<T, Status>>;
+
+impl Agents {
+    /// Answers a call at once with a stream that `work` fills: a client may wait for the answer's head before it
+    /// sends anything. A stop, or the end of the call, ends the work.
+    fn answer<T, W>(&self, work: impl FnOnce(Back<T>) -> W) -> Response<Answers<T>>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<(), Status>> + Send + 'static,
+    {
+        let (back, answers) = mpsc::channel(ROOM);
+        let (work, cancel) = (work(back.clone()), self.cancel.clone());
+        self.tracker.spawn(async move {
+            let result = match cancel.run_until_cancelled(work).await {
+                Some(result) => result,
+                None => Err(super::status::stopping()),
+            };
+            if let Err(status) = result {
+                // With no room for a last word, the end of the stream says enough.
+                let _ = back.try_send(Err(status));
+            }
+        });
+        Response::new(ReceiverStream::new(answers).boxed())
+    }
+}
+
+#[tonic::async_trait]
+impl AgentLink for Agents {
+    type ControlStream = Answers<v1::AgentDown>;
+    type LogsStream = Answers<v1::LogDown>;
+    type InputsStream = Answers<v1::InputsPart>;
+
+    async fn control(&self, request: Request<Streaming<v1::AgentUp>>) -> Result<Response<Self::ControlStream>, Status> {
+        let (parts, up) = (self.parts.clone(), request.into_inner());
+        Ok(self.answer(|back| control::run(parts, up, back)))
+    }
+
+    async fn logs(&self, request: Request<Streaming<v1::LogUp>>) -> Result<Response<Self::LogsStream>, Status> {
+        let (parts, up) = (self.parts.clone(), request.into_inner());
+        Ok(self.answer(|back| bulk::logs(parts, up, back)))
+    }
+
+    async fn inputs(&self, request: Request<v1::InputsRequest>) -> Result<Response<Self::InputsStream>, Status> {
+        let plan = inputs::plan(&self.parts, request.get_ref())?;
+        let parts = self.parts.clone();
+        Ok(self.answer(|back| inputs::send(parts, plan, back)))
+    }
+
+    async fn put_result(
+        &self,
+        request: Request<Streaming<v1::ResultPart>>,
+    ) -> Result<Response<v1::ResultKept>, Status> {
+        let kept = bulk::put_result(&self.parts, request.into_inner());
+        match self.cancel.run_until_cancelled(kept).await {
+            Some(kept) => kept.map(Response::new),
+            None => Err(super::status::stopping()),
+        }
+    }
+}

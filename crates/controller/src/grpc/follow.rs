@@ -1,0 +1,203 @@
+//! What tasks wrote, as a stream: what is there, and with `follow` what still comes, until the end of the work and of its logs.
+
+use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
+
+use futures::{Stream, stream};
+use muster_common::proto::v1;
+use muster_core::{
+    id::JobId,
+    state::{End, Task},
+    time::Timestamp,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tonic::Status;
+
+use crate::{
+    grpc::{
+        Parts,
+        layout::{Layout, known},
+        select::{Found, resolve},
+        status::{of_field, of_logs, stopping},
+    },
+    logs::{Attempts, Piece, Reader, Selection},
+    view::JobView,
+};
+
+/// How long after the end of the work its last output is waited for.
+const LAST_WITHIN: Duration = Duration::from_secs(5);
+/// How long nothing may come after the end until that is all, where no attempt is known to have more.
+const QUIET: Duration = Duration::from_millis(500);
+/// Selections of more tasks are not looked through for the last output of each.
+const COUNTED: u32 = 256;
+
+/// One person's look at logs.
+struct Follow {
+    parts: Parts,
+    reader: Reader,
+    layout: Layout,
+    id: JobId,
+    tasks: Range<u32>,
+    follow: bool,
+    changed: watch::Receiver<u64>,
+    ready: VecDeque<v1::LogsReply>,
+    /// When the work was first seen to be over, and when something last came since.
+    over: Option<(Instant, Instant)>,
+}
+
+/// Whether more may come.
+enum Next {
+    Over,
+    Wait(Option<Instant>),
+}
+
+pub(super) async fn logs(
+    parts: Parts,
+    request: v1::LogsRequest,
+) -> Result<impl Stream<Item = Result<v1::LogsReply, Status>> + Send + 'static, Status> {
+    let stream = stream_of(&request.stream)?;
+    let changed = parts.view.changed();
+    let found = resolve(&parts.view.load(), request.selector)?;
+    let attempts = attempts_of(&found, request.attempt)?;
+    let (id, tasks) = (found.id(), found.range());
+    let selection = Selection { job: id, tasks: tasks.clone(), attempts, stream };
+    let mut reader = parts.logs.reader(selection).await.map_err(|error| of_logs(&error))?;
+    if request.tail_lines > 0 {
+        reader.tail(request.tail_lines).await.map_err(|error| of_logs(&error))?;
+    }
+    let layout = Layout::new(&found.job.job);
+    let (follow, ready) = (request.follow, VecDeque::new());
+    let state = Follow { parts, reader, layout, id, tasks, follow, changed, ready, over: None };
+    Ok(stream::try_unfold(state, |mut state| async move {
+        let next = state.next().await?;
+        Ok(next.map(|reply| (reply, state)))
+    }))
+}
+
+fn stream_of(word: &str) -> Result<Option<v1::Stream>, Status> {
+    match word {
+        "" => Ok(None),
+        "stdout" => Ok(Some(v1::Stream::Stdout)),
+        "stderr" => Ok(Some(v1::Stream::Stderr)),
+        other => {
+            Err(of_field("stream", format!("`{other}` is no stream; known are stdout, stderr, and nothing for both")))
+        }
+    }
+}
+
+/// The attempts that are wanted: one by number, or of each task the newest one and those that follow it.
+fn attempts_of(found: &Found, attempt: u32) -> Result<Attempts, Status> {
+    if attempt == 0 {
+        let job = Arc::clone(&found.job);
+        return Ok(Attempts::From(Arc::new(move |task| known(&job, task).map_or(1, Task::attempts))));
+    }
+    let tasks = found.range();
+    if tasks.end - tasks.start == 1 {
+        let there = known(&found.job, tasks.start).map_or(0, Task::attempts);
+        if attempt > there {
+            return Err(Status::not_found(match there {
+                0 => format!("{} was not tried yet", found.text),
+                1 => format!("{} was tried once; attempt {attempt} does not exist", found.text),
+                _ => format!("{} was tried {there} times; attempt {attempt} does not exist", found.text),
+            }));
+        }
+    }
+    Ok(Attempts::Only(attempt))
+}
+
+impl Follow {
+    async fn next(&mut self) -> Result<Option<v1::LogsReply>, Status> {
+        loop {
+            if let Some(reply) = self.ready.pop_front() {
+                return Ok(Some(reply));
+            }
+            // Before looking, so that what comes between looking and waiting is not missed.
+            let grown = self.reader.grown();
+            self.changed.borrow_and_update();
+            if let Some(pieces) = self.reader.next().await.map_err(|error| of_logs(&error))? {
+                if let Some((_, last)) = &mut self.over {
+                    *last = Instant::now();
+                }
+                let replies: Vec<_> = pieces.into_iter().map(|piece| self.reply(piece)).collect();
+                self.ready.extend(replies);
+                continue;
+            }
+            if !self.follow {
+                return Ok(None);
+            }
+            let Next::Wait(until) = self.look() else { return Ok(None) };
+            tokio::select! {
+                () = grown => {}
+                changed = self.changed.changed(), if until.is_none() => changed.map_err(|_| stopping())?,
+                () = sleep_until(until.unwrap_or_else(far)), if until.is_some() => {}
+            }
+        }
+    }
+
+    fn reply(&self, piece: Piece) -> v1::LogsReply {
+        v1::LogsReply {
+            job: self.id.0,
+            task: piece.task,
+            task_name: self.layout.name(piece.task),
+            attempt: piece.attempt,
+            frames: piece.frames,
+        }
+    }
+
+    /// Whether something may still come, and until when that is to be believed.
+    fn look(&mut self) -> Next {
+        let snapshot = self.parts.view.load();
+        // A deleted job writes no more.
+        let Some(job) = snapshot.job(self.id) else { return Next::Over };
+        let Some(ended) = self.ended(job) else {
+            self.over = None;
+            return Next::Wait(None);
+        };
+        let long_ago = self.parts.clock.wall().since(ended) > LAST_WITHIN;
+        if long_ago || self.has_all(job) {
+            return Next::Over;
+        }
+        let now = Instant::now();
+        let (seen, last) = *self.over.get_or_insert((now, now));
+        let until = if self.reader.is_open() { seen + LAST_WITHIN } else { (last + QUIET).min(seen + LAST_WITHIN) };
+        if until <= now { Next::Over } else { Next::Wait(Some(until)) }
+    }
+
+    /// When the selected work ended; none: it has not.
+    fn ended(&self, job: &JobView) -> Option<Timestamp> {
+        if job.summary.state.is_final() {
+            return Some(job.summary.finished);
+        }
+        if self.tasks.end - self.tasks.start > COUNTED {
+            return None;
+        }
+        let mut ended = Timestamp(0);
+        for index in self.tasks.clone() {
+            if !job.state_of(index)?.is_final() {
+                return None;
+            }
+            let attempt = known(job, index).and_then(|task| task.attempt.as_ref());
+            ended = attempt.map_or(ended, |attempt| ended.max(attempt.ended));
+        }
+        // The agent's clock may be wrong: what is no time of ours is now.
+        Some(if ended.is_never() { self.parts.clock.wall() } else { ended })
+    }
+
+    /// Whether of every selected task the last output is known to be here.
+    fn has_all(&self, job: &JobView) -> bool {
+        let is_here = |index| match known(job, index).and_then(|task| task.attempt.as_ref()) {
+            None => true,
+            Some(attempt) => {
+                let silent = attempt.started.is_never() || attempt.end == Some(End::Lost);
+                silent || self.reader.is_over(index, attempt.number)
+            }
+        };
+        self.tasks.end - self.tasks.start <= COUNTED && self.tasks.clone().all(is_here)
+    }
+}
+
+fn far() -> Instant {
+    Instant::now() + LAST_WITHIN
+}

@@ -1,0 +1,118 @@
+//! The service that people use: each call finds what is meant and asks who knows.
+
+use futures::{
+    Stream, StreamExt as _,
+    stream::{self, BoxStream},
+};
+use muster_common::proto::v1::{self, muster_server::Muster};
+use muster_core::time::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::grpc::{Parts, fleet, follow, jobs, orders, result, stats, status::stopping, tasks};
+
+/// See `Muster` in `muster.proto`.
+#[derive(Clone, Debug)]
+pub(super) struct People {
+    pub(super) parts: Parts,
+    pub(super) started: Timestamp,
+    pub(super) cancel: CancellationToken,
+}
+
+/// A stream that a stop ends with a word.
+type Answers<T> = BoxStream<'static, Result<T, Status>>;
+
+impl People {
+    fn until_stop<T: Send + 'static>(
+        &self,
+        answers: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    ) -> Response<Answers<T>> {
+        // Three states: open, one last word, ended.
+        let state = Some((answers.boxed(), self.cancel.clone()));
+        let answers = stream::unfold(state, |state| async move {
+            let (mut answers, cancel) = state?;
+            tokio::select! {
+                biased;
+                next = answers.next() => next.map(|next| (next, Some((answers, cancel)))),
+                () = cancel.cancelled() => Some((Err(stopping()), None)),
+            }
+        });
+        Response::new(answers.boxed())
+    }
+}
+
+#[tonic::async_trait]
+impl Muster for People {
+    type WatchJobStream = Answers<v1::JobSummary>;
+    type GetResultStream = Answers<v1::ResultChunk>;
+    type LogsStream = Answers<v1::LogsReply>;
+
+    async fn info(&self, _: Request<v1::InfoRequest>) -> Result<Response<v1::InfoReply>, Status> {
+        Ok(Response::new(v1::InfoReply {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            term: self.parts.handle.term().0,
+            started_us: self.started.0,
+            now_us: self.parts.clock.wall().0,
+            store: self.parts.store.clone(),
+        }))
+    }
+
+    async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitReply>, Status> {
+        jobs::submit(&self.parts, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_jobs(&self, request: Request<v1::ListJobsRequest>) -> Result<Response<v1::ListJobsReply>, Status> {
+        jobs::list(&self.parts.view.load(), request.get_ref()).map(Response::new)
+    }
+
+    async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::GetJobReply>, Status> {
+        jobs::get(&self.parts.view.load(), request.into_inner()).map(Response::new)
+    }
+
+    async fn list_tasks(&self, request: Request<v1::ListTasksRequest>) -> Result<Response<v1::ListTasksReply>, Status> {
+        tasks::list(self.parts.view.load(), request.into_inner()).await.map(Response::new)
+    }
+
+    async fn watch_job(&self, request: Request<v1::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
+        Ok(self.until_stop(jobs::watch(self.parts.view.clone(), request.into_inner())?))
+    }
+
+    async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelReply>, Status> {
+        orders::cancel(&self.parts, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn retry(&self, request: Request<v1::RetryRequest>) -> Result<Response<v1::RetryReply>, Status> {
+        orders::retry(&self.parts, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainReply>, Status> {
+        orders::explain(&self.parts, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn stats(&self, request: Request<v1::StatsRequest>) -> Result<Response<v1::StatsReply>, Status> {
+        stats::stats(self.parts.view.load(), request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_result(
+        &self,
+        request: Request<v1::GetResultRequest>,
+    ) -> Result<Response<Self::GetResultStream>, Status> {
+        Ok(self.until_stop(result::get(&self.parts, request.into_inner()).await?))
+    }
+
+    async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
+        Ok(self.until_stop(follow::logs(self.parts.clone(), request.into_inner()).await?))
+    }
+
+    async fn list_agents(&self, _: Request<v1::ListAgentsRequest>) -> Result<Response<v1::ListAgentsReply>, Status> {
+        fleet::agents(&self.parts).await.map(Response::new)
+    }
+
+    async fn list_queues(&self, _: Request<v1::ListQueuesRequest>) -> Result<Response<v1::ListQueuesReply>, Status> {
+        fleet::queues(&self.parts).await.map(Response::new)
+    }
+
+    async fn set_queue(&self, request: Request<v1::SetQueueRequest>) -> Result<Response<v1::SetQueueReply>, Status> {
+        fleet::set_queue(&self.parts, request.into_inner()).await.map(Response::new)
+    }
+}
