@@ -152,3 +152,111 @@ impl Parcel {
             .chain(self.disconnect.then_some(Outgoing::Disconnect))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use muster_core::{
+        id::{AgentId, TaskId},
+        record::Job,
+        spec::JobSpec,
+        time::Timestamp,
+    };
+
+    use super::*;
+
+    const AGENT: AgentId = AgentId(1);
+
+    fn lease(session: SessionId, token: u64) -> Effect {
+        let empty: Arc<str> = "".into();
+        let (key, by, trace_parent) = (Arc::clone(&empty), Arc::clone(&empty), empty);
+        let spec = Arc::new(JobSpec::default());
+        let job = Arc::new(Job { id: JobId(1), spec, submitted: Timestamp(1), key, by, trace_parent });
+        let task = TaskId::new(JobId(1), 0);
+        let lease = Lease { token: Token(token), task, attempt: 1, group: 0, offset: 0, job, has_inputs: false };
+        Effect::Lease { agent: AGENT, session, lease }
+    }
+
+    fn sessions() -> (Sessions, mpsc::Receiver<Vec<JobId>>) {
+        let (forget, forgotten) = mpsc::channel(1);
+        (Sessions::new(forget), forgotten)
+    }
+
+    fn all(receiver: &mut mpsc::Receiver<Outgoing>) -> Vec<Outgoing> {
+        std::iter::from_fn(|| receiver.try_recv().ok()).collect()
+    }
+
+    fn tokens(message: &Outgoing) -> Vec<u64> {
+        match message {
+            Outgoing::Leases(leases) => leases.iter().map(|lease| lease.token.0).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn one_delivery_is_one_message_of_a_kind_and_a_lease_comes_before_its_stop() {
+        let (sessions, _forgotten) = sessions();
+        let ((a, mut to_a), (b, mut to_b)) = (sessions.open(), sessions.open());
+        assert!(b > a, "a later connection has a higher number");
+        let ack = |session, seq| Effect::Acknowledge { agent: AGENT, session, seq };
+        let stop = Effect::Stop { agent: AGENT, session: a, token: Token(1) };
+        let beat = Effect::HeartbeatAck { agent: AGENT, session: a, stamp: 9 };
+        sessions.deliver(vec![ack(a, 4), lease(a, 1), lease(b, 3), stop, ack(a, 5), lease(a, 2), beat]);
+        let sent = all(&mut to_a);
+        assert_eq!(tokens(&sent[0]), [1, 2]);
+        assert_eq!(sent[1..], [Outgoing::Stop(Token(1)), Outgoing::Acknowledge(5), Outgoing::HeartbeatAck(9)]);
+        let sent = all(&mut to_b);
+        assert_eq!((sent.len(), tokens(&sent[0])), (1, vec![3]));
+    }
+
+    #[test]
+    fn what_is_for_a_closed_connection_is_dropped() {
+        let (sessions, _forgotten) = sessions();
+        let (session, mut outgoing) = sessions.open();
+        sessions.close(session);
+        sessions.deliver(vec![lease(session, 1)]);
+        assert!(all(&mut outgoing).is_empty());
+        assert!(outgoing.is_closed());
+    }
+
+    #[test]
+    fn a_disconnected_one_gets_what_came_before_and_then_the_end() {
+        let (sessions, _forgotten) = sessions();
+        let (session, mut outgoing) = sessions.open();
+        let ack = Effect::Acknowledge { agent: AGENT, session, seq: 1 };
+        sessions.deliver(vec![Effect::Disconnect { agent: AGENT, session }, ack]);
+        assert_eq!(all(&mut outgoing), [Outgoing::Acknowledge(1), Outgoing::Disconnect]);
+        assert!(outgoing.is_closed());
+        assert_eq!(sessions.count(), 0);
+    }
+
+    #[test]
+    fn an_agent_that_takes_nothing_loses_its_connection_and_others_do_not() {
+        let (sessions, _forgotten) = sessions();
+        let ((slow, slow_end), (_quick, _to_quick)) = (sessions.open(), sessions.open());
+        for stamp in 0..=SESSION_ROOM as u64 {
+            sessions.deliver(vec![Effect::HeartbeatAck { agent: AGENT, session: slow, stamp }]);
+        }
+        assert!(slow_end.is_closed());
+        assert_eq!(sessions.count(), 1);
+    }
+
+    #[test]
+    fn jobs_to_forget_go_their_own_way_and_too_many_are_left_for_later() {
+        let (sessions, mut forgotten) = sessions();
+        sessions.deliver(vec![Effect::Forget(JobId(1)), Effect::Forget(JobId(2))]);
+        sessions.deliver(vec![Effect::Forget(JobId(3))]);
+        assert_eq!(forgotten.try_recv(), Ok(vec![JobId(1), JobId(2)]));
+        assert!(forgotten.try_recv().is_err());
+    }
+
+    #[test]
+    fn closing_all_says_so_to_each() {
+        let (sessions, _forgotten) = sessions();
+        let ((_, mut to_a), (_, mut to_b)) = (sessions.open(), sessions.open());
+        sessions.close_all();
+        assert_eq!((all(&mut to_a), all(&mut to_b)), (vec![Outgoing::Disconnect], vec![Outgoing::Disconnect]));
+        assert!(to_a.is_closed() && to_b.is_closed());
+    }
+}

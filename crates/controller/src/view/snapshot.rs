@@ -1,13 +1,17 @@
 //! One state of everything, as one commit left it, and how readers find their way in it.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{Arc, LazyLock},
+};
 
 use imbl::{OrdMap, OrdSet};
 use muster_core::{
     id::{AgentId, JobId},
     record::{AgentRecord, Cancel, Job, Key, Piece, Queue, Summary, TaskResult},
     spec::TaskSpec,
-    state::{CHUNK_TASKS, Chunk, State, Tally, Task},
+    state::{CHUNK_TASKS, Chunk, JobState, State, Tally, Task},
+    time::Timestamp,
 };
 
 use crate::view::Update;
@@ -124,8 +128,10 @@ impl Snapshot {
     }
 
     fn put_job(&mut self, id: JobId, job: Arc<Job>) {
-        let name: Arc<str> = Arc::from(job.spec.name.as_str());
-        self.names.entry(name).or_default().insert(id);
+        match self.names.get_mut(job.spec.name.as_str()) {
+            Some(jobs) => _ = jobs.insert(id),
+            None => _ = self.names.insert(job.spec.name.as_str().into(), OrdSet::unit(id)),
+        }
         self.jobs.insert(id, Arc::new(JobView::new(job)));
     }
 
@@ -148,19 +154,15 @@ impl Snapshot {
 }
 
 impl JobView {
-    /// A job of which only the header is known: every task waits.
+    /// A job of which only the header is known: its counts come with the same update.
     fn new(job: Arc<Job>) -> Self {
-        let phases: Arc<[State]> = job.spec.tasks.iter().map(|_| State::Waiting).collect();
-        let count = u32::try_from(job.spec.task_count()).unwrap_or(u32::MAX);
-        let tally = Tally::of(State::Waiting, count);
-        let summary = Summary {
-            state: muster_core::state::JobState::of(&tally),
-            tally,
-            phases,
-            started: muster_core::time::Timestamp(0),
-            finished: muster_core::time::Timestamp(0),
-        };
-        Self { job, summary: Arc::new(summary), cancel: None, chunks: OrdMap::new(), results: OrdMap::new() }
+        static UNCOUNTED: LazyLock<Arc<Summary>> = LazyLock::new(|| {
+            let (tally, never) = (Tally::default(), Timestamp(0));
+            let phases = Arc::from([]);
+            Arc::new(Summary { state: JobState::Waiting, tally, phases, started: never, finished: never })
+        });
+        let summary = Arc::clone(&UNCOUNTED);
+        Self { job, summary, cancel: None, chunks: OrdMap::new(), results: OrdMap::new() }
     }
 
     /// How many tasks it has.
@@ -236,5 +238,152 @@ impl JobView {
     fn known(&self, index: u32) -> Option<&Task> {
         let chunk = self.chunks.get(&(index / CHUNK_TASKS))?;
         chunk.tasks.get((index % CHUNK_TASKS) as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_core::{
+        id::TaskId,
+        record::Offer,
+        spec::{Array, JobSpec},
+    };
+
+    use super::*;
+    use crate::view::View;
+
+    const JOB: JobId = JobId(3);
+
+    fn group(name: &str, count: u32) -> Arc<TaskSpec> {
+        let array = (count != 1).then_some(Array::Range { first: 0, count, step: 1 });
+        Arc::new(TaskSpec { name: name.to_owned(), array, ..TaskSpec::default() })
+    }
+
+    /// extract (1 task), scan (200), merge (1).
+    fn header(id: JobId, name: &str) -> (Key, Option<Piece>) {
+        let tasks = vec![group("extract", 1), group("scan", 200), group("merge", 1)];
+        let spec = Arc::new(JobSpec { name: name.to_owned(), tasks, ..JobSpec::default() });
+        let empty: Arc<str> = "".into();
+        let (key, by, trace_parent) = (Arc::clone(&empty), Arc::clone(&empty), empty);
+        (Key::Job(id), Some(Piece::Job(Arc::new(Job { id, spec, submitted: Timestamp(1), key, by, trace_parent }))))
+    }
+
+    fn summary(phases: [State; 3]) -> Summary {
+        let mut tally = Tally::of(phases[0], 1);
+        tally.add(phases[1], 200);
+        tally.add(phases[2], 1);
+        let (state, never) = (JobState::of(&tally), Timestamp(0));
+        Summary { state, tally, phases: phases.into(), started: never, finished: never }
+    }
+
+    fn chunk(n: u32, states: &[(usize, State)], len: usize) -> (Key, Option<Piece>) {
+        let mut tasks = vec![Task::new(State::Queued); len];
+        for (at, state) in states {
+            tasks[*at] = Task::new(*state);
+        }
+        (Key::Chunk(JOB, n), Some(Piece::Chunk(Arc::new(Chunk { tasks }))))
+    }
+
+    fn with_job() -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        let phases = [State::Queued, State::Queued, State::Waiting];
+        let pieces = vec![header(JOB, "census"), chunk(1, &[(0, State::Failed), (63, State::Running)], 64)];
+        snapshot.apply(Update { pieces, summaries: vec![(JOB, Some(summary(phases)))] });
+        snapshot
+    }
+
+    #[test]
+    fn a_task_is_found_by_index_whether_a_chunk_tells_of_it_or_not() {
+        let snapshot = with_job();
+        let job = snapshot.job(JOB).expect("it is there");
+        for (index, state) in [
+            (0, Some(State::Queued)),
+            (63, Some(State::Queued)),
+            (64, Some(State::Failed)),
+            (65, Some(State::Queued)),
+            (127, Some(State::Running)),
+            (128, Some(State::Queued)),
+            (200, Some(State::Queued)),
+            (201, Some(State::Waiting)),
+            (202, None),
+            (u32::MAX, None),
+        ] {
+            assert_eq!(job.state_of(index), state, "task {index}");
+            assert_eq!(job.task(index).map(|task| task.state), state, "task {index}");
+        }
+        assert_eq!(job.task_count(), 202);
+    }
+
+    #[test]
+    fn groups_know_their_tasks_and_tasks_their_group() {
+        let snapshot = with_job();
+        let job = snapshot.job(JOB).expect("it is there");
+        let found: Vec<_> = job.groups().map(|group| (group.index, group.tasks())).collect();
+        assert_eq!(found, [(0, 0..1), (1, 1..201), (2, 201..202)]);
+        let of = |index| job.group_of(index).map(|group| group.index);
+        assert_eq!([0, 1, 200, 201, 202].map(of), [Some(0), Some(1), Some(1), Some(2), None]);
+        assert_eq!(job.group_named("merge").map(|group| group.first), Some(201));
+        assert!(job.group_named("scan ").is_none());
+    }
+
+    #[test]
+    fn each_group_is_counted_by_itself() {
+        let snapshot = with_job();
+        let tallies = snapshot.job(JOB).expect("it is there").tallies();
+        let mut scan = Tally::of(State::Queued, 198);
+        scan.add(State::Failed, 1);
+        scan.add(State::Running, 1);
+        assert_eq!(tallies, [Tally::of(State::Queued, 1), scan, Tally::of(State::Waiting, 1)]);
+    }
+
+    #[test]
+    fn jobs_are_listed_newest_first_from_any_point() {
+        let mut snapshot = Snapshot::default();
+        for id in 1..=5 {
+            snapshot.apply(Update { pieces: vec![header(JobId(id), "same")], summaries: Vec::new() });
+        }
+        let list = |before| snapshot.newest_first(before).map(|job| job.job.id.0).collect::<Vec<_>>();
+        assert_eq!(list(None), [5, 4, 3, 2, 1]);
+        assert_eq!(list(Some(JobId(4))), [3, 2, 1]);
+        assert_eq!(list(Some(JobId(1))), [0; 0]);
+        assert_eq!(snapshot.named("same").map(|id| id.0).collect::<Vec<_>>(), [5, 4, 3, 2, 1]);
+        assert_eq!(snapshot.named("other").count(), 0);
+    }
+
+    #[test]
+    fn a_deleted_job_is_gone_with_its_name_whatever_else_its_commit_says() {
+        let mut snapshot = with_job();
+        let keys = [Key::Job(JOB), Key::Cancel(JOB), Key::Chunk(JOB, 1), Key::Result(TaskId::new(JOB, 0))];
+        let pieces = keys.into_iter().map(|key| (key, None)).collect();
+        snapshot.apply(Update { pieces, summaries: vec![(JOB, None)] });
+        assert!(snapshot.jobs.is_empty());
+        assert!(snapshot.names.is_empty());
+        snapshot.apply(Update { pieces: vec![chunk(0, &[], 64)], summaries: Vec::new() });
+        assert!(snapshot.jobs.is_empty());
+    }
+
+    #[test]
+    fn a_snapshot_that_a_reader_holds_never_changes() {
+        let view = View::new(with_job());
+        let held = view.load();
+        let mut changed = view.changed();
+        view.publish(Update { pieces: vec![chunk(1, &[(0, State::Succeeded)], 64)], summaries: Vec::new() });
+        assert_eq!(held.job(JOB).and_then(|job| job.state_of(64)), Some(State::Failed));
+        assert_eq!(view.load().job(JOB).and_then(|job| job.state_of(64)), Some(State::Succeeded));
+        assert_eq!(*changed.borrow_and_update(), held.version + 1);
+    }
+
+    #[test]
+    fn agents_and_queues_come_and_go() {
+        let mut snapshot = Snapshot::default();
+        let (uid, offer, never) = ("u".into(), Offer::default(), Timestamp(0));
+        let agent = AgentRecord { id: AgentId(1), uid, offer, lost: false, first_seen: never, changed: never };
+        let agent = (Key::Agent(AgentId(1)), Some(Piece::Agent(Arc::new(agent))));
+        let queue = (Key::Queue("q".into()), Some(Piece::Queue(Arc::new(Queue::default()))));
+        snapshot.apply(Update { pieces: vec![agent, queue], summaries: Vec::new() });
+        assert_eq!((snapshot.agents.len(), snapshot.queues.len()), (1, 1));
+        let pieces = vec![(Key::Agent(AgentId(1)), None), (Key::Queue("q".into()), None)];
+        snapshot.apply(Update { pieces, summaries: Vec::new() });
+        assert_eq!((snapshot.agents.len(), snapshot.queues.len(), snapshot.version), (0, 0, 2));
     }
 }

@@ -216,3 +216,12 @@ pub(super) fn put_raw(database: &Database, key: &Key, value: &[u8]) -> Result<()
     write.commit()?;
     Ok(())
 }
+
+/// Takes a record away without a word to the header.
+#[cfg(test)]
+pub(super) fn lose(database: &Database, key: &Key) -> Result<(), redb::Error> {
+    let write = database.begin_write()?;
+    write.open_table(RECORDS)?.remove(record::key_bytes(key).as_bytes())?;
+    write.commit()?;
+    Ok(())
+}

@@ -3,7 +3,10 @@
 use std::fs;
 
 use super::{Dice, Model, folder, put, worker};
-use crate::store::{Error, Outcome, Store as _, embedded::Embedded};
+use crate::store::{
+    Error, Outcome, Store as _,
+    embedded::{Embedded, table},
+};
 
 /// A store with some hundred records, cleanly closed: its bytes and what is in it.
 fn sound() -> (Vec<u8>, Model) {
@@ -118,6 +121,20 @@ fn a_store_that_lost_an_acknowledged_commit_is_refused() {
     fs::write(folder.path().join("store.redb"), old).expect("it is written");
     let error = worker(folder.path()).and_then(|mut worker| worker.load()).expect_err("a commit is missing");
     assert!(error.to_string().contains("was acknowledged"), "{error}");
+}
+
+#[test]
+fn a_store_that_lost_a_record_is_refused() {
+    let folder = folder();
+    let mut store = worker(folder.path()).expect("it opens");
+    let term = store.load().expect("it loads").term;
+    assert_eq!(store.commit(term, put(1)), Outcome::Committed);
+    drop(store);
+    let database = redb::Database::open(folder.path().join("store.redb")).expect("it opens");
+    table::lose(&database, &put(1).puts[0].0).expect("it is lost");
+    drop(database);
+    let error = worker(folder.path()).and_then(|mut worker| worker.load()).expect_err("a record is missing");
+    assert!(error.to_string().contains("it holds 0 records, and not the 1 that were written"), "{error}");
 }
 
 #[tokio::test]
