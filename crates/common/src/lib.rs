@@ -1,7 +1,11 @@
 //! What two programs need to meet: the protocol, its translation, job files, telemetry, the clock.
 
 pub mod clock;
+pub mod jobfile;
 pub mod proto;
 pub mod shutdown;
 pub mod telemetry;
 pub mod wire;
+
+/// Where a controller listens that was told nothing else; `ctl` tries it on this machine when nobody names a controller.
+pub const DEFAULT_PORT: u16 = 7717;

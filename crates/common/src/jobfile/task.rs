@@ -1,0 +1,266 @@
+//! One entry of `tasks`, and `defaults`: its keys, and how it becomes a `TaskSpec`.
+
+use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
+
+use muster_core::spec::{After, Array, Command, OnLost, Priority, Requires, RetryPolicy, Role, TaskSpec};
+
+use super::{
+    files::{Content, Folder},
+    kind::{Kind, Rule, Shape},
+    read::{Field, Read, Reader, Table, field, fill, shape},
+    tree::{Node, Value},
+    values::{Amount, Argv, Bytes, Count, Cpus, Milli, Start},
+};
+
+/// Which keys there are, by where the table stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// `[[tasks]]`: it has a `name`.
+    Entry,
+    /// `[tasks.extract]`: its key is its name.
+    Named,
+    /// `[defaults]`: what would make no sense in every task is left out.
+    Defaults,
+}
+
+/// A task while it is read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Draft {
+    pub(super) spec: TaskSpec,
+    /// What the table itself asks for.
+    own: Amounts,
+    /// What `defaults` asks for; a task without a command does not take it.
+    inherited: Amounts,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Amounts {
+    cpus: Option<u64>,
+    memory: Option<u64>,
+    gpus: Option<u64>,
+    named: BTreeMap<String, u64>,
+}
+
+const RULES: &[Rule] = &[Rule::Apart("run", "shell"), Rule::Apart("stdin", "stdin_file")];
+/// What one task takes that does not say.
+const ONE_CPU: u64 = 1000;
+
+impl Form {
+    fn fields(self) -> &'static [Field<Draft>] {
+        static ENTRY: LazyLock<Vec<Field<Draft>>> = LazyLock::new(|| fields(Form::Entry));
+        static NAMED: LazyLock<Vec<Field<Draft>>> = LazyLock::new(|| fields(Form::Named));
+        static DEFAULTS: LazyLock<Vec<Field<Draft>>> = LazyLock::new(|| fields(Form::Defaults));
+        match self {
+            Form::Entry => &ENTRY,
+            Form::Named => &NAMED,
+            Form::Defaults => &DEFAULTS,
+        }
+    }
+
+    pub(super) fn shape(self) -> Shape {
+        let name = match self {
+            Form::Entry => "task",
+            Form::Named => "named_task",
+            Form::Defaults => "defaults",
+        };
+        shape(name, self.fields(), RULES)
+    }
+}
+
+impl Draft {
+    /// A task that has what `defaults` says.
+    pub(super) fn from_defaults(defaults: &Self) -> Self {
+        Self { inherited: defaults.own.clone(), own: Amounts::default(), spec: defaults.spec.clone() }
+    }
+
+    /// Reads the keys of `node` over what is there.
+    pub(super) fn fill(&mut self, reader: &mut Reader<'_>, node: &Node, form: Form) {
+        fill(self, reader, node, form.fields(), RULES);
+    }
+
+    /// The whole task; a relative or missing `cwd` is the submitter's.
+    pub(super) fn finish(mut self, reader: &Reader<'_>) -> TaskSpec {
+        let is_command = self.spec.command != Command::Empty;
+        let mut amounts = if is_command { self.inherited } else { Amounts::default() };
+        amounts.named.append(&mut self.own.named);
+        let request = &mut self.spec.request;
+        let cpus = if is_command { ONE_CPU } else { 0 };
+        request.cpu_milli = self.own.cpus.or(amounts.cpus).unwrap_or(cpus);
+        request.memory = self.own.memory.or(amounts.memory).unwrap_or(0);
+        request.gpus = self.own.gpus.or(amounts.gpus).unwrap_or(0);
+        request.named = amounts.named;
+        if self.spec.cwd.is_none() && is_command {
+            self.spec.cwd = reader.context.cwd.to_str().filter(|cwd| !cwd.is_empty()).map(str::to_owned);
+        }
+        self.spec
+    }
+}
+
+fn fields(form: Form) -> Vec<Field<Draft>> {
+    let mut fields = Vec::new();
+    if form == Form::Entry {
+        let doc = "Unique in the job: letters, digits, `_`, `-`; not only digits.";
+        fields.push(field("name", |d: &mut Draft, v: String| d.spec.name = v, doc).required());
+    }
+    fields.extend(process());
+    fields.extend(placement());
+    fields.extend(course());
+    if form != Form::Defaults {
+        fields.extend(structure());
+    }
+    fields
+}
+
+/// What is run.
+fn process() -> Vec<Field<Draft>> {
+    vec![
+        field(
+            "run",
+            |d: &mut Draft, v: Argv| d.spec.command = Command::Argv(v.0),
+            "A program and its arguments, passed on as they are: no shell, no expansion.",
+        ),
+        field(
+            "shell",
+            |d: &mut Draft, v: String| d.spec.command = Command::Shell(v),
+            "A script for the machine's shell: `/bin/sh -c`, or `cmd /C` on Windows. Without `run` and `shell` a task is a join point, which needs no process.",
+        ),
+        field(
+            "env",
+            |d: &mut Draft, v: BTreeMap<String, String>| d.spec.env.extend(v),
+            "Variables, added to the clean environment that the agent makes. Added to those of `defaults`.",
+        ),
+        field(
+            "cwd",
+            |d: &mut Draft, v: Folder| d.spec.cwd = Some(v.0),
+            "The working folder; a relative one starts at the submitter's folder, which is also the default.",
+        ),
+        field(
+            "stdin",
+            |d: &mut Draft, v: String| d.spec.stdin = Some(v.into_bytes()),
+            "What the process reads on stdin. Without it stdin is empty.",
+        ),
+        field(
+            "stdin_file",
+            |d: &mut Draft, v: Content| d.spec.stdin = Some(v.0),
+            "The same from a file, read at submission; relative to the job file.",
+        ),
+        field(
+            "output_limit",
+            |d: &mut Draft, v: Bytes| d.spec.output_limit = Some(v.0),
+            "How much output of one attempt is kept; what is beyond is cut and said. The agent's limit, if it is not given.",
+        ),
+    ]
+}
+
+/// Where it can run.
+fn placement() -> Vec<Field<Draft>> {
+    vec![
+        field(
+            "cpus",
+            |d: &mut Draft, v: Cpus| d.own.cpus = Some(v.0),
+            "Processors that one task takes; 0 for a join point.",
+        )
+        .or("1"),
+        field("memory", |d: &mut Draft, v: Bytes| d.own.memory = Some(v.0), "Memory that one task takes.").or("0"),
+        field("gpus", |d: &mut Draft, v: Amount| d.own.gpus = Some(v.0), "GPUs that one task takes.").or("0"),
+        field(
+            "resources",
+            |d: &mut Draft, v: BTreeMap<String, Amount>| d.own.named.extend(v.into_iter().map(|(name, n)| (name, n.0))),
+            "Anything else that agents count, by name: `{ licences = 1 }`. Added to those of `defaults`.",
+        ),
+        field("requires", |d: &mut Draft, v: Requires| d.spec.requires = v, "What the agent must be."),
+        field("priority", |d: &mut Draft, v: Priority| d.spec.priority = v, "Higher runs first.").or("\"normal\""),
+    ]
+}
+
+/// When it runs, and what follows.
+fn course() -> Vec<Field<Draft>> {
+    vec![
+        field("start_at", |d: &mut Draft, v: Start| d.spec.start_at = Some(v.0), "Not before this."),
+        field("timeout", |d: &mut Draft, v: Duration| d.spec.timeout = Some(v), "How long one attempt may run. No limit, if it is not given."),
+        field("grace", |d: &mut Draft, v: Duration| d.spec.grace = v, "Between SIGTERM and SIGKILL, on a time-out and on cancel.").or("\"10s\""),
+        field("retries", |d: &mut Draft, v: RetryPolicy| d.spec.retry = v, "What follows a failed attempt.").or("0"),
+        field("on_lost", |d: &mut Draft, v: OnLost| d.spec.on_lost = v, "What follows the loss of the agent: another attempt, which uses none of `retries`, or failure (at most once).").or("\"retry\""),
+        field("tags", |d: &mut Draft, v: Vec<String>| d.spec.tags = v, "Words for people and filters."),
+    ]
+}
+
+/// Its place among the others.
+fn structure() -> Vec<Field<Draft>> {
+    vec![
+        field("after", |d: &mut Draft, v: Vec<After>| d.spec.after = v, "What must have ended as it should before this starts."),
+        field("array", |d: &mut Draft, v: Array| d.spec.array = Some(v), "Many tasks of this one entry, each with `MUSTER_INDEX`, and `MUSTER_ITEM` if there are items."),
+        field("role", |d: &mut Draft, v: Role| d.spec.role = v, "A setup runs before all work, which starts only if it succeeded; a teardown after all work, whatever happened.").or("\"work\""),
+    ]
+}
+
+/// `retries` while it is read.
+#[derive(Default)]
+struct Retries {
+    policy: RetryPolicy,
+    cap: Option<Duration>,
+}
+
+impl Table for Retries {
+    const NAME: &'static str = "retries";
+
+    fn fields() -> &'static [Field<Self>] {
+        static FIELDS: LazyLock<Vec<Field<Retries>>> = LazyLock::new(|| {
+            vec![
+                field("max", |r: &mut Retries, v: Count| r.policy.max = v.0, "Attempts after the first.").required(),
+                field("delay", |r: &mut Retries, v: Duration| r.policy.delay = v, "Before the first retry.")
+                    .or("\"1s\""),
+                field(
+                    "factor",
+                    |r: &mut Retries, v: Milli<1, 1000>| r.policy.factor_milli = v.0,
+                    "Each delay is the one before times this; 1 keeps it.",
+                )
+                .or("2"),
+                field("cap", |r: &mut Retries, v: Duration| r.cap = Some(v), "No delay is longer. At least `delay`.")
+                    .or("\"5m\""),
+                field(
+                    "jitter",
+                    |r: &mut Retries, v: Milli<0, 1>| r.policy.jitter_milli = v.0,
+                    "The share of a delay by which it may be shorter or longer.",
+                )
+                .or("0.1"),
+                field(
+                    "exit_codes",
+                    |r: &mut Retries, v: Vec<i32>| r.policy.exit_codes = v,
+                    "Only these exit codes are retried. Every failure, if it is not given.",
+                ),
+            ]
+        });
+        &FIELDS
+    }
+}
+
+impl Read for RetryPolicy {
+    fn kind() -> Kind {
+        Kind::OneOf(vec![Count::kind(), Kind::Table(Retries::shape())])
+    }
+
+    fn wants() -> String {
+        "a number of retries, or a table ([below](#retries))".to_owned()
+    }
+
+    fn read(reader: &mut Reader<'_>, node: &Node) -> Option<Self> {
+        match &node.value {
+            Value::Int(_) => Count::read(reader, node).map(|max| Self { max: max.0, ..Self::default() }),
+            Value::Table(_) => {
+                let mut retries = Retries::default();
+                let is_good = retries.fill(reader, node);
+                let policy = retries.policy;
+                // A first delay beyond the usual cap is meant; the cap gives way.
+                let cap = retries.cap.unwrap_or(policy.cap.max(policy.delay));
+                is_good.then_some(Self { cap, ..policy })
+            }
+            _ => reader.mistyped(node, "a number of retries, or a table"),
+        }
+    }
+}
+
+/// The shape of the long form of `retries`.
+pub(super) fn retries_shape() -> Shape {
+    Retries::shape()
+}
