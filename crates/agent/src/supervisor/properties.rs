@@ -72,6 +72,7 @@ struct World {
     last_words: BTreeMap<Token, u32>,
     journaled: BTreeMap<u64, Report>,
     last_seq: u64,
+    acked: u64,
     heartbeat: Option<Mono>,
     renewed: Option<Mono>,
     hello: Mono,
@@ -93,6 +94,7 @@ impl World {
             last_words: BTreeMap::new(),
             journaled: BTreeMap::new(),
             last_seq: 0,
+            acked: 0,
             heartbeat: None,
             renewed: None,
             hello: Mono(0),
@@ -107,6 +109,8 @@ impl World {
         for action in actions {
             self.act(action);
         }
+        let kept: Vec<_> = self.supervisor.memory().reports.into_iter().map(|report| report.seq).collect();
+        assert_eq!(kept, (self.acked + 1..=self.last_seq).collect::<Vec<_>>(), "A2: kept until acknowledged");
         let mut used = Request::default();
         for order in self.running.values().chain(self.stuck.values()) {
             used.give(&order.spec.request);
@@ -188,7 +192,11 @@ impl World {
                     self.take(Input::Stop { term: TERM, token });
                 }
             }
-            Step::Ack(behind) => self.take(Input::ReportsAcked { up_to: self.last_seq.saturating_sub(behind) }),
+            Step::Ack(behind) => {
+                let up_to = self.last_seq.saturating_sub(behind);
+                self.acked = self.acked.max(up_to);
+                self.take(Input::ReportsAcked { up_to });
+            }
             Step::HeartbeatAck => {
                 if let Some(stamp) = self.heartbeat.filter(|_| self.supervisor.is_attached()) {
                     self.renewed = self.renewed.max(Some(stamp));
@@ -259,16 +267,11 @@ impl World {
             let repeated = words > 1 && self.given.iter().any(|order| order.token == *token);
             assert!(fine || repeated, "lease {token} has {words} last words");
         }
-        let unacked = self.supervisor.memory().reports;
-        let first = self.last_seq + 1 - u64::try_from(unacked.len()).expect("small");
-        for (seq, report) in (first..).zip(&unacked) {
-            assert_eq!(report.seq, seq, "what is kept has no gaps");
-        }
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn capacity_holds_and_every_lease_has_its_last_word(steps in prop::collection::vec(step(), 1..120)) {

@@ -278,6 +278,31 @@ fn heartbeats_go_on_time_and_their_answer_renews_from_the_sent_time() {
 }
 
 #[test]
+fn an_answer_renews_from_its_own_heartbeat_not_from_a_later_one() {
+    let mut agent = Agent::running(&[process(1)]);
+    let sent = [3, 3].map(|secs| {
+        agent.wait(Duration::from_secs(secs));
+        agent.take(Input::Tick);
+        Mono(agent.mono)
+    });
+    agent.take(Input::HeartbeatAcked { term: TERM, stamp: sent[0] });
+    agent.take(Input::Disconnected);
+    assert_eq!(agent.supervisor.wakeup(), Some(sent[0].after(TTL)));
+}
+
+#[test]
+fn an_acknowledgement_covers_what_it_names_and_no_number_that_was_never_given() {
+    let mut agent = Agent::attached();
+    agent.take(give(&[order(1, Command::Empty, 1), order(2, Command::Empty, 1), order(3, Command::Empty, 1)]));
+    agent.expect(Input::ReportsAcked { up_to: 2 }, vec![Action::Journal(Entry::Acked { up_to: 2 })]);
+    for up_to in [2, 0, 4, u64::MAX] {
+        agent.expect(Input::ReportsAcked { up_to }, vec![]);
+    }
+    let kept: Vec<_> = agent.supervisor.memory().reports.iter().map(|report| report.seq).collect();
+    assert_eq!(kept, [3]);
+}
+
+#[test]
 fn past_the_deadline_nothing_starts_whatever_is_read_first() {
     let mut agent = Agent::running(&[process(1), process(2)]);
     agent.take(give(&[process(3)]));
