@@ -4,6 +4,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use muster_agent::exec::guard;
@@ -17,6 +18,10 @@ use crate::{
         find::{Place, Source},
     },
 };
+
+/// The agent's connection is looked for this often, and for this long.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+const ATTACH_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the system is made with.
 #[derive(Clone, Debug)]
@@ -56,9 +61,9 @@ pub(crate) struct System {
     folder: Folder,
 }
 
-/// Where everything is kept.
+/// Where everything is kept. Dropping it removes a temporary one.
 #[derive(Debug)]
-enum Folder {
+pub(crate) enum Folder {
     Kept(PathBuf),
     Temporary(TempDir),
 }
@@ -103,12 +108,28 @@ impl System {
         let controller = muster_controller::app::start(config).await.map_err(|error| fault("controller", &error))?;
         let config = agent_config(&folder, controller.addr, options.offer)?;
         match muster_agent::app::start(config).await {
-            Ok(agent) => Ok(Self { controller, agent, folder }),
+            Ok(agent) => Ok(Self { controller, agent, folder }.attached().await),
             Err(error) => {
                 controller.stop().await;
                 Err(fault("agent", &error))
             }
         }
+    }
+
+    /// Waits for the agent's connection, so that the first job finds it. One that takes long is not waited for:
+    /// the work waits then, and says so.
+    async fn attached(self) -> Self {
+        let is_attached = async {
+            while let Ok(agents) = self.controller.handle.agents().await {
+                if agents.iter().any(|agent| agent.session.is_some()) {
+                    return;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        // What is late is told with the submission.
+        let _late = tokio::time::timeout(ATTACH_LIMIT, is_attached).await;
+        self
     }
 
     /// Where its controller listens.
@@ -134,15 +155,25 @@ impl System {
         }
     }
 
-    /// Ends all work cleanly, then both.
-    pub(crate) async fn stop(self) {
+    /// Ends all work cleanly, then both. The folder is what is left.
+    pub(crate) async fn stop(self) -> Folder {
         self.agent.stop().await;
         self.controller.stop().await;
+        self.folder
     }
 
-    /// Leaves at once; the guard kills what still runs when this process is gone.
-    pub(crate) fn abandon(self) {
-        drop(self.folder);
+    /// Ends both when all work is over: a temporary folder needs no order in which it is left.
+    pub(crate) async fn leave(self) -> Folder {
+        match self.folder {
+            Folder::Kept(_) => self.stop().await,
+            Folder::Temporary(_) => self.abandon(),
+        }
+    }
+
+    /// Leaves at once; the guard kills what still runs when this process is gone. The folder is still written to
+    /// until the threads of this process have ended.
+    pub(crate) fn abandon(self) -> Folder {
+        self.folder
     }
 }
 

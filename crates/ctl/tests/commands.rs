@@ -1,23 +1,16 @@
 //! The ctl binary against a scripted controller: what it asks, prints and ends with.
 
+#[cfg(test)]
 mod support;
 
 use std::{fs, net::TcpListener, process::Stdio};
 
 use muster_common::proto::v1::{self, EndKind, JobState};
-use support::{Ran, Script, Server, T0, ctl, job, ran, task, until};
+use support::{Ran, Script, Server, T0, ctl, file, job, ran, task, until};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 const JOB: &str = "name = \"census\"\n[[tasks]]\nname = \"main\"\nrun = [\"true\"]\n";
-
-fn file(text: &str) -> (tempfile::TempDir, String) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("job.toml");
-    fs::write(&path, text).unwrap();
-    let path = path.to_str().unwrap().to_owned();
-    (dir, path)
-}
 
 fn frame(stream: v1::Stream, offset: u64, text: &str) -> v1::LogFrame {
     let data = text.to_owned().into_bytes().into();

@@ -39,7 +39,7 @@ pub(crate) async fn run(ctl: &Ctl, args: Args) -> Result<Exit, Error> {
     }
     ctl.output.note(Look::Warn, "\nstopping; Ctrl-C again stops at once");
     tokio::select! {
-        () = system.stop() => {}
+        folder = system.stop() => ctl.leave_behind(folder),
         _ = shutdown::signal() => return Ok(Exit::INTERRUPTED),
     }
     Ok(Exit::OK)

@@ -19,6 +19,8 @@ pub(crate) mod validate;
 pub(crate) mod version;
 pub(crate) mod wait;
 
+use std::sync::OnceLock;
+
 use crate::{
     cli::{Cli, Command},
     error::Error,
@@ -28,19 +30,28 @@ use crate::{
         Client,
         find::{self, Place},
     },
+    system::Folder,
 };
 
 /// What every command has: where to write, and which controller was named.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Ctl {
     pub(crate) output: Output,
     controller: Option<String>,
+    /// A folder that is to go when nobody writes there any more.
+    left: OnceLock<Folder>,
 }
 
 impl Ctl {
     /// From the global flags.
     pub(crate) fn new(cli: &Cli) -> Self {
-        Self { output: Output::new(cli.output, cli.color), controller: cli.controller.clone() }
+        Self { output: Output::new(cli.output, cli.color), controller: cli.controller.clone(), left: OnceLock::new() }
+    }
+
+    /// Takes a system's folder; it goes with this, after the last thread.
+    pub(crate) fn leave_behind(&self, folder: Folder) {
+        // A second one has no system of its own left that could write to it.
+        drop(self.left.set(folder));
     }
 
     /// The controller that somebody named.

@@ -68,11 +68,12 @@ pub(crate) async fn run(ctl: &Ctl, args: Args) -> Result<Exit, Error> {
         Ok(client) => Run::new(ctl, client, work, args.logs, OnInterrupt::Cancel).to_end().await,
         Err(error) => Err(error),
     };
-    match ended {
+    ctl.leave_behind(match ended {
         // The second Ctrl-C: at once.
         Err(Error::Quiet(Exit::INTERRUPTED)) => system.abandon(),
-        _ => system.stop().await,
-    }
+        Err(_) => system.stop().await,
+        Ok(_) => system.leave().await,
+    });
     ended
 }
 

@@ -1,6 +1,7 @@
 //! A Muster service that answers from a script and remembers what it was asked; and the ctl binary against it.
 
 use std::{
+    fs,
     pin::Pin,
     process::{Command, Output, Stdio},
     sync::{Arc, Mutex},
@@ -108,8 +109,17 @@ pub(crate) fn ctl(args: &[&str]) -> Command {
 /// Runs it to its end.
 pub(crate) fn ran(command: &mut Command) -> Ran {
     let Output { status, stdout, stderr } = command.output().unwrap();
-    let text = |bytes| String::from_utf8_lossy(&Vec::from(bytes)).into_owned();
-    Ran { code: status.code(), out: text(stdout), err: text(stderr) }
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ran { code: status.code(), out: text(&stdout), err: text(&stderr) }
+}
+
+/// A job file with this text, and its path.
+pub(crate) fn file(text: &str) -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("job.toml");
+    fs::write(&path, text).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (dir, path)
 }
 
 /// Waits until `is_true`, at most 20 seconds.
