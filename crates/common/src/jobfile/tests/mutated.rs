@@ -24,6 +24,29 @@ fn files() -> Vec<(String, Format)> {
     files
 }
 
+/// What slips into a file.
+#[rustfmt::skip]
+const PIECES: &[&str] = &[
+    "\"", "'", "[", "]", "{", "}", ":", ",", "\n", "  ", "- ", "&a ", "*a", "<<: *a", "[[tasks]]\n", "[tasks.a]\n",
+    "= ", "null", "true", "-1", "1e999", "0x1F", "99999999999999999999", "\0", "é", "\u{1F600}", "\\", "#", "---\n",
+    "!!int ", "|\n", "\t", "\r",
+];
+
+/// Texts that mean something in a job file.
+#[rustfmt::skip]
+const WORDS: &[&str] = &[
+    "", "a", "t", "0-9", "5s", "1GiB", "high", "success", "retry", "setup", "17", "17.a", "a:any", "linux", "+1m",
+    "2030-01-01T00:00:00Z", "k=v", "\0",
+];
+
+/// Keys of every table.
+#[rustfmt::skip]
+const KEYS: &[&str] = &[
+    "name", "run", "shell", "env", "cpus", "memory", "gpus", "resources", "requires", "os", "labels", "priority",
+    "timeout", "retries", "max", "delay", "factor", "cap", "jitter", "after", "task", "job", "on", "array", "from",
+    "to", "step", "range", "items", "role", "tags", "start_at", "queue", "defaults", "tasks", "t", "x",
+];
+
 /// A spec that `check` accepts, or findings that lie in the file.
 fn holds(text: &str, format: Format) {
     match parse(text, format, &context()) {
@@ -52,41 +75,7 @@ enum Slip {
 }
 
 fn slip() -> impl Strategy<Value = Slip> {
-    let pieces = prop::sample::select(vec![
-        "\"",
-        "'",
-        "[",
-        "]",
-        "{",
-        "}",
-        ":",
-        ",",
-        "\n",
-        "  ",
-        "- ",
-        "&a ",
-        "*a",
-        "<<: *a",
-        "[[tasks]]\n",
-        "[tasks.a]\n",
-        "= ",
-        "null",
-        "true",
-        "-1",
-        "1e999",
-        "0x1F",
-        "99999999999999999999",
-        "\0",
-        "é",
-        "\u{1F600}",
-        "\\",
-        "#",
-        "---\n",
-        "!!int ",
-        "|\n",
-        "\t",
-        "\r",
-    ]);
+    let pieces = prop::sample::select(PIECES);
     prop_oneof![
         (any::<prop::sample::Index>(), 1usize..30).prop_map(|(at, length)| Slip::Cut(at, length)),
         (any::<prop::sample::Index>(), pieces.prop_map(str::to_owned)).prop_map(|(at, text)| Slip::Insert(at, text)),
@@ -119,65 +108,8 @@ fn apply(text: &str, slip: &Slip) -> String {
 
 /// Any value that a JSON file can hold, rich in what jobs are made of.
 fn json() -> impl Strategy<Value = Value> {
-    let words = prop::sample::select(vec![
-        "",
-        "a",
-        "t",
-        "0-9",
-        "5s",
-        "1GiB",
-        "high",
-        "success",
-        "retry",
-        "setup",
-        "17",
-        "17.a",
-        "a:any",
-        "linux",
-        "+1m",
-        "2030-01-01T00:00:00Z",
-        "k=v",
-        "\0",
-    ]);
-    let keys = prop::sample::select(vec![
-        "name",
-        "run",
-        "shell",
-        "env",
-        "cpus",
-        "memory",
-        "gpus",
-        "resources",
-        "requires",
-        "os",
-        "labels",
-        "priority",
-        "timeout",
-        "retries",
-        "max",
-        "delay",
-        "factor",
-        "cap",
-        "jitter",
-        "after",
-        "task",
-        "job",
-        "on",
-        "array",
-        "from",
-        "to",
-        "step",
-        "range",
-        "items",
-        "role",
-        "tags",
-        "start_at",
-        "queue",
-        "defaults",
-        "tasks",
-        "t",
-        "x",
-    ]);
+    let words = prop::sample::select(WORDS);
+    let keys = prop::sample::select(KEYS);
     let numbers = prop::sample::select(vec![0.0, -0.0, 0.5, 1.0, 1e-9, 1e18, 4e9, -1.5]);
     let leaf = prop_oneof![
         Just(Value::Null),
