@@ -69,6 +69,7 @@ pub(super) fn of_logs(error: &logs::Error) -> Status {
             tracing::warn!(%error, source = ?std::error::Error::source(error), "logs or results are not to be had");
             Status::unavailable(format!("{error}; see the controller's log"))
         }
+        logs::Error::Gap { .. } => Status::out_of_range(error.to_string()),
         logs::Error::Full => Status::resource_exhausted(error.to_string()),
         logs::Error::ResultTooLarge => Status::invalid_argument(error.to_string()),
     }

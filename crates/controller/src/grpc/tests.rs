@@ -1,1 +1,5 @@
-//! The doors as their users see them.
+//! The doors as their users see them: real servers and clients over loopback, a real engine, a store in memory.
+
+mod agents;
+mod people;
+mod rig;

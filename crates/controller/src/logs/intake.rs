@@ -42,11 +42,11 @@ impl Source {
         Self { store, mailbox: Arc::default() }
     }
 
-    /// Takes frames; waits while too much is in memory. Frames that are here already are dropped, frames
-    /// after a gap are refused: both are told by the next acknowledgement.
+    /// Takes frames; waits while too much is in memory. Frames that are here already are dropped and acknowledged.
     ///
     /// # Errors
-    /// The object store cannot be read, or takes nothing for long.
+    /// Frames before these are missing (the sender is to begin at what is kept; if it has no more either, these are
+    /// taken when they come again), or the object store cannot be read, or takes nothing for long.
     pub async fn append(&self, batch: LogBatch) -> Result<(), Error> {
         self.store.append(batch, &self.mailbox).await
     }

@@ -84,6 +84,14 @@ pub enum Error {
     /// Nothing could be stored for so long that memory is full.
     #[error("logs fill the memory kept for them and the object store takes none; see the controller's log")]
     Full,
+    /// Frames came before those that stand before them. What is kept was acknowledged.
+    #[error("output of task {job}.{task} came with a gap; connect again and begin at what is kept")]
+    Gap {
+        /// The job.
+        job: JobId,
+        /// The task.
+        task: u32,
+    },
     /// A result is larger than is taken.
     #[error("the result is larger than {RESULT_MAX} bytes; leave a file or a link in its place")]
     ResultTooLarge,
@@ -191,7 +199,7 @@ impl LogStore {
     }
 
     async fn append(&self, batch: LogBatch, mailbox: &Arc<Mailbox>) -> Result<(), Error> {
-        let id = JobId(batch.job);
+        let (id, task) = (JobId(batch.job), batch.task);
         let silent = batch.last && batch.first == 0 && batch.frames.is_empty();
         if silent && self.known(id).is_none() {
             mailbox.note(batch.token, 0, 0);
@@ -222,6 +230,9 @@ impl LogStore {
                 state.due = Some(due);
             }
             drop(state);
+            if appended.gap {
+                return Err(Error::Gap { job: id, task });
+            }
             if earlier {
                 self.schedule(id, due);
             }
