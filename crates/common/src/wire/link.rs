@@ -1,16 +1,14 @@
 //! What goes between an agent and the controller: offers and reports up, leases down.
 
-use std::{collections::BTreeMap, sync::Arc};
-
 use muster_core::{
     event::{self, Report, What},
-    id::{JobId, TaskId, Term, Token},
+    id::{JobId, TaskId, Token},
     record::{Offer, RESULT_INLINE_MAX, TaskResult},
     spec::TaskSpec,
     time::Timestamp,
 };
 
-use super::{Error, narrow, required, spec, work};
+use super::{Error, required, spec, work};
 use crate::proto::v1;
 
 /// A machine as the wire carries it.
@@ -134,21 +132,6 @@ pub fn lease_to_proto(lease: &event::Lease, spec: u32) -> v1::Lease {
     }
 }
 
-/// One message for all of `leases`, each spec once.
-pub fn leases_to_proto(term: Term, leases: &[event::Lease]) -> v1::Leases {
-    let mut specs = Vec::new();
-    let mut places = BTreeMap::new();
-    let leases = leases.iter().map(|lease| {
-        let place = *places.entry((lease.task.job, lease.group, lease.has_inputs)).or_insert_with(|| {
-            specs.push(lease_spec_to_proto(lease));
-            u32::try_from(specs.len() - 1).unwrap_or(u32::MAX)
-        });
-        lease_to_proto(lease, place)
-    });
-    let leases = leases.collect();
-    v1::Leases { term: term.0, specs, leases }
-}
-
 /// What the leases of one group share, as an agent has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseSpec {
@@ -168,70 +151,6 @@ pub struct LeaseSpec {
     pub has_inputs: bool,
 }
 
-/// The right to run one attempt, as an agent has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// Fences everything said about it.
-    pub token: Token,
-    /// What to run.
-    pub task: TaskId,
-    /// Which try.
-    pub attempt: u32,
-    /// Shared with the other leases of its group in this message.
-    pub spec: Arc<LeaseSpec>,
-    /// Array tasks only: the index that the user counts by.
-    pub array_index: Option<i64>,
-    /// Tasks of item arrays only: the item.
-    pub array_item: Option<Arc<str>>,
-}
-
-/// The leases of one message, as an agent has them.
-#[derive(Debug)]
-pub struct Leases {
-    /// The leadership that gave them.
-    pub term: Term,
-    /// What can be run.
-    pub leases: Vec<Lease>,
-    /// What cannot, because this build does not understand it: to be reported as returned.
-    pub refused: Vec<RefusedLease>,
-}
-
-/// A lease that this build does not understand.
-#[derive(Debug)]
-pub struct RefusedLease {
-    /// Its token.
-    pub token: Token,
-    /// Its task.
-    pub task: TaskId,
-    /// Why, for a person.
-    pub why: String,
-}
-
-/// The leases of one message. One that is not understood costs only itself: the others run.
-pub fn leases_from_proto(message: v1::Leases) -> Leases {
-    let specs: Vec<_> = message.specs.into_iter().map(|spec| lease_spec_from_proto(spec).map(Arc::new)).collect();
-    let mut all =
-        Leases { term: Term(message.term), leases: Vec::with_capacity(message.leases.len()), refused: vec![] };
-    for lease in message.leases {
-        let (token, task) = (Token(lease.token), TaskId::new(JobId(lease.job), lease.task));
-        match spec_at(&specs, &lease) {
-            Ok(spec) => all.leases.push(lease_from_proto(&lease, spec)),
-            Err(why) => all.refused.push(RefusedLease { token, task, why }),
-        }
-    }
-    all
-}
-
-fn spec_at(specs: &[Result<Arc<LeaseSpec>, Error>], lease: &v1::Lease) -> Result<Arc<LeaseSpec>, String> {
-    let place: usize = narrow(lease.spec, "spec").map_err(|error| error.to_string())?;
-    match specs.get(place) {
-        Some(Ok(spec)) if spec.job.0 == lease.job => Ok(Arc::clone(spec)),
-        Some(Ok(spec)) => Err(format!("a lease of job {} refers to the spec of job {}", lease.job, spec.job)),
-        Some(Err(error)) => Err(format!("specs[{place}].{error}")),
-        None => Err(format!("the lease refers to spec {place} of {}", specs.len())),
-    }
-}
-
 /// What the leases of one group share.
 ///
 /// # Errors
@@ -247,16 +166,4 @@ pub fn lease_spec_from_proto(spec: v1::LeaseSpec) -> Result<LeaseSpec, Error> {
         trace_parent: spec.trace_parent,
         has_inputs: spec.has_inputs,
     })
-}
-
-/// A lease whose spec was found.
-pub fn lease_from_proto(lease: &v1::Lease, spec: Arc<LeaseSpec>) -> Lease {
-    Lease {
-        token: Token(lease.token),
-        task: TaskId::new(JobId(lease.job), lease.task),
-        attempt: lease.attempt,
-        spec,
-        array_index: lease.array_index,
-        array_item: lease.array_item.as_deref().map(Arc::from),
-    }
 }
