@@ -133,9 +133,10 @@ impl From<Status> for Error {
                 error = error.detail(format!("{}: {}", violation.field, violation.description));
             }
         }
+        // The controller may have named the next step itself.
         match next_of(code) {
-            Some(step) => error.next(step),
-            None => error,
+            Some(step) if !status.message().contains("ctl ") => error.next(step),
+            _ => error,
         }
     }
 }

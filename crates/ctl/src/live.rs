@@ -33,7 +33,7 @@ const TOLD_FAILURES: usize = 100;
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// The job is over.
-    Ended(Job),
+    Ended(Box<Job>),
     /// A person pressed Ctrl-C; the job goes on.
     Interrupted,
 }
@@ -73,7 +73,7 @@ impl Live {
                     if job.is_final() {
                         self.tell_tasks(&job).await?;
                         self.progress.finish();
-                        return Ok(Outcome::Ended(job));
+                        return Ok(Outcome::Ended(Box::new(job)));
                     }
                     news = Some(job);
                 }

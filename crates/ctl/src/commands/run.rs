@@ -60,12 +60,12 @@ pub(crate) async fn run(ctl: &Ctl, args: Args) -> Result<Exit, Error> {
     if let Some(place) = named {
         let work = args.work.read(ctl.output, Where::of(&place))?;
         let client = Client::connect(place).await?;
-        return Run::new(ctl, client, work, args.logs, OnInterrupt::Detach).to_end().await;
+        return Run::new(ctl, client, work, args.logs, OnInterrupt::Detach).drive().await;
     }
     let work = args.work.read(ctl.output, Where::Here)?;
     let system = System::start(system::Options { data: args.data, ..system::Options::default() }).await?;
     let ended = match system.client().await {
-        Ok(client) => Run::new(ctl, client, work, args.logs, OnInterrupt::Cancel).to_end().await,
+        Ok(client) => Run::new(ctl, client, work, args.logs, OnInterrupt::Cancel).drive().await,
         Err(error) => Err(error),
     };
     ctl.leave_behind(match ended {
@@ -92,7 +92,7 @@ impl<'a> Run<'a> {
         Self { ctl, client, work, logs, on_interrupt, arrived: Arc::default() }
     }
 
-    async fn to_end(mut self) -> Result<Exit, Error> {
+    async fn drive(mut self) -> Result<Exit, Error> {
         let output = self.ctl.output;
         let spec = std::mem::take(&mut self.work.spec);
         let last = last_task(&spec);
@@ -112,7 +112,7 @@ impl<'a> Run<'a> {
             while job.is_none() {
                 tokio::select! {
                     outcome = live.follow() => match outcome? {
-                        Outcome::Ended(ended) => job = Some(ended),
+                        Outcome::Ended(ended) => job = Some(*ended),
                         Outcome::Interrupted if interrupted => return Err(Error::Quiet(Exit::INTERRUPTED)),
                         Outcome::Interrupted => {
                             self.interrupt(&mut live, submitted.job).await?;

@@ -46,7 +46,7 @@ pub(crate) async fn run(ctl: &Ctl, args: Args) -> Result<Exit, Error> {
     live.tell_end(&job)?;
     let exit = wait::exit_of(&job);
     if ctl.output.is_machine() {
-        submitted.ended = Some(job);
+        submitted.ended = Some(*job);
         ctl.output.one(&submitted)?;
     }
     Ok(exit)

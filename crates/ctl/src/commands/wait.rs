@@ -61,7 +61,7 @@ pub(crate) fn exit_of(job: &Job) -> Exit {
 async fn wait(client: &Client, output: Output, work: &str) -> Result<(Job, Exit), Error> {
     // Tasks of a job: its summary changes whenever they do.
     let Some((job, _)) = work.split_once('.') else {
-        let job = Watch::new(client, output, work).to_end().await?;
+        let job = Watch::new(client, output, work).finish().await?;
         let exit = exit_of(&job);
         return Ok((job, exit));
     };

@@ -7,6 +7,7 @@ use super::{some, task};
 use crate::output::{
     Human, Page,
     style::{self, Look},
+    table::plain,
 };
 
 /// One answer that some tasks share.
@@ -63,11 +64,12 @@ impl Human for Explanations {
             let state = page.paint(style::of_state(one.state), one.state);
             out.push_str(&format!("{}{many} {state}\n", page.paint(Look::Head, &one.subject)));
             for reason in &one.reasons {
-                let agent = reason.agent.as_ref().map(|agent| format!("agent {agent}: ")).unwrap_or_default();
+                let unnamed = reason.agent.as_ref().filter(|agent| !reason.text.contains(agent.as_str()));
+                let agent = unnamed.map(|agent| format!("agent {agent}: ")).unwrap_or_default();
                 let code = page.paint(Look::Dim, &format!("[{}]", reason.code));
-                out.push_str(&format!("  - {agent}{} {code}\n", reason.text));
+                out.push_str(&format!("  - {}{} {code}\n", plain(&agent), plain(&reason.text)));
                 if let Some(step) = &reason.unblock {
-                    out.push_str(&format!("    {} {step}\n", page.paint(Look::Good, "unblocks:")));
+                    out.push_str(&format!("    {} {}\n", page.paint(Look::Good, "unblocks:"), plain(step)));
                 }
             }
         }

@@ -93,7 +93,13 @@ impl Progress {
             return Ok(());
         }
         self.last = Some((now, done));
-        self.line(&format!("job {} {}: {} done, {}", job.id, job.name, job.tasks.share(), job.tasks.text()))
+        self.line(&format!(
+            "job {} {}: {} done, {}",
+            job.id,
+            super::table::plain(&job.name),
+            job.tasks.share(),
+            job.tasks.text()
+        ))
     }
 
     /// Takes the bar away.

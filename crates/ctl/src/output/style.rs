@@ -32,6 +32,7 @@ pub(crate) struct Style {
 
 impl Style {
     /// No colours.
+    #[cfg(test)]
     pub(crate) const PLAIN: Self = Self { on: false };
 
     /// For standard output.

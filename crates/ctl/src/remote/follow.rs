@@ -89,7 +89,7 @@ impl Watch {
     }
 
     /// The final summary.
-    pub(crate) async fn to_end(mut self) -> Result<Job, Error> {
+    pub(crate) async fn finish(mut self) -> Result<Job, Error> {
         loop {
             let job = self.next().await?;
             if job.is_final() {

@@ -271,6 +271,19 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_that_was_opened_again_repeats_nothing() {
+        let mut printer = Printer::new(Shape::Raw, Output::new(Format::Table, When::Never));
+        let mut is_new = |offset, data: &str, cut_bytes| {
+            let mut reply = reply(0, "a", data);
+            (reply.frames[0].offset, reply.frames[0].cut_bytes) = (offset, cut_bytes);
+            printer.is_new(&reply, &reply.frames[0])
+        };
+        assert!(is_new(0, "one", 0) && is_new(3, "two", 0) && is_new(6, "", 5));
+        assert!(!is_new(0, "one", 0) && !is_new(3, "two", 0) && !is_new(6, "", 5));
+        assert!(is_new(11, "three", 0));
+    }
+
+    #[test]
     fn bytes_that_are_no_text_reach_machines_as_base64() {
         let table: [(&[u8], &str); 5] =
             [(b"", ""), (b"f", "Zg=="), (b"fo", "Zm8="), (b"foo", "Zm9v"), (b"\xff\xfe\xfd\xfc", "//79/A==")];
