@@ -6,9 +6,12 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-    trace_service_server::{TraceService, TraceServiceServer},
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    common::v1::any_value::Value,
 };
 use tokio::{net::TcpListener, runtime::Runtime};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -69,7 +72,10 @@ impl TraceService for Spans {
         for resource in request.into_inner().resource_spans {
             let attributes = resource.resource.map(|resource| resource.attributes).unwrap_or_default();
             let service = attributes.into_iter().find(|attribute| attribute.key == "service.name");
-            let service = service.map(|attribute| format!("{:?}", attribute.value)).unwrap_or_default();
+            let service = match service.and_then(|attribute| attribute.value?.value) {
+                Some(Value::StringValue(name)) => name,
+                other => format!("{other:?}"),
+            };
             spans.extend(resource.scope_spans.into_iter().flat_map(|scope| scope.spans).map(|span| Span {
                 service: service.clone(),
                 name: span.name,

@@ -46,10 +46,9 @@ fn a_full_disk_is_a_clear_refusal_and_costs_nothing_that_was_accepted() -> Resul
     system.ctl().finished(accepted, wait::LIMIT)?;
 
     // Large specs, until one does not fit.
-    let large = format!(
-        "name = \"large\"\n[[tasks]]\nname = \"a\"\nrun = [\"true\"]\nenv = {{ X = \"{}\" }}\n",
-        "x".repeat(400_000)
-    );
+    let task =
+        |n: u32| format!("[[tasks]]\nname = \"t{n}\"\nrun = [\"true\"]\nenv = {{ X = \"{}\" }}\n", "x".repeat(100_000));
+    let large = format!("name = \"large\"\n{}", (0..4).map(task).collect::<String>());
     let file = system.file("large.toml", &large)?;
     let path = file.to_string_lossy().into_owned();
     let mut stored = vec![accepted];

@@ -69,9 +69,9 @@ fn wc_by_type(tree: &Path) -> Result<BTreeMap<String, Counts>> {
     Ok(all)
 }
 
-/// What stands after the last dot of the file's name; the name of the rest is `other`.
+/// What stands after the last dot of the file's name; `(none)` where there is no dot.
 fn type_of(name: &Path) -> String {
-    name.extension().map_or_else(|| "other".to_owned(), |extension| extension.to_string_lossy().into_owned())
+    name.extension().map_or_else(|| "(none)".to_owned(), |extension| extension.to_string_lossy().into_owned())
 }
 
 fn counts_by_type(result: &Value) -> Result<BTreeMap<String, Counts>> {

@@ -36,7 +36,7 @@ shell = '''exec 9>>{lock}; flock 9; sh -c "trap '' TERM; echo up >>{lock}; while
 /// Whether any process still holds the lock.
 fn is_held(lock: &Path) -> Result<bool> {
     let file = File::open(lock).context("could not open the lock")?;
-    let status = Command::new("flock").args(["-n", "0", "true"]).stdin(Stdio::from(file)).status();
+    let status = Command::new("flock").args(["-n", "0"]).stdin(Stdio::from(file)).status();
     Ok(!status.context("could not start flock")?.success())
 }
 

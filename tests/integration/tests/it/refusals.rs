@@ -10,7 +10,7 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     (
         "a cycle",
         "name = \"x\"\n[[tasks]]\nname = \"a\"\nrun = [\"true\"]\nafter = [\"b\"]\n[[tasks]]\nname = \"b\"\nrun = [\"true\"]\nafter = [\"a\"]\n",
-        &["a", "b", "cycle"],
+        &["a -> b -> a"],
     ),
     (
         "an unknown dependency",
