@@ -239,6 +239,14 @@ fn a_circle_is_named_whole_and_each_knot_once() {
 }
 
 #[test]
+fn circles_that_share_a_task_are_told_once() {
+    one(
+        &job(vec![waits("a", &["b"]), waits("b", &["c", "a"]), waits("c", &["a", "b"])]),
+        "tasks[2].after[0]: these tasks wait for one another and would never start: a -> b -> c -> a",
+    );
+}
+
+#[test]
 fn other_jobs_are_named_by_number_or_name() {
     let other = |job: Option<u64>, name: Option<&str>| After {
         job: job.map(JobId),

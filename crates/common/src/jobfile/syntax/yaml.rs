@@ -158,7 +158,8 @@ impl Builder {
             return Err(Fault::new(at, "this alias stands for a key, or for what it is itself a part of"));
         };
         let copy = Node::new(at, node.value.clone());
-        self.pay(&copy, self.open.len())?;
+        // What is copied may be fine where it stands first; the alias is what goes too far.
+        self.pay(&copy, self.open.len()).map_err(|fault| Fault { at: place(at), ..fault })?;
         self.done(0, copy)
     }
 
