@@ -15,7 +15,7 @@ use std::{
 
 use muster_common::clock::Clock;
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     process::{Child, ChildStdin, Command},
 };
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,11 @@ use super::{Error, os};
 
 /// What the guard says when it watches.
 const READY: &str = "muster guard: ready";
+/// What an agent says that has ended all attempts.
+const FAREWELL: &[u8; 1] = b".";
+/// After a sudden end, so many looks in a row must find nobody: what was just being started may
+/// show its environment only a little later.
+const LOOKS: u32 = 3;
 /// A guard that is not ready by then will not be.
 const READY_LIMIT: Duration = Duration::from_secs(10);
 /// Within this the guard kills what can be killed.
@@ -54,17 +59,26 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     if writeln!(std::io::stdout(), "{READY}").and_then(|()| std::io::stdout().flush()).is_err() {
         return ExitCode::FAILURE;
     }
-    let mut ignored = [0; 64];
-    let mut pipe = std::io::stdin().lock();
-    // An error ends it like the end of the pipe: better to sweep once too often.
-    while pipe.read(&mut ignored).is_ok_and(|read| read > 0) {}
-    match os::sweep_blocking(Clock::system(), &instance, SWEEP_LIMIT) {
+    let looks = if farewell() { 1 } else { LOOKS };
+    match os::sweep_blocking(Clock::system(), &instance, looks, SWEEP_LIMIT) {
         0 => ExitCode::SUCCESS,
         left => {
             complain(&format!("{left} processes of agent instance {instance} could not be killed"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Waits for the end of the agent. Whether it said that it ends, and everything with it.
+fn farewell() -> bool {
+    let mut said = false;
+    let mut byte = [0; 1];
+    let mut pipe = std::io::stdin().lock();
+    // An error ends it like the end of the pipe: better to sweep once too often.
+    while pipe.read(&mut byte).is_ok_and(|read| read > 0) {
+        said = byte == *FAREWELL;
+    }
+    said
 }
 
 fn complain(text: &str) {
@@ -126,6 +140,7 @@ pub(super) async fn keep(mut guard: Guard, program: Program, instance: Arc<str>,
             }
         };
     }
+    let _already_dead = guard.pipe.write_all(FAREWELL).await;
     drop(guard.pipe);
     if tokio::time::timeout(SWEEP_LIMIT, guard.child.wait()).await.is_err() {
         warn!("the guard process is still busy; it is left alone");

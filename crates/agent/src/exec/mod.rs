@@ -109,6 +109,8 @@ struct Threads {
     pool: Arc<Pool<(Arc<Order>, Arc<attempt::Control>)>>,
     runtime: Mutex<Option<Runtime>>,
     stop: CancellationToken,
+    /// The task that keeps the guard alive; it ends within a limit of its own.
+    guard: TaskTracker,
 }
 
 impl Exec {
@@ -131,7 +133,12 @@ impl Exec {
             .enable_all()
             .build()
             .map_err(Error::Threads)?;
-        let threads = Threads { pool: Arc::new(Pool::new()), runtime: Mutex::default(), stop: CancellationToken::new() };
+        let threads = Threads {
+            pool: Arc::new(Pool::new()),
+            runtime: Mutex::default(),
+            stop: CancellationToken::new(),
+            guard: TaskTracker::new(),
+        };
         let live = Arc::new(room::Live::default());
         let is_live = {
             let live = Arc::clone(&live);
@@ -165,7 +172,7 @@ impl Exec {
             // On our own threads: the runtime that starts a child is the one that may wait for it.
             let started = self.room.runtime.spawn(async move { guard::start(&first, &cookie).await }).await;
             let guard = started.map_err(|error| Error::Threads(io::Error::other(error)))??;
-            self.room.track(guard::keep(guard, program, own, stop));
+            self.threads.guard.spawn_on(guard::keep(guard, program, own, stop), &self.room.runtime);
         }
         let room = Arc::downgrade(&self.room);
         let work = move |(order, control)| {
@@ -227,11 +234,14 @@ impl Exec {
     /// Ends the threads and the guard. The supervisor has killed what ran; this waits for the last of it.
     pub async fn stop(&self) {
         self.threads.pool.close();
-        self.threads.stop.cancel();
         self.room.tracker.close();
         if tokio::time::timeout(STOP_LIMIT, self.room.tracker.wait()).await.is_err() {
             warn!("some attempts did not end; the guard will kill what they left");
         }
+        // The guard last: it kills whatever there still is.
+        self.threads.stop.cancel();
+        self.threads.guard.close();
+        self.threads.guard.wait().await;
         self.threads.end();
     }
 }

@@ -201,9 +201,9 @@ fn kill_all(found: &[&Seen]) {
     }
 }
 
-/// For the guard, which has no threads: kills everybody with the cookie until several looks in a
+/// For the guard, which has no threads: kills everybody with the cookie until `looks` looks in a
 /// row find nobody. Returns how many still lived when `limit` was over.
-pub(crate) fn sweep_blocking(clock: Clock, cookie: &str, limit: Duration) -> usize {
+pub(crate) fn sweep_blocking(clock: Clock, cookie: &str, looks: u32, limit: Duration) -> usize {
     let deadline = clock.mono().after(limit);
     let mut clean = 0;
     loop {
@@ -211,7 +211,7 @@ pub(crate) fn sweep_blocking(clock: Clock, cookie: &str, limit: Duration) -> usi
         let found = scan.of_any();
         clean = if found.is_empty() { clean + 1 } else { 0 };
         // C10: one that cannot be killed must not keep us for ever.
-        if clean == 3 || clock.mono() >= deadline {
+        if clean == looks || clock.mono() >= deadline {
             return found.len();
         }
         kill_all(&found);

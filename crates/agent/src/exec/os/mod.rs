@@ -51,6 +51,7 @@ pub(crate) struct Running {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
     Exit(i32),
+    #[cfg_attr(windows, expect(dead_code, reason = "processes end by codes alone there"))]
     Signal(i32),
 }
 

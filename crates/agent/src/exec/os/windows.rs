@@ -292,7 +292,7 @@ pub(crate) fn guard_signals() -> io::Result<()> {
 }
 
 /// There is no guard on this system.
-pub(crate) fn sweep_blocking(_clock: Clock, _cookie: &str, _limit: Duration) -> usize {
+pub(crate) fn sweep_blocking(_clock: Clock, _cookie: &str, _looks: u32, _limit: Duration) -> usize {
     0
 }
 
