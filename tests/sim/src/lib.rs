@@ -1,1 +1,12 @@
-//! placeholder
+//! Seeded simulation: the real core behind the real gate, the real agent supervisor, and a world that
+//! crashes, delays, repeats and forgets. A seed decides everything; the same seed is the same run.
+
+pub mod agent;
+pub mod controller;
+mod network;
+pub mod rng;
+pub mod witness;
+pub mod workload;
+mod world;
+
+pub use world::{Outcome, World, run};

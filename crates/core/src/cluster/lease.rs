@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Cluster, Due};
+use super::Cluster;
 use crate::{
     agent::Room,
     backoff,
@@ -103,7 +103,8 @@ impl Cluster {
         let ending_job = entry.cancel.as_ref().is_some_and(|c| spec.role != Role::Teardown || c.teardown_too);
         let to = next_state(task, &spec.retry, spec.on_lost, ending.end, self.config.losses_max, ending_job);
         let retry = u32::from(task.retries) + 1;
-        let retry_at = now.wall.after(backoff::delay(&spec.retry, id, retry));
+        let delay = backoff::delay(&spec.retry, id, retry);
+        let retry_at = now.wall.after(delay);
         let Ending { end, why, started, ended, result } = ending;
         let moved = self.move_task(id, to, |task| {
             if let Some(attempt) = task.attempt.as_mut() {
@@ -128,7 +129,7 @@ impl Cluster {
             return;
         }
         if to == State::Retrying {
-            self.timers.insert((retry_at, Due::Retry(id)));
+            self.backoffs.insert((now.mono.after(delay), id, retry_at));
         }
         if to == State::Queued {
             self.requeue(id, GroupId { job: id.job, index });

@@ -69,8 +69,6 @@ pub struct AgentStatus {
 enum Due {
     /// A group's start time.
     Start(GroupId),
-    /// The end of a task's back-off.
-    Retry(TaskId),
     /// The end of a finished job's retention.
     Expire(JobId),
 }
@@ -94,6 +92,8 @@ pub struct Cluster {
     queues: BTreeMap<Arc<str>, Lane>,
     ready: Ready,
     timers: BTreeSet<(Timestamp, Due)>,
+    /// Ends of back-offs, by the clock that never jumps, each with the `retry_at` that it stands for.
+    backoffs: BTreeSet<(Mono, TaskId, Timestamp)>,
     /// Groups whose last task became final and whose dependants were not told yet.
     ended: Vec<GroupId>,
     step: Step,
@@ -117,6 +117,7 @@ impl Cluster {
             queues: BTreeMap::new(),
             ready: Ready::default(),
             timers: BTreeSet::new(),
+            backoffs: BTreeSet::new(),
             ended: Vec::new(),
             step: Step::default(),
         }
@@ -173,7 +174,9 @@ impl Cluster {
 
     /// When time alone will change something.
     pub fn wakeup(&self) -> Wakeup {
-        Wakeup { wall: self.timers.first().map(|(at, _)| *at), mono: self.deadlines.first().map(|(at, _)| *at) }
+        let silence = self.deadlines.first().map(|(at, _)| *at);
+        let backoff = self.backoffs.first().map(|(at, ..)| *at);
+        Wakeup { wall: self.timers.first().map(|(at, _)| *at), mono: silence.into_iter().chain(backoff).min() }
     }
 
     /// Every agent, by number.

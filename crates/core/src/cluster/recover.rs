@@ -1,10 +1,11 @@
 //! A store is taken up: the same state as before, from the pieces that were committed. Counts, phases
 //! and lines are derived again; only what cannot be derived is stored.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{Cluster, Config, Due};
 use crate::{
+    backoff,
     event::Step,
     id::{AgentId, GroupId, JobId, TaskId, Token},
     record::{Job, Key, Piece},
@@ -120,7 +121,7 @@ impl Cluster {
         let ids: Vec<JobId> = self.jobs.keys().copied().collect();
         let mut leases = Vec::new();
         for id in &ids {
-            self.recount(*id, &mut leases)?;
+            self.recount(now, *id, &mut leases)?;
         }
         leases.sort_unstable();
         for (token, agent, task) in leases {
@@ -134,7 +135,7 @@ impl Cluster {
     }
 
     /// Counts a job's tasks from its chunks, and the phases that are not derived from dependencies.
-    fn recount(&mut self, id: JobId, leases: &mut Vec<(Token, AgentId, TaskId)>) -> Result<(), RecoverError> {
+    fn recount(&mut self, now: Now, id: JobId, leases: &mut Vec<(Token, AgentId, TaskId)>) -> Result<(), RecoverError> {
         let Some(entry) = self.jobs.get_mut(&id) else { return Ok(()) };
         let cancel = entry.cancel.clone();
         for index in 0..u32::try_from(entry.groups.len()).unwrap_or(u32::MAX) {
@@ -148,6 +149,7 @@ impl Cluster {
                 entry.set_phase(index, state, None);
             }
         }
+        let mut backoffs = Vec::new();
         let (mut first_lease, mut last_end) = (Timestamp(u64::MAX), entry.job.submitted);
         for n in 0..entry.chunks.len() {
             let Some(chunk) = entry.chunks.get(n).cloned().flatten() else { continue };
@@ -168,7 +170,7 @@ impl Cluster {
                 let phase = entry.group(group).map_or(State::Waiting, |group| group.phase);
                 entry.shift(group, phase, if is_phase(task.state) { phase } else { task.state });
                 if task.state == State::Retrying {
-                    self.timers.insert((task.retry_at, Due::Retry(TaskId::new(id, index))));
+                    backoffs.push((index, task.retry_at, u32::from(task.retries)));
                 }
             }
             normalise(entry, n, base, &chunk);
@@ -176,6 +178,14 @@ impl Cluster {
         entry.started = if first_lease.0 == u64::MAX { Timestamp(0) } else { first_lease };
         let last = cancel.map_or(last_end, |cancel| last_end.max(cancel.at));
         entry.finished = Timestamp(0);
+        for (index, retry_at, retry) in backoffs {
+            // Never longer than the policy allows, whatever became of the clock meanwhile.
+            let task = TaskId::new(id, index);
+            let policy = entry.group(entry.group_of(index)).map(|group| &group.spec.retry);
+            let longest = policy.map_or(Duration::ZERO, |policy| backoff::delay(policy, task, retry));
+            let at = now.mono.after(retry_at.since(now.wall).min(longest));
+            self.backoffs.insert((at, task, retry_at));
+        }
         self.ends_at(id, last);
         Ok(())
     }

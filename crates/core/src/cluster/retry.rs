@@ -54,10 +54,7 @@ impl Cluster {
         for (group, first, end, which) in &groups {
             self.reopen(*group, *first, *end, *which);
         }
-        for (group, ..) in &groups {
-            self.advance(now, *group);
-        }
-        self.hold_back(job);
+        self.look_again(now, job);
         let tally = self.jobs.get(&job).map(|entry| entry.tally).unwrap_or_default();
         let open_after = tally.total() - tally.finished();
         Ok(Answer::Retried { tasks: open_after.saturating_sub(open_before) })
@@ -130,20 +127,26 @@ impl Cluster {
         self.move_group(id, State::Waiting, None);
     }
 
-    /// Work that was free to start because of what is now done again waits for it again; what runs goes on.
-    fn hold_back(&mut self, job: JobId) {
+    /// What is now done again is waited for again: by work that was free to start because of it, and by work
+    /// that had this dependency behind it. What runs goes on.
+    fn look_again(&mut self, now: Now, job: JobId) {
         let Some(entry) = self.jobs.get(&job) else { return };
         let own = (0..u32::try_from(entry.groups.len()).unwrap_or(u32::MAX)).map(|index| GroupId { job, index });
         let others = self.watchers.get(&job).into_iter().flatten().copied();
-        let early: Vec<GroupId> = own.chain(others).filter(|id| self.started_early(*id)).collect();
-        for id in early {
-            let Some(group) = self.jobs.get(&id.job).and_then(|entry| entry.group(id.index)) else { continue };
-            let (first, count) = (group.first, group.count);
-            self.dequeue(id, first, count);
-            self.reopen_group(id);
+        let groups: Vec<GroupId> = own.chain(others).collect();
+        for id in &groups {
+            if self.started_early(*id) {
+                let Some(group) = self.jobs.get(&id.job).and_then(|entry| entry.group(id.index)) else { continue };
+                let (first, count) = (group.first, group.count);
+                self.dequeue(*id, first, count);
+                self.reopen_group(*id);
+            }
             if let Some(group) = self.jobs.get_mut(&id.job).and_then(|entry| entry.groups.get_mut(id.index as usize)) {
                 group.open_edge = 0;
             }
+        }
+        for id in groups {
+            self.advance(now, id);
         }
     }
 

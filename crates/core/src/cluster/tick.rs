@@ -4,12 +4,19 @@ use super::{Cluster, Due};
 use crate::{
     id::{GroupId, JobId, TaskId},
     state::State,
-    time::Now,
+    time::{Now, Timestamp},
 };
 
 impl Cluster {
     pub(super) fn tick(&mut self, now: Now) {
         self.expire_agents(now);
+        while let Some((at, task, retry_at)) = self.backoffs.first().copied() {
+            if at > now.mono {
+                break;
+            }
+            self.backoffs.remove(&(at, task, retry_at));
+            self.backoff_ends(task, retry_at);
+        }
         while let Some((at, due)) = self.timers.first().copied() {
             if at > now.wall {
                 return;
@@ -17,7 +24,6 @@ impl Cluster {
             self.timers.remove(&(at, due));
             match due {
                 Due::Start(group) => self.start(now, group),
-                Due::Retry(task) => self.retry_due(now, task),
                 Due::Expire(job) => self.expire_job(now, job),
             }
         }
@@ -30,10 +36,10 @@ impl Cluster {
         }
     }
 
-    fn retry_due(&mut self, now: Now, id: TaskId) {
+    fn backoff_ends(&mut self, id: TaskId, retry_at: Timestamp) {
         let Some(entry) = self.jobs.get(&id.job) else { return };
         let due =
-            entry.touched(id.index).is_some_and(|task| task.state == State::Retrying && task.retry_at <= now.wall);
+            entry.touched(id.index).is_some_and(|task| task.state == State::Retrying && task.retry_at == retry_at);
         let group = entry.group_of(id.index);
         if due && self.move_task(id, State::Queued, |_| {}) {
             self.requeue(id, GroupId { job: id.job, index: group });

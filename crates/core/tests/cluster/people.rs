@@ -154,6 +154,36 @@ fn a_retried_parent_does_not_disturb_what_runs() {
 }
 
 #[test]
+fn what_waits_for_two_is_told_when_the_second_is_done_again() {
+    let mut kit = Kit::new();
+    let host = kit.host(1);
+    let both = TaskSpec { after: vec![after("a", On::Success), after("b", On::Success)], ..task("c") };
+    let job = kit.submit(job([task("a"), task("b"), both]));
+    for end in [End::Succeeded, End::Exit(1)] {
+        let lease = kit.round().remove(0);
+        kit.end(host, &lease, end);
+    }
+    assert_eq!(kit.states(job), [State::Succeeded, State::Failed, State::Skipped]);
+    kit.retry(job, Which::Failed);
+    assert_eq!(kit.run_all(host), [1, 2]);
+}
+
+#[test]
+fn a_dependency_that_is_done_again_is_waited_for_again() {
+    let mut kit = Kit::new();
+    let host = kit.host(2);
+    let both = TaskSpec { after: vec![after("a", On::Any), after("b", On::Any)], ..task("c") };
+    let job = kit.submit(job([task("a"), task("b"), both]));
+    let leases = kit.round();
+    kit.end(host, &leases[0], End::Succeeded);
+    kit.retry(job, Which::All);
+    kit.end(host, &leases[1], End::Succeeded);
+    assert_eq!(kit.states(job), [State::Queued, State::Succeeded, State::Waiting]);
+    kit.run_all(host);
+    assert_eq!(kit.job_state(job), "succeeded");
+}
+
+#[test]
 fn finished_jobs_go_when_their_time_is_over_and_numbers_are_not_used_again() {
     let mut kit = Kit::new();
     let host = kit.host(1);

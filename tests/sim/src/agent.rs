@@ -1,0 +1,141 @@
+//! An agent as the daemon is: the real supervisor, a journal that survives it, processes that outlive it
+//! for a moment, and a stream that may break at any time.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use muster_agent::{
+    exec::{KillReason, Order},
+    supervisor::{Action, Config, Entry, Memory, Remembered, Supervisor},
+};
+use muster_core::{
+    event::{Report, What},
+    id::{SessionId, TaskId, Token},
+    resources::Request,
+    state::End,
+    time::Timestamp,
+};
+
+/// A process that runs.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// What it runs.
+    pub order: Arc<Order>,
+    /// When it started.
+    pub started: Timestamp,
+    /// Why it is being killed, if it is.
+    pub killed: Option<KillReason>,
+}
+
+/// One machine.
+#[derive(Debug)]
+pub struct Agent {
+    /// Stable over its lives.
+    pub uid: Arc<str>,
+    /// What it offers.
+    pub capacity: Request,
+    /// The daemon; none: it is dead.
+    pub daemon: Option<Supervisor>,
+    /// Counts its lives, so that what was meant for one does not reach the next.
+    pub life: u64,
+    /// Its stream.
+    pub session: Option<SessionId>,
+    /// When the daemon does nothing until then: it was stopped by a signal.
+    pub paused_until: u64,
+    /// What its journal gives back.
+    pub journal: Memory,
+    /// Its processes.
+    pub processes: BTreeMap<Token, Process>,
+}
+
+impl Agent {
+    /// A machine whose daemon is not started yet.
+    pub fn new(number: usize, capacity: Request) -> Self {
+        Self {
+            uid: Arc::from(format!("agent-{number}")),
+            capacity,
+            daemon: None,
+            life: 0,
+            session: None,
+            paused_until: 0,
+            journal: Memory::default(),
+            processes: BTreeMap::new(),
+        }
+    }
+
+    /// Starts the daemon with what its journal remembers.
+    pub fn start(&mut self) {
+        self.life += 1;
+        self.daemon = Some(Supervisor::new(Config::new(self.capacity.clone()), self.journal.clone()));
+    }
+
+    /// The daemon dies where it stands.
+    pub fn crash(&mut self) {
+        self.life += 1;
+        self.daemon = None;
+        self.session = None;
+    }
+
+    /// What running processes take together.
+    pub fn taken(&self) -> Request {
+        let mut taken = Request::default();
+        self.processes.values().for_each(|process| taken.give(&process.order.spec.request));
+        taken
+    }
+
+    /// Writes one fact into the journal.
+    pub fn remember(&mut self, entry: &Entry) {
+        let journal = &mut self.journal;
+        match entry {
+            Entry::Lease(order) => {
+                journal.highest = journal.highest.max(order.token);
+                journal.leases.push(Remembered {
+                    token: order.token,
+                    task: order.task,
+                    request: order.spec.request.clone(),
+                    identity: None,
+                    reported: false,
+                });
+            }
+            Entry::Started { token, identity } => {
+                if let Some(lease) = journal.leases.iter_mut().find(|lease| lease.token == *token) {
+                    lease.identity = Some(identity.clone());
+                }
+            }
+            Entry::Report(report) => self.remember_report(report),
+            Entry::Acked { up_to } => journal.reports.retain(|report| report.seq > *up_to),
+            Entry::Released { token } => journal.leases.retain(|lease| lease.token != *token),
+            Entry::Term(term) => journal.term = *term,
+        }
+    }
+
+    fn remember_report(&mut self, report: &Report) {
+        let journal = &mut self.journal;
+        journal.next_seq = journal.next_seq.max(report.seq + 1);
+        journal.reports.push(report.clone());
+        match &report.what {
+            What::Started { .. } => {}
+            What::Ended { end: End::KillFailed, .. } => {
+                if let Some(lease) = journal.leases.iter_mut().find(|lease| lease.token == report.token) {
+                    lease.reported = true;
+                }
+            }
+            What::Ended { .. } | What::Returned { .. } => journal.leases.retain(|lease| lease.token != report.token),
+        }
+    }
+}
+
+/// A process may be killed this long after it was asked to end.
+pub fn kill_takes(grace: Duration, roll: u64) -> u64 {
+    let grace = u64::try_from(grace.as_micros()).unwrap_or(u64::MAX).min(2_000_000);
+    roll % (grace + 50_000)
+}
+
+/// The token an action is about, for traces.
+pub fn about(action: &Action) -> Option<(Token, Option<TaskId>)> {
+    match action {
+        Action::Start(order) => Some((order.token, Some(order.task))),
+        Action::Kill { token, .. } => Some((*token, None)),
+        Action::Send(report) => Some((report.token, Some(report.task))),
+        _ => None,
+    }
+}
