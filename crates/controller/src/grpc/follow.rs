@@ -28,8 +28,10 @@ use crate::{
 
 /// How long after the end of the work its last output is waited for.
 const LAST_WITHIN: Duration = Duration::from_secs(5);
-/// How long nothing may come after the end until that is all, where no attempt is known to have more.
-const QUIET: Duration = Duration::from_millis(500);
+/// Where no attempt is known to have more: how long no agent may have sent anything until that is all (an attempt that
+/// wrote nothing says nothing, and output may come by a few milliseconds after the end), and at most.
+const QUIET: Duration = Duration::from_millis(100);
+const QUIET_WITHIN: Duration = Duration::from_secs(1);
 /// Selections of more tasks are not looked through for the last output of each.
 const COUNTED: u32 = 256;
 
@@ -43,8 +45,8 @@ struct Follow {
     follow: bool,
     changed: watch::Receiver<u64>,
     ready: VecDeque<v1::LogsReply>,
-    /// When the work was first seen to be over, and when something last came since.
-    over: Option<(Instant, Instant)>,
+    /// When the work was first seen to be over.
+    over: Option<Instant>,
 }
 
 /// Whether more may come.
@@ -117,9 +119,6 @@ impl Follow {
             let grown = self.reader.grown();
             self.changed.borrow_and_update();
             if let Some(pieces) = self.reader.next().await.map_err(|error| of_logs(&error))? {
-                if let Some((_, last)) = &mut self.over {
-                    *last = Instant::now();
-                }
                 let replies: Vec<_> = pieces.into_iter().map(|piece| self.reply(piece)).collect();
                 self.ready.extend(replies);
                 continue;
@@ -160,8 +159,13 @@ impl Follow {
             return Next::Over;
         }
         let now = Instant::now();
-        let (seen, last) = *self.over.get_or_insert((now, now));
-        let until = if self.reader.is_open() { seen + LAST_WITHIN } else { (last + QUIET).min(seen + LAST_WITHIN) };
+        let seen = *self.over.get_or_insert(now);
+        let until = if self.reader.is_open() {
+            seen + LAST_WITHIN
+        } else {
+            let quiet_for = self.parts.logs.quiet_for();
+            (now + QUIET.saturating_sub(quiet_for)).max(seen + QUIET).min(seen + QUIET_WITHIN)
+        };
         if until <= now { Next::Over } else { Next::Wait(Some(until)) }
     }
 

@@ -119,6 +119,8 @@ struct Shared {
     room: Notify,
     /// Bytes of all segments in the object store.
     stored: AtomicU64,
+    /// When anything last came from any agent.
+    heard: AtomicU64,
 }
 
 /// What is known of one job.
@@ -160,6 +162,7 @@ impl LogStore {
             buffered: AtomicUsize::new(0),
             room: Notify::new(),
             stored: AtomicU64::new(stored),
+            heard: AtomicU64::new(0),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -198,6 +201,11 @@ impl LogStore {
         }
     }
 
+    /// How long no agent has sent any output.
+    pub fn quiet_for(&self) -> Duration {
+        self.shared.clock.mono().since(Mono(self.shared.heard.load(Ordering::Relaxed)))
+    }
+
     async fn append(&self, batch: LogBatch, mailbox: &Arc<Mailbox>) -> Result<(), Error> {
         let (id, task) = (JobId(batch.job), batch.task);
         let silent = batch.last && batch.first == 0 && batch.frames.is_empty();
@@ -215,6 +223,7 @@ impl LogStore {
             }
             let now = self.shared.clock.mono();
             state.touched = now;
+            self.shared.heard.store(now.0, Ordering::Relaxed);
             let full_before = state.sealed.len();
             let appended = state.append(batch, mailbox);
             let full = state.sealed.len() > full_before;
