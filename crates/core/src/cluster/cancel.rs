@@ -50,6 +50,7 @@ impl Cluster {
         let skipped = (0..).zip(&entry.groups).filter(|(_, g)| g.phase == State::Skipped).map(|(i, _)| i).collect();
         let cancel = Cancel { at: now.wall, by: Arc::clone(by), reason: Arc::clone(reason), teardown_too, skipped };
         entry.cancel = Some(Arc::new(cancel));
+        entry.last_end = entry.last_end.max(now.wall);
         let groups: Vec<GroupId> = (0..)
             .zip(&entry.groups)
             .filter(|(_, group)| group.spec.role != Role::Teardown || teardown_too)

@@ -186,7 +186,7 @@ impl Cluster {
         if !entry.is_finished() || !entry.finished.is_never() {
             return;
         }
-        entry.finished = now.wall;
+        entry.finished = entry.last_end;
         let expiry = now.wall.after(self.config.retention);
         self.timers.insert((expiry, Due::Expire(job)));
         self.unwatch(job);

@@ -68,6 +68,8 @@ pub(super) struct Entry {
     pub(super) tally: Tally,
     pub(super) started: Timestamp,
     pub(super) finished: Timestamp,
+    /// The newest of what ended something here. Derived alike live and at a restart.
+    pub(super) last_end: Timestamp,
     /// Groups other than teardown that are not finished.
     pub(super) open_work: u32,
     phases: Arc<[State]>,
@@ -80,6 +82,7 @@ impl Entry {
         let open_work = groups.iter().filter(|group| group.spec.role != Role::Teardown).count();
         let mut tally = Tally::default();
         groups.iter().for_each(|group| tally.merge(&group.tally));
+        let submitted = job.submitted;
         Self {
             queue: Arc::from(job.spec.queue.as_str()),
             job,
@@ -91,6 +94,7 @@ impl Entry {
             tally,
             started: Timestamp(0),
             finished: Timestamp(0),
+            last_end: submitted,
             open_work: u32::try_from(open_work).unwrap_or(u32::MAX),
             total,
         }

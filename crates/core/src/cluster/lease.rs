@@ -128,6 +128,9 @@ impl Cluster {
         if !moved {
             return;
         }
+        if let Some(entry) = self.jobs.get_mut(&id.job) {
+            entry.last_end = entry.last_end.max(ended);
+        }
         if to == State::Retrying {
             self.backoffs.insert((now.mono.after(delay), id, retry_at));
         }

@@ -176,8 +176,7 @@ impl Cluster {
             normalise(entry, n, base, &chunk);
         }
         entry.started = if first_lease.0 == u64::MAX { Timestamp(0) } else { first_lease };
-        let last = cancel.map_or(last_end, |cancel| last_end.max(cancel.at));
-        entry.finished = Timestamp(0);
+        entry.last_end = cancel.map_or(last_end, |cancel| last_end.max(cancel.at));
         for (index, retry_at, retry) in backoffs {
             // Never longer than the policy allows, whatever became of the clock meanwhile.
             let task = TaskId::new(id, index);
@@ -186,16 +185,16 @@ impl Cluster {
             let at = now.mono.after(retry_at.since(now.wall).min(longest));
             self.backoffs.insert((at, task, retry_at));
         }
-        self.ends_at(id, last);
+        self.ends_if_finished(id);
         Ok(())
     }
 
-    /// A job whose every task is final by its chunks ended when its last attempt did.
-    fn ends_at(&mut self, id: JobId, last: Timestamp) {
+    /// A job whose every task is final by its chunks is finished; others may yet turn out to be.
+    fn ends_if_finished(&mut self, id: JobId) {
         let Some(entry) = self.jobs.get_mut(&id) else { return };
         if entry.is_finished() {
-            entry.finished = last;
-            self.timers.insert((last.after(self.config.retention), Due::Expire(id)));
+            entry.finished = entry.last_end;
+            self.timers.insert((entry.last_end.after(self.config.retention), Due::Expire(id)));
         }
     }
 

@@ -136,8 +136,7 @@ impl Kit {
     }
 
     pub(crate) fn end_with(&mut self, host: Host, lease: &Lease, end: End, result: Option<TaskResult>) {
-        let what =
-            What::Ended { end, why: None, started: Timestamp(self.now.wall.0 - 1000), ended: self.now.wall, result };
+        let what = What::Ended { end, why: None, started: self.now.wall, ended: self.now.wall.after(MS), result };
         self.report(host, lease.token, lease.task, what).expect("the report is taken");
     }
 
