@@ -14,6 +14,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     // For the reflection service.
     fs::write(out.join("muster.bin"), set.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".muster.v1.LogFrame.data").compile_fds(set)?;
+    tonic_prost_build::configure().btree_map(".").bytes(".muster.v1.LogFrame.data").compile_fds(set)?;
     Ok(())
 }

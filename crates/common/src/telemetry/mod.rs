@@ -21,7 +21,7 @@ use tracing_subscriber::{
 };
 
 pub use self::trace_parent::{
-    child_of, new_trace_parent, set_parent, trace_parent_of_current_span, trace_parent_or_new,
+    child_of, new_trace_parent, set_parent, trace_parent_from, trace_parent_of_current_span, trace_parent_or_new,
 };
 
 /// How a program wants its telemetry.

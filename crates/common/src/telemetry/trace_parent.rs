@@ -45,6 +45,11 @@ pub fn new_trace_parent() -> String {
     TraceParent { trace: rand::random_range(1..=u128::MAX), span: new_span(), flags: SAMPLED }.to_string()
 }
 
+/// What a stranger sent, if it is a trace parent; one of a new trace otherwise.
+pub fn trace_parent_from(text: &str) -> String {
+    text.parse::<TraceParent>().map_or_else(|Invalid| new_trace_parent(), |parent| parent.to_string())
+}
+
 /// The same trace, another span: what a task's process gets. A new trace if `trace_parent` is none.
 pub fn child_of(trace_parent: &str) -> String {
     match trace_parent.parse::<TraceParent>() {

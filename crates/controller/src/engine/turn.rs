@@ -243,7 +243,7 @@ impl Engine {
 /// One span for each submission, part of the submitter's trace; none for anything else.
 fn span_of(event: &Event) -> Span {
     let Event::Submit(submission) = event else { return Span::none() };
-    let span = tracing::info_span!("submit", job = field::Empty, name = submission.spec.name, by = &*submission.by);
+    let span = tracing::info_span!("accept", job = field::Empty, name = submission.spec.name, by = &*submission.by);
     telemetry::set_parent(&span, &submission.trace_parent);
     span
 }

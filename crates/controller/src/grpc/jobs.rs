@@ -56,7 +56,7 @@ pub(super) async fn submit(parts: &Parts, request: v1::SubmitRequest) -> Result<
     let span = tracing::info_span!("submit", job_name = spec.name);
     telemetry::set_parent(&span, &request.trace_parent);
     let own = span.in_scope(telemetry::trace_parent_of_current_span);
-    let trace_parent = if own.is_empty() { request.trace_parent } else { own };
+    let trace_parent = if own.is_empty() { telemetry::trace_parent_from(&request.trace_parent) } else { own };
     let submission = Submission {
         spec: Arc::new(spec),
         key: request.key.into(),
