@@ -188,6 +188,11 @@ impl Supervisor {
         self.held.len()
     }
 
+    /// About how many leases wait here for room: those sent ahead.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Whether the controller took us in over the present stream.
     pub fn is_attached(&self) -> bool {
         matches!(self.link, Link::Attached { .. })
