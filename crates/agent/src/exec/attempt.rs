@@ -20,14 +20,18 @@ use tracing::{debug, warn};
 
 use super::{
     ExecEvent, KillReason, Order,
-    os::{Leader, Running, Status, Survivor},
+    os::{Fresh, Leader, Running, Status, Survivor},
     outcome,
     pipes::Pipes,
     room::Room,
+    scratch::Scratch,
 };
+use crate::logs::Spool;
 
 /// After SIGKILL, for the kernel to do it; what lives then is in a system call that does not end (C10).
 const KILL_LIMIT: Duration = Duration::from_secs(2);
+/// How long a starter's thread waits for the end of what it started.
+const LINGER: Duration = Duration::from_millis(4);
 /// After the leader's end, for the rest of its group to die and its pipes to close. Who holds them
 /// longer has left the group and must be looked for.
 const CLOSE_LIMIT: Duration = Duration::from_millis(20);
@@ -82,12 +86,59 @@ enum Cause {
 }
 
 impl Attempt {
+    /// Waits a little for the end, on this thread, if nobody else needs it; most short tasks are
+    /// over then, for the price of one wake-up. The others are handed to the runtime.
+    pub(super) fn begin(self, mut fresh: Fresh, may_linger: bool) {
+        let room = Arc::clone(&self.room);
+        let mut spool = room.spool(&self.order);
+        let patient = self.order.spec.timeout.is_none_or(|limit| limit > LINGER * 2);
+        if may_linger && patient && fresh.ended_within(LINGER) {
+            let finished = fresh.finish(|stream, scratch, len| spool.take(stream, room.clock.wall(), scratch, len));
+            if let Some(status) = finished {
+                spool.finish();
+                room.hunter.check_for_strays();
+                return self.end_at_once(status);
+            }
+        }
+        let _context = room.runtime.enter();
+        match fresh.watch() {
+            Ok(running) => room.track(self.run(running, spool)),
+            Err(error) => {
+                spool.finish();
+                let why = format!("its process could not be watched and was killed: {error}");
+                room.track(async move { self.tell(End::Lost, Some(why.into()), None).await });
+            }
+        }
+    }
+
+    /// Without the runtime, unless there is something that may take long.
+    fn end_at_once(self, status: Status) {
+        let is_plain = self.scratch.as_deref().is_none_or(Scratch::is_empty)
+            && !self.order.has_inputs
+            && !outcome::is_there(&self.room.result_path(self.order.token));
+        let room = Arc::clone(&self.room);
+        if !is_plain {
+            room.track(self.conclude(None, Some(status), Vec::new()));
+            return;
+        }
+        if let Some(folder) = self.scratch {
+            room.scratch.put_empty(folder);
+        }
+        let end = match status {
+            Status::Exit(0) => End::Succeeded,
+            Status::Exit(code) => End::Exit(code),
+            Status::Signal(number) => End::Signal(number),
+        };
+        let (token, ended) = (self.order.token, room.clock.wall());
+        room.over_at_once(ExecEvent::Ended { token, end, why: None, started: self.started, ended, result: None });
+    }
+
     /// Runs to the end and tells of it, exactly once.
-    pub(super) async fn run(self, running: Running) {
+    async fn run(self, running: Running, spool: Spool) {
         let Running { mut leader, identity, stdin, stdout, stderr } = running;
         let token = self.order.token;
         self.room.tell(ExecEvent::Started { token, at: self.started, identity }).await;
-        let mut pipes = Pipes::new(self.room.clock, stdout, stderr, self.room.spool(&self.order));
+        let mut pipes = Pipes::new(self.room.clock, stdout, stderr, spool);
         if let Some(stdin) = stdin {
             pipes.feed(stdin, Arc::clone(&self.order.spec));
         }
@@ -95,10 +146,21 @@ impl Attempt {
         let (status, survivors) = self.clear(cause, &mut leader, &mut pipes).await;
         pipes.finish();
         drop(leader);
+        self.conclude(cause, status, survivors).await;
+    }
+
+    async fn conclude(self, cause: Option<Cause>, status: Option<Status>, survivors: Vec<Survivor>) {
         let (end, why, result) = self.judge(cause, status, &survivors).await;
-        self.clean_up().await;
+        self.room.discard_files(&self.order).await;
+        if let Some(folder) = self.scratch.clone() {
+            self.room.put_scratch(folder).await;
+        }
+        self.tell(end, why, result).await;
+    }
+
+    async fn tell(self, end: End, why: Option<Arc<str>>, result: Option<TaskResult>) {
+        let (token, ended) = (self.order.token, self.room.clock.wall());
         debug!(%token, %end, "attempt over");
-        let ended = self.room.clock.wall();
         self.room.over(ExecEvent::Ended { token, end, why, started: self.started, ended, result }).await;
     }
 
@@ -157,13 +219,6 @@ impl Attempt {
             }
             (None, Status::Exit(code)) => (End::Exit(code), None, None),
             (None, Status::Signal(number)) => (End::Signal(number), None, None),
-        }
-    }
-
-    async fn clean_up(&self) {
-        self.room.discard_files(&self.order).await;
-        if let Some(folder) = self.scratch.clone() {
-            self.room.put_scratch(folder).await;
         }
     }
 }

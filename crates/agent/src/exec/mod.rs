@@ -298,7 +298,8 @@ fn empty_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// As many as can load programs at once, and one more for one that waits for its disk.
+/// Twice as many as can load programs at once: a thread that loads one mostly waits, for the disk or
+/// for its turn.
 fn starters() -> usize {
-    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8) + 1
+    std::thread::available_parallelism().map_or(2, usize::from).saturating_mul(2).clamp(4, 16)
 }

@@ -86,7 +86,7 @@ pub struct ProcessIdentity {
 /// What became of an order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ExecEvent {
-    /// Its process runs.
+    /// Its process runs. Not told of one that is over at once.
     Started {
         /// The order.
         token: Token,

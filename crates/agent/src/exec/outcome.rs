@@ -36,6 +36,11 @@ pub(crate) async fn collect(order: &Order, path: &Path, store: &dyn Results) -> 
     keep(order, path, store).await.map(Some)
 }
 
+/// Whether the task wrote anything there.
+pub(crate) fn is_there(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok()
+}
+
 async fn keep(order: &Order, path: &Path, store: &dyn Results) -> Result<TaskResult, String> {
     let file = path.to_owned();
     let read = tokio::task::spawn_blocking(move || read_json(&file)).await;

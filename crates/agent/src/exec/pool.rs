@@ -48,6 +48,11 @@ impl<T: Send + 'static> Pool<T> {
         Ok(())
     }
 
+    /// Whether nothing waits for a thread.
+    pub(super) fn is_idle(&self) -> bool {
+        self.lock().waiting.is_empty()
+    }
+
     /// The threads end when they have done what is there.
     pub(super) fn close(&self) {
         self.lock().is_closed = true;

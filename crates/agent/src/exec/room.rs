@@ -97,10 +97,10 @@ impl Room {
 
     pub(super) async fn put_scratch(&self, folder: PathBuf) {
         if Scratch::is_empty(&folder) {
-            self.scratch.put(folder);
+            self.scratch.put_empty(folder);
         } else {
             let scratch = Arc::clone(&self.scratch);
-            let _done = tokio::task::spawn_blocking(move || scratch.put(folder)).await;
+            let _done = tokio::task::spawn_blocking(move || scratch.clear(&folder)).await;
         }
     }
 
@@ -113,6 +113,15 @@ impl Room {
     pub(super) async fn over(&self, event: ExecEvent) {
         self.live.remove(event.token());
         self.tell(event).await;
+    }
+
+    /// The last word, from a thread that should not wait.
+    pub(super) fn over_at_once(self: &Arc<Self>, event: ExecEvent) {
+        self.live.remove(event.token());
+        if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
+            let room = Arc::clone(self);
+            self.track(async move { room.tell(event).await });
+        }
     }
 
     /// The last word on an attempt that never had a process.
@@ -173,11 +182,10 @@ impl Room {
         let (end, why) = match control.wish() {
             Some(Wish { reason, .. }) => (reason.end(), reason.text().into()),
             None => match self.spawn(&order) {
-                Ok((running, scratch)) => {
+                Ok((fresh, scratch)) => {
                     let started = self.clock.wall();
                     let attempt = Attempt { room, order, control, scratch, started };
-                    self.track(attempt.run(running));
-                    return;
+                    return attempt.begin(fresh, self.pool.is_idle());
                 }
                 Err(why) => (End::NotStarted, why),
             },
@@ -185,23 +193,23 @@ impl Room {
         self.track(async move { room.never_ran(&order, end, Some(why)).await });
     }
 
-    fn spawn(&self, order: &Order) -> Result<(os::Running, Option<PathBuf>), String> {
+    fn spawn(&self, order: &Order) -> Result<(os::Fresh, Option<PathBuf>), String> {
         let scratch = match order.spec.cwd {
             Some(_) => None,
             None => Some(self.scratch.take().map_err(|error| format!("no scratch folder could be made: {error}"))?),
         };
         match self.spawn_in(order, scratch.as_ref()) {
-            Ok(running) => Ok((running, scratch)),
+            Ok(fresh) => Ok((fresh, scratch)),
             Err(why) => {
                 if let Some(folder) = scratch {
-                    self.scratch.put(folder);
+                    self.scratch.put_empty(folder);
                 }
                 Err(why)
             }
         }
     }
 
-    fn spawn_in(&self, order: &Order, scratch: Option<&PathBuf>) -> Result<os::Running, String> {
+    fn spawn_in(&self, order: &Order, scratch: Option<&PathBuf>) -> Result<os::Fresh, String> {
         let result = self.result_path(order.token);
         let inputs = order.has_inputs.then(|| self.inputs_path(order.token));
         let files = env::Files { result: &result, inputs: inputs.as_deref() };
@@ -211,7 +219,7 @@ impl Room {
         let mut tries = 1;
         loop {
             match os::spawn(&mut launch.command, launch.feeds) {
-                Ok(running) => return Ok(running),
+                Ok(fresh) => return Ok(fresh),
                 Err(error) if os::is_shortage(&error) && tries < SHORTAGE_TRIES => {
                     std::thread::sleep(SHORTAGE_PAUSE * tries);
                     tries += 1;

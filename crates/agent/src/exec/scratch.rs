@@ -45,17 +45,20 @@ impl Scratch {
         Ok(folder)
     }
 
-    /// Takes a folder back. May delete a tree of any size: not for a thread that others wait for,
-    /// unless [`Scratch::is_empty`] said so.
-    pub(crate) fn put(&self, folder: PathBuf) {
-        if Self::is_empty(&folder) {
-            let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-            if spare.len() < SPARE_MAX {
-                spare.push(folder);
-                return;
-            }
+    /// Takes back a folder that is empty, for the next task.
+    pub(crate) fn put_empty(&self, folder: PathBuf) {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < SPARE_MAX {
+            spare.push(folder);
+        } else {
+            drop(spare);
+            self.clear(&folder);
         }
-        if let Err(error) = std::fs::remove_dir_all(&folder)
+    }
+
+    /// Removes a folder and what the task left in it, of any size: not for a thread that others wait for.
+    pub(crate) fn clear(&self, folder: &Path) {
+        if let Err(error) = std::fs::remove_dir_all(folder)
             && error.kind() != io::ErrorKind::NotFound
         {
             warn!(folder = %folder.display(), %error, "could not remove what a task left in its scratch folder");

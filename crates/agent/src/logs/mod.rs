@@ -23,8 +23,8 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 pub use bulk::{Bulk, Grpc};
-pub(crate) use frame::with_scratch;
 pub use frame::{Head, Stream};
+pub(crate) use frame::{Scratch, with_scratch};
 pub use ship::{Uplink, Wire};
 pub(crate) use spool::Spool;
 

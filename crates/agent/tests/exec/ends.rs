@@ -245,7 +245,7 @@ async fn a_daemon_that_holds_no_pipe_is_found_soon_after() {
 #[tokio::test]
 async fn started_names_the_process_and_comes_before_the_end() {
     let mut bench = Bench::new().await;
-    let token = bench.start(shell("echo $$; read x < /proc/$$/stat; echo $x"));
+    let token = bench.start(shell("echo $$; read x < /proc/$$/stat; echo $x; sleep 0.1"));
     let ExecEvent::Started { token: first, identity, .. } = bench.event().await else { panic!("not started first") };
     assert_eq!(first, token);
     bench.over().await;

@@ -15,13 +15,13 @@ mod windows;
 pub(crate) use hunt::{Hunter, sweep_blocking};
 #[cfg(unix)]
 pub(crate) use unix::{
-    Leader, base_environment, explain, find_program, guard_signals, is_shortage, kill_identity, prepare_self, shell,
-    spawn,
+    Fresh, Leader, base_environment, explain, find_program, guard_signals, is_shortage, kill_identity, prepare_self,
+    shell, spawn,
 };
 #[cfg(windows)]
 pub(crate) use windows::{
-    Hunter, Leader, base_environment, explain, find_program, guard_signals, is_shortage, kill_identity, prepare_self,
-    shell, spawn, sweep_blocking,
+    Fresh, Hunter, Leader, base_environment, explain, find_program, guard_signals, is_shortage, kill_identity,
+    prepare_self, shell, spawn, sweep_blocking,
 };
 
 /// Whether an attempt is still somebody's business.

@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::{self, BufRead, Read},
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
         unix::{
             fs::PermissionsExt,
             process::{CommandExt, ExitStatusExt},
@@ -22,6 +22,7 @@ use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
     libc,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::{Signal, killpg},
     unistd::{AccessFlags, Pid, Uid, User, access},
 };
@@ -31,7 +32,10 @@ use tokio::{
 };
 
 use super::{Hunter, Input, Output, Running, Status, Survivor, proc::Stat};
-use crate::exec::ProcessIdentity;
+use crate::{
+    exec::ProcessIdentity,
+    logs::{Scratch, Stream, with_scratch},
+};
 
 /// What runs `shell` texts.
 pub(crate) const SHELL: &str = "/bin/sh";
@@ -42,28 +46,46 @@ static BOOT: LazyLock<Arc<str>> = LazyLock::new(|| {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| "".into(), |id| id.trim().into())
 });
 
-/// The first process of an attempt. Not reaped before [`Leader::reap`], so that its number and its
-/// group's stay its own.
+/// A process that was just started, before anybody waits for it.
+pub(crate) struct Fresh {
+    process: Process,
+    pidfd: OwnedFd,
+    stdin: Option<OwnedFd>,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+/// The first process of an attempt, watched by the runtime.
 pub(crate) struct Leader {
+    process: Process,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+/// Not reaped before [`Process::reap`], so that its number and its group's stay its own.
+struct Process {
     child: Child,
     pid: Pid,
-    handle: AsyncFd<OwnedFd>,
     reaped: bool,
 }
 
 /// Starts `command` with pipes for its output, and for its stdin if `feeds`. Blocks until the
-/// program runs or could not be started; must be called inside a tokio runtime.
+/// program runs or could not be started.
 ///
 /// No `pre_exec` here: it would turn `posix_spawn` into `fork` and cost a quarter of all speed.
-pub(crate) fn spawn(command: &mut Command, feeds: bool) -> io::Result<Running> {
+pub(crate) fn spawn(command: &mut Command, feeds: bool) -> io::Result<Fresh> {
     command
         .process_group(0)
         .stdin(if feeds { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = command.spawn()?;
-    match adopt(&mut child) {
-        Ok(parts) => Ok(parts.with(child)),
+    match handles(&mut child) {
+        Ok((pid, pidfd, [stdin, stdout, stderr])) => {
+            let process = Process { child, pid, reaped: false };
+            let missing = || io::Error::other("a pipe is missing");
+            let (stdout, stderr) = (stdout.ok_or_else(missing)?, stderr.ok_or_else(missing)?);
+            Ok(Fresh { process, pidfd, stdin, stdout, stderr })
+        }
         Err(error) => {
             let _gone = child.kill();
             let _reaped = child.wait();
@@ -72,57 +94,68 @@ pub(crate) fn spawn(command: &mut Command, feeds: bool) -> io::Result<Running> {
     }
 }
 
-struct Parts {
-    pid: Pid,
-    handle: AsyncFd<OwnedFd>,
-    start: u64,
-    stdin: Option<Input>,
-    stdout: Output,
-    stderr: Output,
-}
+type Pipes = [Option<OwnedFd>; 3];
 
-impl Parts {
-    fn with(self, child: Child) -> Running {
-        let pid = self.pid.as_raw().unsigned_abs();
-        Running {
-            leader: Leader { child, pid: self.pid, handle: self.handle, reaped: false },
-            identity: ProcessIdentity { boot: Arc::clone(&BOOT), pid, start: self.start, group: pid },
-            stdin: self.stdin,
-            stdout: self.stdout,
-            stderr: self.stderr,
-        }
-    }
-}
-
-fn adopt(child: &mut Child) -> io::Result<Parts> {
+/// Our ends do not block; the task's are other open files and do, as programs expect.
+fn handles(child: &mut Child) -> io::Result<(Pid, OwnedFd, Pipes)> {
     let pid = i32::try_from(child.id()).map_err(|_| io::Error::other("the process number is too large"))?;
     let pidfd = open_pidfd(pid)?;
-    // SAFETY: `AsyncFd` owns the descriptor from here on, and nobody else closes it.
-    #[expect(unsafe_code, reason = "tokio asks for the promise that the descriptor stays open")]
-    let handle = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.map_err(io::Error::from)?;
-    let missing = || io::Error::other("a pipe is missing");
-    let stdin = match child.stdin.take() {
-        None => None,
-        Some(stdin) => {
-            let stdin = OwnedFd::from(stdin);
-            fcntl(&stdin, FcntlArg::F_SETFL(OFlag::O_NONBLOCK | OFlag::O_WRONLY))?;
-            Some(Box::new(pipe::Sender::from_owned_fd_unchecked(stdin)?) as Input)
-        }
-    };
-    Ok(Parts {
-        pid: Pid::from_raw(pid),
-        handle,
-        start: Stat::read(pid).map_or(0, |stat| stat.start),
-        stdin,
-        stdout: output(child.stdout.take().ok_or_else(missing)?.into())?,
-        stderr: output(child.stderr.take().ok_or_else(missing)?.into())?,
-    })
+    let pipes =
+        [child.stdin.take().map(Into::into), child.stdout.take().map(Into::into), child.stderr.take().map(Into::into)];
+    for pipe in pipes.iter().flatten() {
+        fcntl::<&OwnedFd>(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    }
+    Ok((Pid::from_raw(pid), pidfd, pipes))
 }
 
-/// Our end does not block; the task's end is another open file and does, as programs expect.
-fn output(fd: OwnedFd) -> io::Result<Output> {
-    fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    Ok(Box::new(pipe::Receiver::from_owned_fd_unchecked(fd)?))
+impl Fresh {
+    /// Whether it ends within `wait`; blocks as long.
+    pub(crate) fn ended_within(&self, wait: Duration) -> bool {
+        let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO);
+        poll(&mut [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)], timeout) == Ok(1)
+    }
+
+    /// Of one that ended: kills the rest of its group, hands on its output, and reaps it. `None`:
+    /// something of it is still there, and it must be watched to its end.
+    pub(crate) fn finish(&mut self, mut take: impl FnMut(Stream, &mut Scratch, usize)) -> Option<Status> {
+        self.process.signal(Signal::SIGKILL);
+        for (pipe, stream) in [(&self.stdout, Stream::Stdout), (&self.stderr, Stream::Stderr)] {
+            let at_end = with_scratch(|scratch| {
+                loop {
+                    match nix::unistd::read(pipe, scratch.room()) {
+                        Ok(0) => break true,
+                        Ok(len) => take(stream, scratch, len),
+                        Err(Errno::EINTR) => {}
+                        // Somebody else holds it open.
+                        Err(_) => break false,
+                    }
+                }
+            });
+            if !at_end {
+                return None;
+            }
+        }
+        self.process.reap().filter(|_| self.process.was_alone())
+    }
+
+    /// Has the runtime watch it; must be called inside one.
+    pub(crate) fn watch(self) -> io::Result<Running> {
+        let pid = self.process.pid.as_raw();
+        // One that is reaped left only members of its group: what they are known by is the cookie.
+        let start = if self.process.reaped { 0 } else { Stat::read(pid).map_or(0, |stat| stat.start) };
+        let group = pid.unsigned_abs();
+        let identity = ProcessIdentity { boot: Arc::clone(&BOOT), pid: group, start, group };
+        let stdin = self
+            .stdin
+            .map(|stdin| Ok::<_, io::Error>(Box::new(pipe::Sender::from_owned_fd_unchecked(stdin)?) as Input));
+        let output = |fd| Ok::<_, io::Error>(Box::new(pipe::Receiver::from_owned_fd_unchecked(fd)?) as Output);
+        let (stdout, stderr) = (output(self.stdout)?, output(self.stderr)?);
+        // SAFETY: `AsyncFd` owns the descriptor from here on, and nobody else closes it.
+        #[expect(unsafe_code, reason = "tokio asks for the promise that the descriptor stays open")]
+        let pidfd = unsafe { AsyncFd::register_with_interest(self.pidfd, Interest::READABLE) }?;
+        let leader = Leader { process: self.process, pidfd };
+        Ok(Running { leader, identity, stdin: stdin.transpose()?, stdout, stderr })
+    }
 }
 
 impl Leader {
@@ -130,45 +163,66 @@ impl Leader {
     pub(crate) async fn exited(&self) {
         // A pidfd becomes readable when the process is dead; an error would mean that we cannot
         // watch at all, and then the reaper finds out.
-        let _ready = self.handle.readable().await;
+        let _ready = self.pidfd.readable().await;
     }
 
     /// Asks the whole group to end; stopped members are woken to hear it.
     pub(crate) fn terminate(&self) {
-        self.signal(Signal::SIGTERM);
-        self.signal(Signal::SIGCONT);
+        self.process.signal(Signal::SIGTERM);
+        self.process.signal(Signal::SIGCONT);
     }
 
     /// Kills the whole group; atomic against members that fork.
     pub(crate) fn kill_group(&self) {
-        self.signal(Signal::SIGKILL);
+        self.process.signal(Signal::SIGKILL);
     }
 
+    /// Once reaped: whether nobody else is in its group, not even a member that is about to die.
+    pub(crate) fn was_alone(&self) -> bool {
+        self.process.was_alone()
+    }
+
+    /// Kills everything that belongs to the attempt and answers when all is dead, or with what lives after `limit`.
+    pub(crate) async fn hunt(&self, hunter: &Hunter, token: Token, limit: Duration) -> Vec<Survivor> {
+        let leader = (!self.process.reaped).then_some(self.process.pid.as_raw());
+        hunter.hunt(token, leader, limit).await
+    }
+
+    /// How it ended; none: it has not. Its number may belong to somebody else afterwards.
+    pub(crate) fn reap(&mut self) -> Option<Status> {
+        self.process.reap()
+    }
+}
+
+impl Process {
     fn signal(&self, signal: Signal) {
         if !self.reaped {
             let _nobody_left = killpg(self.pid, signal);
         }
     }
 
-    /// Once reaped: whether nobody else is in its group, not even a member that is about to die.
-    pub(crate) fn was_alone(&self) -> bool {
+    fn was_alone(&self) -> bool {
         self.reaped && killpg(self.pid, None) == Err(Errno::ESRCH)
     }
 
-    /// Kills everything that belongs to the attempt and answers when all is dead, or with what lives after `limit`.
-    pub(crate) async fn hunt(&self, hunter: &Hunter, token: Token, limit: Duration) -> Vec<Survivor> {
-        let leader = (!self.reaped).then_some(self.pid.as_raw());
-        hunter.hunt(token, leader, limit).await
-    }
-
-    /// How it ended; none: it has not. Its number may belong to somebody else afterwards.
-    pub(crate) fn reap(&mut self) -> Option<Status> {
+    /// Asked again, it says the same.
+    fn reap(&mut self) -> Option<Status> {
         let status = self.child.try_wait().ok()??;
         self.reaped = true;
         match (status.code(), status.signal()) {
             (Some(code), _) => Some(Status::Exit(code)),
             (None, Some(signal)) => Some(Status::Signal(signal)),
             (None, None) => None,
+        }
+    }
+}
+
+impl Drop for Process {
+    /// One that nobody waited for, because watching failed: it must not run on unseen.
+    fn drop(&mut self) {
+        if !self.reaped {
+            self.signal(Signal::SIGKILL);
+            let _reaped = self.child.try_wait();
         }
     }
 }
@@ -252,12 +306,12 @@ pub(crate) fn base_environment(path: Option<&OsStr>) -> Vec<(OsString, OsString)
         ("HOME".into(), home.unwrap_or_else(|| "/".into())),
         ("SHELL".into(), shell.unwrap_or_else(|| SHELL.into())),
         ("TMPDIR".into(), own("TMPDIR").unwrap_or_else(|| "/tmp".into())),
-        ("LANG".into(), own("LANG").unwrap_or_else(|| "C.UTF-8".into())),
     ];
     if let Some(name) = name {
         base.extend([("USER".into(), name.clone()), ("LOGNAME".into(), name)]);
     }
-    base.extend(own("LC_ALL").map(|value| ("LC_ALL".into(), value)));
+    // Only what the agent has: a default of ours would make every small program load its files.
+    base.extend(["LANG", "LC_ALL"].into_iter().filter_map(|name| Some((name.into(), own(name)?))));
     base
 }
 

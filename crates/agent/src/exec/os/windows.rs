@@ -39,7 +39,10 @@ use windows_sys::Win32::{
 };
 
 use super::{Input, IsLive, Output, Running, Status, Survivor};
-use crate::exec::ProcessIdentity;
+use crate::{
+    exec::ProcessIdentity,
+    logs::{Scratch, Stream},
+};
 
 /// Exit code of what we kill; the end is named by the reason, not by this.
 const KILLED: u32 = 1;
@@ -83,9 +86,29 @@ pub(crate) struct Leader {
 
 struct Job(OwnedHandle);
 
+/// A process that was just started.
+pub(crate) struct Fresh(Running);
+
+impl Fresh {
+    /// Nobody waits on a starter's thread on this system.
+    pub(crate) fn ended_within(&self, _wait: Duration) -> bool {
+        false
+    }
+
+    /// See [`Fresh::ended_within`].
+    pub(crate) fn finish(&mut self, _take: impl FnMut(Stream, &mut Scratch, usize)) -> Option<Status> {
+        None
+    }
+
+    /// It is watched already.
+    pub(crate) fn watch(self) -> io::Result<Running> {
+        Ok(self.0)
+    }
+}
+
 /// Starts `command` with pipes for its output, and for its stdin if `feeds`. Suspended until it is
 /// in its job, so that nothing of it can escape. Must be called inside a tokio runtime.
-pub(crate) fn spawn(command: &mut Command, feeds: bool) -> io::Result<Running> {
+pub(crate) fn spawn(command: &mut Command, feeds: bool) -> io::Result<Fresh> {
     command
         .creation_flags(CREATE_SUSPENDED | CREATE_NEW_PROCESS_GROUP)
         .stdin(if feeds { Stdio::piped() } else { Stdio::null() })
@@ -104,7 +127,7 @@ pub(crate) fn spawn(command: &mut Command, feeds: bool) -> io::Result<Running> {
     let stdout: Output = Box::new(child.stdout.take().ok_or_else(missing)?);
     let stderr: Output = Box::new(child.stderr.take().ok_or_else(missing)?);
     let identity = ProcessIdentity { boot: "".into(), pid, start: start_of(handle), group: 0 };
-    Ok(Running { leader: Leader { child: child.into(), pid, job }, identity, stdin, stdout, stderr })
+    Ok(Fresh(Running { leader: Leader { child: child.into(), pid, job }, identity, stdin, stdout, stderr }))
 }
 
 /// What stands in a command that was used up.
