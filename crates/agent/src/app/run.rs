@@ -30,7 +30,7 @@ const REPORTS_MAX: usize = 1 << 20;
 /// one commit and one answer for ten of them cost what each would cost alone.
 const GATHER_AHEAD: usize = 8;
 /// How long reports are gathered at most; far less than the work that is sent ahead lasts.
-const GATHER: Duration = Duration::from_millis(5);
+const GATHER: Duration = Duration::from_millis(10);
 /// Between two tries to begin a new journal segment after one that failed.
 const JOURNAL_RETRY: Duration = Duration::from_secs(1);
 /// When nothing else is due.
