@@ -3,7 +3,6 @@
 use std::{
     ffi::{OsStr, OsString},
     path::Path,
-    process::Command,
     sync::Arc,
 };
 
@@ -39,48 +38,54 @@ impl Base {
         own.or_else(base).unwrap_or_default()
     }
 
-    /// Makes the environment of `command` the one of `order`, and nothing else. Or says which
-    /// variable cannot be.
-    pub(crate) fn apply(&self, command: &mut Command, order: &Order, files: &Files<'_>) -> Result<(), String> {
-        command.env_clear();
-        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
-        if !order.trace_parent.is_empty() {
-            command.env("TRACEPARENT", &*order.trace_parent);
+    /// Makes the environment of `program` the one of `order`, and nothing else. Or says which
+    /// variable cannot be. Names no variable twice.
+    pub(crate) fn apply(&self, program: &mut os::Program, order: &Order, files: &Files<'_>) -> Result<(), String> {
+        let own = &order.spec.env;
+        for (name, value) in &self.variables {
+            if !name.to_str().is_some_and(|name| own.contains_key(name)) {
+                program.variable(name, value);
+            }
         }
-        for (name, value) in &order.spec.env {
+        for (name, value) in own {
             if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-                return Err(format!(
-                    "the environment variable `{}` has a name or value that cannot be",
-                    name.escape_debug()
-                ));
+                let name = name.escape_debug();
+                return Err(format!("the environment variable `{name}` has a name or value that cannot be"));
             }
             if !name.starts_with(RESERVED) {
-                command.env(name, value);
+                program.variable(OsStr::new(name), OsStr::new(value));
             }
         }
-        self.who_it_is(command, order);
-        command.env("MUSTER_RESULT", files.result);
+        if !order.trace_parent.is_empty() && !own.contains_key("TRACEPARENT") {
+            program.variable(OsStr::new("TRACEPARENT"), OsStr::new(&*order.trace_parent));
+        }
+        self.who_it_is(program, order);
+        program.variable(OsStr::new("MUSTER_RESULT"), files.result.as_os_str());
         if let Some(inputs) = files.inputs {
-            command.env("MUSTER_INPUTS", inputs);
+            program.variable(OsStr::new("MUSTER_INPUTS"), inputs.as_os_str());
         }
         Ok(())
     }
 
-    fn who_it_is(&self, command: &mut Command, order: &Order) {
-        command
-            .env(INSTANCE, &*self.instance)
-            .env("MUSTER_AGENT", &*self.agent)
-            .env("MUSTER_TOKEN", order.token.0.to_string())
-            .env("MUSTER_JOB", order.task.job.0.to_string())
-            .env("MUSTER_JOB_NAME", &*order.job_name)
-            .env("MUSTER_TASK", order.task.index.to_string())
-            .env("MUSTER_TASK_NAME", &order.spec.name)
-            .env("MUSTER_ATTEMPT", order.attempt.to_string())
-            .env("MUSTER_QUEUE", &*order.queue);
+    fn who_it_is(&self, program: &mut os::Program, order: &Order) {
+        let texts = [
+            (INSTANCE, &*self.instance),
+            ("MUSTER_AGENT", &*self.agent),
+            ("MUSTER_JOB_NAME", &*order.job_name),
+            ("MUSTER_TASK_NAME", &*order.spec.name),
+            ("MUSTER_QUEUE", &*order.queue),
+        ];
+        for (name, value) in texts {
+            program.variable(OsStr::new(name), OsStr::new(value));
+        }
+        program.number("MUSTER_TOKEN", order.token);
+        program.number("MUSTER_JOB", order.task.job);
+        program.number("MUSTER_TASK", order.task.index);
+        program.number("MUSTER_ATTEMPT", order.attempt);
         if let Some((index, item)) = &order.element {
-            command.env("MUSTER_INDEX", index.to_string());
+            program.number("MUSTER_INDEX", index);
             if let Some(item) = item {
-                command.env("MUSTER_ITEM", &**item);
+                program.variable(OsStr::new("MUSTER_ITEM"), OsStr::new(&**item));
             }
         }
     }

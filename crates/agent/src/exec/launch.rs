@@ -1,9 +1,6 @@
-//! Makes a command of an order: what is run, where, with which environment, or why it cannot be.
+//! Makes a program of an order: what is run, where, with which environment, or why it cannot be.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::path::{Path, PathBuf};
 
 use muster_core::spec;
 
@@ -11,12 +8,13 @@ use super::{Order, env, os};
 
 /// All that starting takes.
 pub(crate) struct Launch {
-    pub(crate) command: Command,
+    pub(crate) program: os::Program,
+    cwd: PathBuf,
     /// Whether stdin is given.
     pub(crate) feeds: bool,
 }
 
-/// Builds the command of `order`. `scratch` is where it runs if its spec names no folder. `Err` is for people.
+/// What `order` starts. `scratch` is where, if its spec names no folder. `Err` is for people.
 pub(crate) fn prepare(
     order: &Order,
     base: &env::Base,
@@ -30,28 +28,23 @@ pub(crate) fn prepare(
     if cwd.is_relative() {
         return Err(format!("the working directory `{}` is relative: name it from the root", cwd.display()));
     }
-    let mut command = match &order.spec.command {
+    let mut program = match &order.spec.command {
         spec::Command::Empty => return Err("the task has no command".into()),
         spec::Command::Shell(text) => os::shell(text),
         spec::Command::Argv(argv) => {
             os::find_program(argv, base.path(order), &cwd).map_err(|why| without_folder(&cwd).unwrap_or(why))?
         }
     };
-    base.apply(&mut command, order, files)?;
-    command.current_dir(&cwd);
-    Ok(Launch { command, feeds: order.spec.stdin.as_ref().is_some_and(|stdin| !stdin.is_empty()) })
+    base.apply(&mut program, order, files)?;
+    program.folder(&cwd);
+    Ok(Launch { program, cwd, feeds: order.spec.stdin.as_ref().is_some_and(|stdin| !stdin.is_empty()) })
 }
 
-/// Why the command could not be started, in words for the person who wrote the job.
-pub(crate) fn explain(command: &Command, error: &std::io::Error) -> String {
-    let cwd = command.get_current_dir().unwrap_or(Path::new("/"));
-    if let Some(why) = without_folder(cwd) {
-        return why;
+impl Launch {
+    /// Why it could not be started, in words for the person who wrote the job.
+    pub(crate) fn explain(&self, error: &std::io::Error) -> String {
+        without_folder(&self.cwd).unwrap_or_else(|| os::explain(&self.program, &self.cwd, error))
     }
-    if error.kind() == std::io::ErrorKind::InvalidInput {
-        return "the command has a zero byte in an argument, which no program can be given".into();
-    }
-    os::explain(command.get_program(), cwd, error)
 }
 
 fn without_folder(cwd: &Path) -> Option<String> {

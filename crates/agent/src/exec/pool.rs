@@ -9,18 +9,19 @@ use std::{
 /// Work for the threads, oldest first. Bounded by its users: one entry for each live attempt.
 pub(super) struct Pool<T> {
     queue: Mutex<Queue<T>>,
-    more: Condvar,
 }
 
 struct Queue<T> {
     waiting: VecDeque<T>,
+    /// Threads without work. The last to become idle is the first to be woken: what it needs is
+    /// still in its processor's caches.
+    idle: Vec<Arc<Condvar>>,
     is_closed: bool,
 }
 
 impl<T: Send + 'static> Pool<T> {
     pub(super) fn new() -> Self {
-        let queue = Queue { waiting: VecDeque::new(), is_closed: false };
-        Self { queue: Mutex::new(queue), more: Condvar::new() }
+        Self { queue: Mutex::new(Queue { waiting: VecDeque::new(), idle: Vec::new(), is_closed: false }) }
     }
 
     /// Starts `threads` threads that run `work` on each entry until the pool is closed.
@@ -28,7 +29,8 @@ impl<T: Send + 'static> Pool<T> {
         for _ in 0..threads {
             let (pool, work) = (Arc::clone(self), work.clone());
             std::thread::Builder::new().name("muster-spawn".into()).spawn(move || {
-                while let Some(entry) = pool.next() {
+                let bell = Arc::new(Condvar::new());
+                while let Some(entry) = pool.next(&bell) {
                     work(entry);
                 }
             })?;
@@ -43,8 +45,11 @@ impl<T: Send + 'static> Pool<T> {
             return Err(entry);
         }
         queue.waiting.push_back(entry);
+        let idle = queue.idle.pop();
         drop(queue);
-        self.more.notify_one();
+        if let Some(bell) = idle {
+            bell.notify_one();
+        }
         Ok(())
     }
 
@@ -55,11 +60,12 @@ impl<T: Send + 'static> Pool<T> {
 
     /// The threads end when they have done what is there.
     pub(super) fn close(&self) {
-        self.lock().is_closed = true;
-        self.more.notify_all();
+        let mut queue = self.lock();
+        queue.is_closed = true;
+        queue.idle.drain(..).for_each(|bell| bell.notify_one());
     }
 
-    fn next(&self) -> Option<T> {
+    fn next(&self, bell: &Arc<Condvar>) -> Option<T> {
         let mut queue = self.lock();
         loop {
             if let Some(entry) = queue.waiting.pop_front() {
@@ -68,7 +74,10 @@ impl<T: Send + 'static> Pool<T> {
             if queue.is_closed {
                 return None;
             }
-            queue = self.more.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.idle.push(Arc::clone(bell));
+            queue = bell.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            // Nobody rang if we still stand there: such things happen.
+            queue.idle.retain(|other| !Arc::ptr_eq(other, bell));
         }
     }
 

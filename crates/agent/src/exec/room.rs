@@ -214,17 +214,17 @@ impl Room {
         let inputs = order.has_inputs.then(|| self.inputs_path(order.token));
         let files = env::Files { result: &result, inputs: inputs.as_deref() };
         let scratch = scratch.unwrap_or(&self.files);
-        let mut launch = launch::prepare(order, &self.base, &files, scratch)?;
+        let launch = launch::prepare(order, &self.base, &files, scratch)?;
         let _context = self.runtime.enter();
         let mut tries = 1;
         loop {
-            match os::spawn(&mut launch.command, launch.feeds) {
+            match os::spawn(&launch.program, launch.feeds) {
                 Ok(fresh) => return Ok(fresh),
                 Err(error) if os::is_shortage(&error) && tries < SHORTAGE_TRIES => {
                     std::thread::sleep(SHORTAGE_PAUSE * tries);
                     tries += 1;
                 }
-                Err(error) => return Err(launch::explain(&launch.command, &error)),
+                Err(error) => return Err(launch.explain(&error)),
             }
         }
     }

@@ -5,23 +5,27 @@
 #[cfg(unix)]
 mod hunt;
 #[cfg(unix)]
-pub(crate) mod proc;
+mod lookup;
+#[cfg(unix)]
+mod proc;
+#[cfg(unix)]
+mod start;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]
 mod windows;
 
-#[cfg(unix)]
-pub(crate) use hunt::{Hunter, sweep_blocking};
-#[cfg(unix)]
-pub(crate) use unix::{
-    Fresh, Leader, base_environment, explain, find_program, guard_signals, is_shortage, kill_identity, prepare_self,
-    shell, spawn,
-};
 #[cfg(windows)]
 pub(crate) use windows::{
-    Fresh, Hunter, Leader, base_environment, explain, find_program, guard_signals, is_shortage, kill_identity,
+    Fresh, Hunter, Leader, Program, base_environment, explain, find_program, guard_signals, is_shortage, kill_identity,
     prepare_self, shell, spawn, sweep_blocking,
+};
+#[cfg(unix)]
+pub(crate) use {
+    hunt::{Hunter, sweep_blocking},
+    lookup::{explain, find_program, is_shortage, shell},
+    start::Program,
+    unix::{Fresh, Leader, base_environment, guard_signals, kill_identity, prepare_self, spawn},
 };
 
 /// Whether an attempt is still somebody's business.

@@ -2,17 +2,12 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs::File,
-    io::{self, BufRead, Read},
+    io,
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
-        unix::{
-            fs::PermissionsExt,
-            process::{CommandExt, ExitStatusExt},
-        },
+        unix::process::ExitStatusExt,
     },
-    path::Path,
-    process::{Child, Command, Stdio},
+    process::ExitStatus,
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -24,21 +19,25 @@ use nix::{
     libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::{Signal, killpg},
-    unistd::{AccessFlags, Pid, Uid, User, access},
+    unistd::{Pid, Uid, User},
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::unix::pipe,
 };
 
-use super::{Hunter, Input, Output, Running, Status, Survivor, proc::Stat};
+use super::{
+    Hunter, Input, Output, Running, Status, Survivor,
+    proc::Stat,
+    start::{Program, Standard},
+};
 use crate::{
     exec::ProcessIdentity,
     logs::{Scratch, Stream, with_scratch},
 };
 
 /// What runs `shell` texts.
-pub(crate) const SHELL: &str = "/bin/sh";
+pub(super) const SHELL: &str = "/bin/sh";
 /// What a task finds when nobody said otherwise (`_PATH_STDPATH` and the local folders).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -63,49 +62,31 @@ pub(crate) struct Leader {
 
 /// Not reaped before [`Process::reap`], so that its number and its group's stay its own.
 struct Process {
-    child: Child,
     pid: Pid,
-    reaped: bool,
+    /// Set when it is reaped.
+    status: Option<Status>,
 }
 
-/// Starts `command` with pipes for its output, and for its stdin if `feeds`. Blocks until the
+/// Starts `program` with pipes for its output, and for its stdin if `feeds`. Blocks until the
 /// program runs or could not be started.
-///
-/// No `pre_exec` here: it would turn `posix_spawn` into `fork` and cost a quarter of all speed.
-pub(crate) fn spawn(command: &mut Command, feeds: bool) -> io::Result<Fresh> {
-    command
-        .process_group(0)
-        .stdin(if feeds { Stdio::piped() } else { Stdio::null() })
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn()?;
-    match handles(&mut child) {
-        Ok((pid, pidfd, [stdin, stdout, stderr])) => {
-            let process = Process { child, pid, reaped: false };
-            let missing = || io::Error::other("a pipe is missing");
-            let (stdout, stderr) = (stdout.ok_or_else(missing)?, stderr.ok_or_else(missing)?);
-            Ok(Fresh { process, pidfd, stdin, stdout, stderr })
-        }
-        Err(error) => {
-            let _gone = child.kill();
-            let _reaped = child.wait();
-            Err(error)
-        }
+pub(crate) fn spawn(program: &Program, feeds: bool) -> io::Result<Fresh> {
+    let (stdout, task_stdout) = std::io::pipe()?;
+    let (stderr, task_stderr) = std::io::pipe()?;
+    let (task_stdin, stdin) = if feeds { std::io::pipe().map(|(r, w)| (Some(r), Some(w)))? } else { (None, None) };
+    let standard = Standard {
+        stdin: task_stdin.as_ref().map(AsFd::as_fd),
+        stdout: task_stdout.as_fd(),
+        stderr: task_stderr.as_fd(),
+    };
+    // From here on, dropping it kills it.
+    let process = Process { pid: program.start(&standard)?, status: None };
+    let pidfd = open_pidfd(process.pid.as_raw())?;
+    let (stdin, stdout, stderr) = (stdin.map(OwnedFd::from), OwnedFd::from(stdout), OwnedFd::from(stderr));
+    // Our ends do not block; the task's are other open files and do, as programs expect.
+    for pipe in [&stdout, &stderr].into_iter().chain(&stdin) {
+        fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     }
-}
-
-type Pipes = [Option<OwnedFd>; 3];
-
-/// Our ends do not block; the task's are other open files and do, as programs expect.
-fn handles(child: &mut Child) -> io::Result<(Pid, OwnedFd, Pipes)> {
-    let pid = i32::try_from(child.id()).map_err(|_| io::Error::other("the process number is too large"))?;
-    let pidfd = open_pidfd(pid)?;
-    let pipes =
-        [child.stdin.take().map(Into::into), child.stdout.take().map(Into::into), child.stderr.take().map(Into::into)];
-    for pipe in pipes.iter().flatten() {
-        fcntl::<&OwnedFd>(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    }
-    Ok((Pid::from_raw(pid), pidfd, pipes))
+    Ok(Fresh { process, pidfd, stdin, stdout, stderr })
 }
 
 impl Fresh {
@@ -142,7 +123,7 @@ impl Fresh {
     pub(crate) fn watch(self) -> io::Result<Running> {
         let pid = self.process.pid.as_raw();
         // One that is reaped left only members of its group: what they are known by is the cookie.
-        let start = if self.process.reaped { 0 } else { Stat::read(pid).map_or(0, |stat| stat.start) };
+        let start = if self.process.is_reaped() { 0 } else { Stat::read(pid).map_or(0, |stat| stat.start) };
         let group = pid.unsigned_abs();
         let identity = ProcessIdentity { boot: Arc::clone(&BOOT), pid: group, start, group };
         let stdin = self
@@ -184,7 +165,7 @@ impl Leader {
 
     /// Kills everything that belongs to the attempt and answers when all is dead, or with what lives after `limit`.
     pub(crate) async fn hunt(&self, hunter: &Hunter, token: Token, limit: Duration) -> Vec<Survivor> {
-        let leader = (!self.process.reaped).then_some(self.process.pid.as_raw());
+        let leader = (!self.process.is_reaped()).then_some(self.process.pid.as_raw());
         hunter.hunt(token, leader, limit).await
     }
 
@@ -195,34 +176,44 @@ impl Leader {
 }
 
 impl Process {
+    fn is_reaped(&self) -> bool {
+        self.status.is_some()
+    }
+
     fn signal(&self, signal: Signal) {
-        if !self.reaped {
+        if !self.is_reaped() {
             let _nobody_left = killpg(self.pid, signal);
         }
     }
 
     fn was_alone(&self) -> bool {
-        self.reaped && killpg(self.pid, None) == Err(Errno::ESRCH)
+        self.is_reaped() && killpg(self.pid, None) == Err(Errno::ESRCH)
     }
 
     /// Asked again, it says the same.
     fn reap(&mut self) -> Option<Status> {
-        let status = self.child.try_wait().ok()??;
-        self.reaped = true;
-        match (status.code(), status.signal()) {
-            (Some(code), _) => Some(Status::Exit(code)),
-            (None, Some(signal)) => Some(Status::Signal(signal)),
-            (None, None) => None,
+        if self.status.is_none() {
+            let mut raw = 0;
+            // SAFETY: writes one integer that lives here. nix cannot tell of real-time signals.
+            #[expect(unsafe_code, reason = "a system call")]
+            let pid = unsafe { libc::waitpid(self.pid.as_raw(), &raw mut raw, libc::WNOHANG) };
+            let status = ExitStatus::from_raw(raw);
+            self.status = match (pid == self.pid.as_raw(), status.code(), status.signal()) {
+                (true, Some(code), _) => Some(Status::Exit(code)),
+                (true, None, Some(signal)) => Some(Status::Signal(signal)),
+                _ => None,
+            };
         }
+        self.status
     }
 }
 
 impl Drop for Process {
     /// One that nobody waited for, because watching failed: it must not run on unseen.
     fn drop(&mut self) {
-        if !self.reaped {
+        if !self.is_reaped() {
             self.signal(Signal::SIGKILL);
-            let _reaped = self.child.try_wait();
+            let _not_yet = self.reap();
         }
     }
 }
@@ -313,97 +304,4 @@ pub(crate) fn base_environment(path: Option<&OsStr>) -> Vec<(OsString, OsString)
     // Only what the agent has: a default of ours would make every small program load its files.
     base.extend(["LANG", "LC_ALL"].into_iter().filter_map(|name| Some((name.into(), own(name)?))));
     base
-}
-
-/// A command that gives `text` to the shell.
-#[expect(clippy::disallowed_methods, reason = "exec starts processes")]
-pub(crate) fn shell(text: &str) -> Command {
-    let mut command = Command::new(SHELL);
-    command.arg("-c").arg(text);
-    command
-}
-
-/// A command for `argv`, its program looked up in `path` from `cwd`; or why there is none.
-#[expect(clippy::disallowed_methods, reason = "exec starts processes")]
-pub(crate) fn find_program(argv: &[String], path: &OsStr, cwd: &Path) -> Result<Command, String> {
-    let (name, args) = argv.split_first().ok_or("the command is empty: name a program")?;
-    if name.is_empty() {
-        return Err("the command's first word is empty: name a program".into());
-    }
-    // An absolute path, because a PATH of the task's own would otherwise force `fork`.
-    let program = if name.contains('/') {
-        cwd.join(name)
-    } else {
-        std::env::split_paths(path)
-            .map(|folder| cwd.join(folder).join(name))
-            .find(|file| access(file, AccessFlags::X_OK).is_ok() && file.is_file())
-            .ok_or_else(|| not_found(name, path))?
-    };
-    let mut command = Command::new(program);
-    command.arg0(name).args(args);
-    Ok(command)
-}
-
-fn not_found(name: &str, path: &OsStr) -> String {
-    let near = nearest(name, path).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-    format!("the program `{name}` was not found in PATH ({}){near}", path.to_string_lossy())
-}
-
-/// The program in `path` whose name is nearest, if it is near at all.
-fn nearest(name: &str, path: &OsStr) -> Option<String> {
-    let limit = 1 + name.len() / 4;
-    std::env::split_paths(path)
-        .filter_map(|folder| std::fs::read_dir(folder).ok())
-        .flat_map(|folder| folder.flatten())
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .map(|other| (strsim::damerau_levenshtein(name, &other), other))
-        .filter(|(distance, _)| *distance <= limit)
-        .min()
-        .map(|(_, other)| other)
-}
-
-/// Why `program` could not be started, in words for the person who wrote the job.
-pub(crate) fn explain(program: &OsStr, cwd: &Path, error: &io::Error) -> String {
-    let shown = Path::new(program).display();
-    if !cwd.is_dir() {
-        return format!("the working directory {} does not exist on this agent", cwd.display());
-    }
-    match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ENOENT) => match interpreter(Path::new(program)) {
-            Some(line) => format!("{shown} asks for the interpreter `{line}` in its first line, which does not exist"),
-            None => format!("the program {shown} does not exist on this agent"),
-        },
-        Some(Errno::EACCES) if Path::new(program).is_dir() => format!("{shown} is a folder, not a program"),
-        Some(Errno::EACCES) => match std::fs::metadata(program) {
-            Ok(file) => format!(
-                "{shown} is not executable (mode {:o}): `chmod +x` it, or name its interpreter",
-                file.permissions().mode() & 0o7777
-            ),
-            Err(_) => format!("the agent's user may not run {shown} or enter {}", cwd.display()),
-        },
-        Some(Errno::ENOTDIR) => format!("a part of the path {shown} is not a folder"),
-        Some(Errno::ENOEXEC) => {
-            format!("{shown} is not a program for this machine: it has no `#!` line, or is built for another processor")
-        }
-        Some(Errno::E2BIG) => "the arguments and the environment together are larger than this machine takes".into(),
-        Some(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE) => {
-            format!("this machine has no room for another process: {error}")
-        }
-        _ => format!("{shown} could not be started: {error}"),
-    }
-}
-
-/// What the first line of a script asks for.
-fn interpreter(program: &Path) -> Option<String> {
-    let mut line = String::new();
-    io::BufReader::new(File::open(program).ok()?).take(256).read_line(&mut line).ok()?;
-    Some(line.strip_prefix("#!")?.trim().to_owned())
-}
-
-/// Whether trying again a little later may help.
-pub(crate) fn is_shortage(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error().map(Errno::from_raw),
-        Some(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE)
-    )
 }

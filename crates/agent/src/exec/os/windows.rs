@@ -86,6 +86,36 @@ pub(crate) struct Leader {
 
 struct Job(OwnedHandle);
 
+/// A program, its arguments, its environment and its folder.
+pub(crate) struct Program(std::sync::Mutex<Command>, OsString);
+
+impl Program {
+    /// A variable. The environment has nothing but these.
+    pub(crate) fn variable(&mut self, name: &OsStr, value: &OsStr) {
+        self.change(|command| command.env(name, value));
+    }
+
+    /// A variable that is a number.
+    pub(crate) fn number(&mut self, name: &str, value: impl std::fmt::Display) {
+        self.change(|command| command.env(name, value.to_string()));
+    }
+
+    /// Where it starts.
+    pub(crate) fn folder(&mut self, folder: &Path) {
+        self.change(|command| command.current_dir(folder));
+    }
+
+    fn of(mut command: Command) -> Self {
+        command.env_clear();
+        let name = command.get_program().to_owned();
+        Self(std::sync::Mutex::new(command), name)
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Command) -> &mut Command) {
+        change(self.0.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner));
+    }
+}
+
 /// A process that was just started.
 pub(crate) struct Fresh(Running);
 
@@ -106,15 +136,16 @@ impl Fresh {
     }
 }
 
-/// Starts `command` with pipes for its output, and for its stdin if `feeds`. Suspended until it is
+/// Starts `program` with pipes for its output, and for its stdin if `feeds`. Suspended until it is
 /// in its job, so that nothing of it can escape. Must be called inside a tokio runtime.
-pub(crate) fn spawn(command: &mut Command, feeds: bool) -> io::Result<Fresh> {
+pub(crate) fn spawn(program: &Program, feeds: bool) -> io::Result<Fresh> {
+    let mut command = program.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     command
         .creation_flags(CREATE_SUSPENDED | CREATE_NEW_PROCESS_GROUP)
         .stdin(if feeds { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let mut command = tokio::process::Command::from(std::mem::replace(command, placeholder()));
+    let mut command = tokio::process::Command::from(std::mem::replace(&mut *command, placeholder()));
     command.kill_on_drop(true);
     let mut child = command.spawn()?;
     let job = Job::new()?;
@@ -328,15 +359,15 @@ pub(crate) fn base_environment(path: Option<&OsStr>) -> Vec<(OsString, OsString)
 
 /// A command that gives `text` to the shell, as it is.
 #[expect(clippy::disallowed_methods, reason = "exec starts processes")]
-pub(crate) fn shell(text: &str) -> Command {
+pub(crate) fn shell(text: &str) -> Program {
     let mut command = Command::new("cmd.exe");
     command.args(["/D", "/S", "/C"]).raw_arg(format!("\"{text}\""));
-    command
+    Program::of(command)
 }
 
 /// A command for `argv`. The system itself looks programs up.
 #[expect(clippy::disallowed_methods, reason = "exec starts processes")]
-pub(crate) fn find_program(argv: &[String], _path: &OsStr, cwd: &Path) -> Result<Command, String> {
+pub(crate) fn find_program(argv: &[String], _path: &OsStr, cwd: &Path) -> Result<Program, String> {
     let (name, args) = argv.split_first().ok_or("the command is empty: name a program")?;
     if name.is_empty() {
         return Err("the command's first word is empty: name a program".into());
@@ -344,13 +375,16 @@ pub(crate) fn find_program(argv: &[String], _path: &OsStr, cwd: &Path) -> Result
     let program = if name.contains(['/', '\\']) { cwd.join(name).into_os_string() } else { name.into() };
     let mut command = Command::new(program);
     command.args(args);
-    Ok(command)
+    Ok(Program::of(command))
 }
 
 /// Why `program` could not be started, in words for the person who wrote the job.
-pub(crate) fn explain(program: &OsStr, _cwd: &Path, error: &io::Error) -> String {
-    let shown = Path::new(program).display();
+pub(crate) fn explain(program: &Program, _cwd: &Path, error: &io::Error) -> String {
+    let shown = Path::new(&program.1).display();
     match error.kind() {
+        io::ErrorKind::InvalidInput => {
+            "the command has a zero byte in an argument, which no program can be given".into()
+        }
         io::ErrorKind::NotFound => format!("the program {shown} was not found on this agent"),
         io::ErrorKind::PermissionDenied => format!("the agent's user may not run {shown}"),
         io::ErrorKind::ArgumentListTooLong => "the command line is longer than this system takes".into(),
