@@ -16,7 +16,7 @@ use tokio::{
     sync::Notify,
     time::{Sleep, sleep},
 };
-use tracing::{debug, warn};
+use tracing::{Span, debug, warn};
 
 use super::{
     ExecEvent, KillReason, Order,
@@ -76,6 +76,8 @@ pub(super) struct Attempt {
     pub(super) control: Arc<Control>,
     pub(super) scratch: Option<PathBuf>,
     pub(super) started: Timestamp,
+    /// From the start to the last word.
+    pub(super) span: Span,
 }
 
 /// Why we are ending it.
@@ -130,6 +132,7 @@ impl Attempt {
             Status::Signal(number) => End::Signal(number),
         };
         let (token, ended) = (self.order.token, room.clock.wall());
+        self.span.record("end", tracing::field::display(end));
         room.over_at_once(ExecEvent::Ended { token, end, why: None, started: self.started, ended, result: None });
     }
 
@@ -160,6 +163,7 @@ impl Attempt {
 
     async fn tell(self, end: End, why: Option<Arc<str>>, result: Option<TaskResult>) {
         let (token, ended) = (self.order.token, self.room.clock.wall());
+        self.span.record("end", tracing::field::display(end));
         debug!(%token, %end, "attempt over");
         self.room.over(ExecEvent::Ended { token, end, why, started: self.started, ended, result }).await;
     }

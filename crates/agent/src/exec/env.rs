@@ -24,6 +24,8 @@ pub(crate) struct Base {
 pub(crate) struct Files<'a> {
     pub(crate) result: &'a Path,
     pub(crate) inputs: Option<&'a Path>,
+    /// What the process sees itself a part of; empty: nothing.
+    pub(crate) trace_parent: &'a str,
 }
 
 impl Base {
@@ -56,8 +58,8 @@ impl Base {
                 program.variable(OsStr::new(name), OsStr::new(value));
             }
         }
-        if !order.trace_parent.is_empty() && !own.contains_key("TRACEPARENT") {
-            program.variable(OsStr::new("TRACEPARENT"), OsStr::new(&*order.trace_parent));
+        if !files.trace_parent.is_empty() && !own.contains_key("TRACEPARENT") {
+            program.variable(OsStr::new("TRACEPARENT"), OsStr::new(files.trace_parent));
         }
         self.who_it_is(program, order);
         program.variable(OsStr::new("MUSTER_RESULT"), files.result.as_os_str());

@@ -7,10 +7,11 @@ use std::{
     time::Duration,
 };
 
-use muster_common::clock::Clock;
+use muster_common::{clock::Clock, telemetry};
 use muster_core::{id::Token, state::End, time::Timestamp};
 use tokio::{runtime::Handle, sync::mpsc};
 use tokio_util::task::TaskTracker;
+use tracing::Span;
 
 use super::{
     ExecEvent, Links, Order,
@@ -179,12 +180,13 @@ impl Room {
     /// Starts the process; on a thread of the pool.
     pub(super) fn launch(self: &Arc<Self>, order: Arc<Order>, control: Arc<Control>) {
         let room = Arc::clone(self);
+        let span = span_of(&order);
         let (end, why) = match control.wish() {
             Some(Wish { reason, .. }) => (reason.end(), reason.text().into()),
-            None => match self.spawn(&order) {
+            None => match self.spawn(&order, &span) {
                 Ok((fresh, scratch)) => {
                     let started = self.clock.wall();
-                    let attempt = Attempt { room, order, control, scratch, started };
+                    let attempt = Attempt { room, order, control, scratch, started, span };
                     return attempt.begin(fresh, self.pool.is_idle());
                 }
                 Err(why) => (End::NotStarted, why),
@@ -193,12 +195,12 @@ impl Room {
         self.track(async move { room.never_ran(&order, end, Some(why)).await });
     }
 
-    fn spawn(&self, order: &Order) -> Result<(os::Fresh, Option<PathBuf>), String> {
+    fn spawn(&self, order: &Order, span: &Span) -> Result<(os::Fresh, Option<PathBuf>), String> {
         let scratch = match order.spec.cwd {
             Some(_) => None,
             None => Some(self.scratch.take().map_err(|error| format!("no scratch folder could be made: {error}"))?),
         };
-        match self.spawn_in(order, scratch.as_ref()) {
+        match self.spawn_in(order, span, scratch.as_ref()) {
             Ok(fresh) => Ok((fresh, scratch)),
             Err(why) => {
                 if let Some(folder) = scratch {
@@ -209,10 +211,12 @@ impl Room {
         }
     }
 
-    fn spawn_in(&self, order: &Order, scratch: Option<&PathBuf>) -> Result<os::Fresh, String> {
+    fn spawn_in(&self, order: &Order, span: &Span, scratch: Option<&PathBuf>) -> Result<os::Fresh, String> {
         let result = self.result_path(order.token);
         let inputs = order.has_inputs.then(|| self.inputs_path(order.token));
-        let files = env::Files { result: &result, inputs: inputs.as_deref() };
+        let own = span.in_scope(telemetry::trace_parent_of_current_span);
+        let trace_parent = if own.is_empty() { &*order.trace_parent } else { &own };
+        let files = env::Files { result: &result, inputs: inputs.as_deref(), trace_parent };
         let scratch = scratch.unwrap_or(&self.files);
         let launch = launch::prepare(order, &self.base, &files, scratch)?;
         let _context = self.runtime.enter();
@@ -232,4 +236,17 @@ impl Room {
     pub(super) fn track(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.tracker.spawn_on(work, &self.runtime);
     }
+}
+
+/// The attempt's part of its job's trace; nothing is made of it when spans go nowhere.
+fn span_of(order: &Order) -> Span {
+    let span = tracing::debug_span!(
+        "attempt",
+        task = %order.task,
+        name = &*order.spec.name,
+        attempt = order.attempt,
+        end = tracing::field::Empty
+    );
+    telemetry::set_parent(&span, &order.trace_parent);
+    span
 }
