@@ -30,8 +30,9 @@ use crate::logs::Spool;
 
 /// After SIGKILL, for the kernel to do it; what lives then is in a system call that does not end (C10).
 const KILL_LIMIT: Duration = Duration::from_secs(2);
-/// How long a starter's thread waits for the end of what it started.
-const LINGER: Duration = Duration::from_millis(4);
+/// How long a starter's thread waits for the end of what it started: longer than a short task takes
+/// on a busy machine, shorter than anybody notices of an order that finds all starters waiting.
+const LINGER: Duration = Duration::from_millis(8);
 /// After the leader's end, for the rest of its group to die and its pipes to close. Who holds them
 /// longer has left the group and must be looked for.
 const CLOSE_LIMIT: Duration = Duration::from_millis(20);
