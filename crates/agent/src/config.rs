@@ -1,12 +1,13 @@
 //! What an operator may set, and the file in which it is written. Every problem of a file is told at once.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use muster_common::{DEFAULT_PORT, jobfile::text};
-use toml::de::{DeTable, DeValue};
+use muster_common::{
+    DEFAULT_PORT,
+    jobfile::text,
+    settings::{self, Key, Problem, words},
+};
+use toml::de::DeValue;
 
 use crate::{exec::guard, host, link::Address};
 
@@ -40,50 +41,13 @@ impl Default for Config {
     }
 }
 
-/// Why a configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The file cannot be read.
-    #[error("cannot read the configuration file {}", path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It says what cannot be.
-    #[error("the configuration file {} has problems:{}", path.display(), lines(problems))]
-    Invalid {
-        /// Which.
-        path: PathBuf,
-        /// All of them.
-        problems: Vec<Problem>,
-    },
-}
-
-/// One thing that is wrong with a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// Counts from 1.
-    pub line: usize,
-    /// What, and what would be accepted.
-    pub message: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {}", self.line, self.message)
-    }
-}
-
 impl Config {
     /// Reads a file; what it does not name keeps its default.
     ///
     /// # Errors
-    /// See [`Error`].
-    pub fn read(path: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        Self::parse(&text).map_err(|problems| Error::Invalid { path: path.to_owned(), problems })
+    /// See [`settings::Error`].
+    pub fn read(path: &Path) -> Result<Self, settings::Error> {
+        settings::read(path, Self::parse)
     }
 
     /// Reads the text of a file.
@@ -91,24 +55,7 @@ impl Config {
     /// # Errors
     /// All that is wrong with it, in order of lines.
     pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
-        let table = DeTable::parse(text).map_err(|error| {
-            let at = error.span().map_or(0, |span| span.start);
-            vec![Problem { line: line_of(text, at), message: error.message().to_owned() }]
-        })?;
-        let mut config = Self::default();
-        let mut problems = Vec::new();
-        for (key, value) in table.get_ref() {
-            let name: &str = key.get_ref();
-            let done = match KEYS.iter().find(|(known, _)| *known == name) {
-                Some((_, set)) => set(&mut config, value.get_ref()).map_err(|expected| format!("`{name}` {expected}")),
-                None => Err(unknown(name)),
-            };
-            if let Err(message) = done {
-                problems.push(Problem { line: line_of(text, key.span().start), message });
-            }
-        }
-        problems.sort_by_key(|problem| problem.line);
-        if problems.is_empty() { Ok(config) } else { Err(problems) }
+        settings::parse(text, KEYS, |_, _| None)
     }
 }
 
@@ -132,9 +79,7 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     text.parse().or_else(|_| text::size(text))
 }
 
-type Set = fn(&mut Config, &DeValue<'_>) -> Result<(), String>;
-
-const KEYS: &[(&str, Set)] = &[
+const KEYS: &[Key<Config>] = &[
     ("data", |config, value| words(value).map(|path| config.data_dir = PathBuf::from(path))),
     ("controllers", |config, value| controllers(value).map(|list| config.controllers = list)),
     ("name", |config, value| words(value).map(|name| config.machine.name = Some(name))),
@@ -146,20 +91,6 @@ const KEYS: &[(&str, Set)] = &[
     ("log_limit", |config, value| bytes(&number(value)).map(|n| config.log_limit = n)),
     ("log_quota", |config, value| bytes(&number(value)).map(|n| config.log_quota = n)),
 ];
-
-fn unknown(name: &str) -> String {
-    let likeness = |known: &str| strsim::jaro_winkler(known, name);
-    let known = || KEYS.iter().map(|(known, _)| *known);
-    match known().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).filter(|near| likeness(near) > 0.7) {
-        Some(near) => format!("`{name}` is not known; did you mean `{near}`?"),
-        None => format!("`{name}` is not known; known are: {}", known().collect::<Vec<_>>().join(", ")),
-    }
-}
-
-fn words(value: &DeValue<'_>) -> Result<String, String> {
-    let text = value.as_str().ok_or_else(|| "must be a text in quotes".to_owned())?;
-    if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }
-}
 
 /// A number as it stands there, or the text of a string: what follows says what it should have been.
 fn number(value: &DeValue<'_>) -> String {
@@ -199,14 +130,6 @@ fn table<T>(
         entry(value.get_ref()).map_err(|expected| format!("has `{name}`, which {expected}")).map(|value| (name, value))
     };
     table.iter().map(one).collect()
-}
-
-fn line_of(text: &str, at: usize) -> usize {
-    text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
-}
-
-fn lines(problems: &[Problem]) -> String {
-    problems.iter().map(|problem| format!("\n  {problem}")).collect()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod jobfile;
 pub mod proto;
+pub mod settings;
 pub mod shutdown;
 pub mod telemetry;
 pub mod wire;

@@ -1,14 +1,14 @@
 //! What an operator may set, and the file in which it is written. Every problem of a file is told at once.
 
 use std::{
-    fmt,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use muster_common::settings::{self, Key, Problem, words};
 use muster_core::cluster::{self, Placement};
-use toml::de::{DeTable, DeValue};
+use toml::de::DeValue;
 
 /// What an operator may set.
 #[derive(Clone, Debug)]
@@ -53,50 +53,13 @@ impl Default for Config {
     }
 }
 
-/// Why a configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The file cannot be read.
-    #[error("cannot read the configuration file {}", path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It says what cannot be.
-    #[error("the configuration file {} has problems:{}", path.display(), lines(problems))]
-    Invalid {
-        /// Which.
-        path: PathBuf,
-        /// All of them.
-        problems: Vec<Problem>,
-    },
-}
-
-/// One thing that is wrong with a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// Counts from 1.
-    pub line: usize,
-    /// What, and what would be accepted.
-    pub message: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {}", self.line, self.message)
-    }
-}
-
 impl Config {
     /// Reads a file; what it does not name keeps its default.
     ///
     /// # Errors
-    /// See [`Error`].
-    pub fn read(path: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        Self::parse(&text).map_err(|problems| Error::Invalid { path: path.to_owned(), problems })
+    /// See [`settings::Error`].
+    pub fn read(path: &Path) -> Result<Self, settings::Error> {
+        settings::read(path, Self::parse)
     }
 
     /// Reads the text of a file.
@@ -104,29 +67,12 @@ impl Config {
     /// # Errors
     /// All that is wrong with it, in order of lines.
     pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
-        let table = DeTable::parse(text).map_err(|error| {
-            let at = error.span().map_or(0, |span| span.start);
-            vec![Problem { line: line_of(text, at), message: error.message().to_owned() }]
-        })?;
-        let mut config = Self::default();
-        let mut problems = Vec::new();
-        for (key, value) in table.get_ref() {
-            let name: &str = key.get_ref();
-            let set = KEYS.iter().find(|(known, _)| *known == name);
-            let done = match set {
-                Some((_, set)) => set(&mut config, value.get_ref()).map_err(|expected| format!("`{name}` {expected}")),
-                None => Err(unknown(name)),
-            };
-            if let Err(message) = done {
-                problems.push(Problem { line: line_of(text, key.span().start), message });
+        settings::parse(text, KEYS, |config, is_there| {
+            if !is_there("heartbeat") {
+                config.heartbeat = config.lease_ttl / 5;
             }
-        }
-        if !table.get_ref().contains_key("heartbeat") {
-            config.heartbeat = config.lease_ttl / 5;
-        }
-        problems.extend(config.contradiction().map(|message| Problem { line: 1, message }));
-        problems.sort_by_key(|problem| problem.line);
-        if problems.is_empty() { Ok(config) } else { Err(problems) }
+            config.contradiction()
+        })
     }
 
     /// What the core is told of it.
@@ -149,10 +95,8 @@ impl Config {
     }
 }
 
-type Set = fn(&mut Config, &DeValue<'_>) -> Result<(), String>;
-
-const KEYS: &[(&str, Set)] = &[
-    ("data", |config, value| text(value).map(|path| config.data_dir = PathBuf::from(path))),
+const KEYS: &[Key<Config>] = &[
+    ("data", |config, value| words(value).map(|path| config.data_dir = PathBuf::from(path))),
     ("listen", |config, value| address(value).map(|to| config.listen = to)),
     ("lease_ttl", |config, value| duration(value, Duration::from_secs(1)).map(|d| config.lease_ttl = d)),
     ("lease_margin", |config, value| duration(value, Duration::from_millis(100)).map(|d| config.lease_margin = d)),
@@ -163,23 +107,6 @@ const KEYS: &[(&str, Set)] = &[
     ("log_quota", |config, value| bytes(value).map(|n| config.log_quota = n)),
     ("log_buffer", |config, value| bytes(value).map(|n| config.log_buffer = n)),
 ];
-
-fn unknown(name: &str) -> String {
-    let near = KEYS.iter().map(|(known, _)| *known).max_by(|a, b| {
-        let likeness = |known| strsim::jaro_winkler(known, name);
-        likeness(*a).total_cmp(&likeness(*b))
-    });
-    let known: Vec<_> = KEYS.iter().map(|(known, _)| *known).collect();
-    match near.filter(|near| strsim::jaro_winkler(near, name) > 0.7) {
-        Some(near) => format!("`{name}` is not known; did you mean `{near}`?"),
-        None => format!("`{name}` is not known; known are: {}", known.join(", ")),
-    }
-}
-
-fn text(value: &DeValue<'_>) -> Result<String, String> {
-    let text = value.as_str().ok_or_else(|| "must be a text in quotes".to_owned())?;
-    if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }
-}
 
 fn address(value: &DeValue<'_>) -> Result<SocketAddr, String> {
     let expected = "must be an address and a port, like \"0.0.0.0:7717\"";
@@ -219,14 +146,6 @@ fn bytes(value: &DeValue<'_>) -> Result<u64, String> {
 fn integer(value: &DeValue<'_>) -> Option<i64> {
     let number = value.as_integer()?;
     i64::from_str_radix(number.as_str(), number.radix()).ok()
-}
-
-fn line_of(text: &str, at: usize) -> usize {
-    text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
-}
-
-fn lines(problems: &[Problem]) -> String {
-    problems.iter().map(|problem| format!("\n  {problem}")).collect()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::{
 
 /// Muster runs tasks on machines: this hands them in, follows them and says why they wait.
 ///
-/// Work is named by its number (17), a task of it (17.0, 17.extract, 17.scan[3]) or a job's unique
+/// Work is named by its number (17), a task of it (17.0, 17.extract, `17.scan[3]`) or a job's unique
 /// name (census, census.merge).
 #[derive(Debug, Parser)]
 #[command(name = "ctl", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]

@@ -93,15 +93,15 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let sweep = sweep(&exec, &supervisor).await;
     info!(name = offer.name, uid = %identity.uid, "the agent starts");
 
-    let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-    link.start(&tracker, &stop);
+    let (links_tracker, tracker, stop) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
+    link.start(&links_tracker, &stop);
     tracker.spawn(spools.clone().ship(grpc, stop.clone()));
     let (stops, stop_requests) = mpsc::channel(2);
     let mut journal = journal;
     restore(clock, &mut supervisor, &mut journal, sweep);
     let agent = Agent::new(clock, (identity.uid.clone(), offer.clone()), supervisor, journal, exec.clone());
     let sources = Sources { link: link_events, exec: exec_events, stops: stop_requests };
-    let life = Life { identity, exec, spools, tracker, stop };
+    let life = Life { identity, exec, spools, links: links_tracker, tracker, stop };
     let done = tokio::spawn(life.live(agent, sources));
     Ok(Running { offer, stops, done })
 }
@@ -112,6 +112,8 @@ struct Life {
     identity: Identity,
     exec: Exec,
     spools: Spools,
+    /// The link to the controller, apart: it ends by itself when the loop has let go of it.
+    links: TaskTracker,
     tracker: TaskTracker,
     stop: CancellationToken,
 }
@@ -130,13 +132,12 @@ impl Life {
     }
 
     async fn stop_tasks(&self) {
+        self.links.close();
+        // Its last words are on their way: the link ends by itself when they are said.
+        let _said_or_too_late = timeout(END_LIMIT / 4, self.links.wait()).await;
+        self.stop.cancel();
         self.tracker.close();
-        let stop = async {
-            tokio::time::sleep(END_LIMIT / 4).await;
-            self.stop.cancel();
-        };
-        let ended = async { tokio::join!(stop, self.tracker.wait()) };
-        if timeout(END_LIMIT, ended).await.is_err() {
+        if timeout(END_LIMIT, async { tokio::join!(self.links.wait(), self.tracker.wait()) }).await.is_err() {
             warn!("a part of the agent did not end in time");
         }
     }
