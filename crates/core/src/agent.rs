@@ -60,6 +60,8 @@ pub(crate) struct Agent {
     /// When it is given up unless it gives a sign; none: it was given up.
     pub(crate) deadline: Option<Mono>,
     pub(crate) holdings: BTreeMap<Token, Holding>,
+    /// It is about to stop and takes nothing new.
+    pub(crate) draining: bool,
     used: Request,
     free: Request,
     ahead: VecDeque<Token>,
@@ -78,6 +80,7 @@ impl Agent {
             last_seen: Mono(0),
             deadline: None,
             holdings: BTreeMap::new(),
+            draining: false,
             used: Request::default(),
             free,
             ahead: VecDeque::new(),
@@ -114,7 +117,7 @@ impl Agent {
 
     /// Whether one more task with this request can go there. `mean_us` is what such tasks take.
     pub(crate) fn room(&self, request: &Request, mean_us: u64) -> Option<Room> {
-        if self.holdings.len() >= HOLDINGS_MAX {
+        if self.draining || self.holdings.len() >= HOLDINGS_MAX {
             return None;
         }
         // The agent starts leases in the order in which they came, so one that waits blocks all.

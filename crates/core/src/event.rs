@@ -72,6 +72,13 @@ pub enum Event {
         /// Which connection.
         session: SessionId,
     },
+    /// An agent is about to stop: it takes nothing new over this connection.
+    Drain {
+        /// Who.
+        agent: AgentId,
+        /// Over which connection.
+        session: SessionId,
+    },
     /// An agent ended cleanly: what it still holds never ran or was reported.
     Leave {
         /// Who.

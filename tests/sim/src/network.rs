@@ -272,6 +272,7 @@ impl World {
                 self.send(agent, |id, session| Event::Heartbeat { agent: id, session, stamp: stamp.0 })
             }
             Action::Send(report) => self.send(agent, |id, session| Event::Report { agent: id, session, report }),
+            Action::Draining => self.send(agent, |id, session| Event::Drain { agent: id, session }),
             Action::Goodbye => self.send(agent, |id, session| Event::Leave { agent: id, session }),
             Action::Disconnect { .. } => self.stream_breaks(agent),
             Action::Attached { .. } | Action::Stopped => {}

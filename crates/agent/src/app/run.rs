@@ -261,6 +261,7 @@ impl<P: Processes> Agent<P> {
                     up.cut();
                 }
             }
+            Action::Draining => self.send(Message::Draining(v1::Draining {})),
             Action::Goodbye => self.send(Message::Goodbye(v1::Goodbye {})),
             Action::Stopped => self.stopped = true,
         }

@@ -280,6 +280,7 @@ async fn a_stopping_agent_ends_its_attempts_reports_them_and_says_goodbye() {
     for seq in 2..=5 {
         assert_eq!(stream.report(TERM).await.seq, seq);
     }
+    assert!(stream.draining, "it says at once that it takes nothing new");
     stream.ack(5).await;
     assert!(matches!(stream.next().await, Some(UpMessage::Goodbye(_))));
     soon("the agent's end", world.done).await.expect("cleanly");

@@ -45,6 +45,7 @@ pub(crate) struct Stream {
     up: Streaming<v1::AgentUp>,
     down: mpsc::Sender<Result<v1::AgentDown, Status>>,
     reports: VecDeque<v1::Report>,
+    pub(crate) draining: bool,
 }
 
 struct Door {
@@ -63,7 +64,7 @@ impl AgentLink for Door {
             return Err(Status::invalid_argument("the first message is a hello"));
         };
         let (down, receiver) = mpsc::channel(64);
-        let stream = Stream { hello, report_messages: 0, up, down, reports: VecDeque::new() };
+        let stream = Stream { hello, report_messages: 0, up, down, reports: VecDeque::new(), draining: false };
         self.streams.send(stream).await.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
@@ -165,8 +166,13 @@ impl Stream {
 
     /// The next message; none: the agent ended the stream.
     pub(crate) async fn next(&mut self) -> Option<Up> {
-        let next = soon("a message of the agent", self.up.message()).await;
-        next.ok().flatten().and_then(|message| message.message)
+        loop {
+            let next = soon("a message of the agent", self.up.message()).await;
+            match next.ok().flatten().and_then(|message| message.message) {
+                Some(Up::Draining(_)) => self.draining = true,
+                next => return next,
+            }
+        }
     }
 
     /// The next report; heartbeats are answered on the way.

@@ -129,6 +129,8 @@ pub enum Action {
         /// Why, for the log.
         why: String,
     },
+    /// Say that we stop and take nothing new.
+    Draining,
     /// Say that nothing of us is left.
     Goodbye,
     /// All is over: nothing runs, and what could be said was said.

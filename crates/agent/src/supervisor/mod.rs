@@ -207,6 +207,9 @@ impl Supervisor {
     /// Kills what runs and gives back what waits.
     fn shutdown(&mut self, actions: &mut Vec<Action>) {
         let again = self.stopping.replace(Stopping::Ending).is_some();
+        if !again && self.is_attached() {
+            actions.push(Action::Draining);
+        }
         let grace = if again { Some(Duration::ZERO) } else { None };
         self.end_all(KillReason::Shutdown, grace, actions);
     }

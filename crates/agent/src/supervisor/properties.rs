@@ -138,7 +138,7 @@ impl World {
             Action::Journal(Entry::Lease(order)) => {
                 self.accepted.insert(order.token);
             }
-            Action::Journal(_) | Action::Disconnect { .. } | Action::Goodbye => {}
+            Action::Journal(_) | Action::Disconnect { .. } | Action::Draining | Action::Goodbye => {}
             Action::Start(order) => {
                 assert!(self.accepted.contains(&order.token), "journaled before it starts");
                 assert!(self.started.insert(order.token), "{} starts once", order.token);

@@ -64,6 +64,9 @@ impl Supervisor {
         let next = now.mono.after(interval);
         self.link = Link::Attached { session: welcome.session, interval, next, last: greeted };
         actions.push(Action::Attached { agent: welcome.agent, session: welcome.session });
+        if self.stopping.is_some() {
+            actions.push(Action::Draining);
+        }
         for token in welcome.drop {
             self.drop_lease(token, actions);
         }

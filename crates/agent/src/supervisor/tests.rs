@@ -429,7 +429,7 @@ fn what_cannot_be_killed_keeps_its_slot_until_it_is_gone() {
 fn a_shutdown_ends_everything_reports_it_and_says_goodbye() {
     let mut agent = Agent::running(&[process(1), process(2)]);
     agent.take(give(&[process(3)]));
-    let mut expected = vec![kill(1, KillReason::Shutdown, 10), kill(2, KillReason::Shutdown, 10)];
+    let mut expected = vec![Action::Draining, kill(1, KillReason::Shutdown, 10), kill(2, KillReason::Shutdown, 10)];
     expected.extend(reported(1, 3, What::Returned { why: "the agent was stopped".into() }));
     agent.expect(Input::Shutdown, expected);
     agent.expect(give(&[process(4)]), reported(2, 4, What::Returned { why: "the agent stops".into() }));

@@ -138,6 +138,7 @@ impl Session {
                     self.handle.tell(Event::Heartbeat { agent, session, stamp: beat.stamp_us }).await
                 }
                 Some(Up::Reports(reports)) => self.handle.tell_all(self.reports(reports)?).await,
+                Some(Up::Draining(_)) => self.handle.tell(Event::Drain { agent, session }).await,
                 Some(Up::Goodbye(_)) => {
                     self.left = true;
                     self.handle.tell(Event::Leave { agent, session }).await

@@ -32,6 +32,9 @@ impl Cluster {
         if let Some(old) = self.agents.get_mut(&id).and_then(|agent| agent.session.replace(session)) {
             self.step.effects.push(Effect::Disconnect { agent: id, session: old });
         }
+        if let Some(agent) = self.agents.get_mut(&id) {
+            agent.draining = false;
+        }
         self.renew(now, id);
         let named: BTreeSet<Token> = holding.iter().copied().collect();
         let known: Vec<(Token, Place)> = self
@@ -116,6 +119,15 @@ impl Cluster {
         self.check_session(agent, session)?;
         if let Some(agent) = self.agents.get_mut(&agent) {
             agent.session = None;
+        }
+        Ok(Answer::Done)
+    }
+
+    /// The agent stops: what it gives back must not come to it again.
+    pub(super) fn drain(&mut self, agent: AgentId, session: SessionId) -> Result<Answer, Refusal> {
+        self.check_session(agent, session)?;
+        if let Some(agent) = self.agents.get_mut(&agent) {
+            agent.draining = true;
         }
         Ok(Answer::Done)
     }

@@ -34,7 +34,7 @@ pub struct Explanation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
     /// Stable, for machines: `waiting-for`, `teardown`, `start-at`, `retry-at`, `queue-full`,
-    /// `queue-paused`, `no-agent`, `agent-mismatch`, `agent-too-small`, `agent-busy`, `agent-silent`,
+    /// `queue-paused`, `no-agent`, `agent-mismatch`, `agent-too-small`, `agent-busy`, `agent-draining`, `agent-silent`,
     /// `behind`, `next-round`, `stopping`, `on-agent`, `skipped`, `cancelled`, `ended`.
     pub code: &'static str,
     /// For people.
@@ -257,6 +257,10 @@ fn why_not(agent: &Agent, group: &Group, mean_us: u64) -> Vec<Reason> {
             Reason::about("agent-busy", agent, text, "something there ends")
         }));
         if reasons.is_empty() {
+            if agent.draining {
+                let text = format!("agent `{name}` is stopping and takes nothing new");
+                return vec![Reason::about("agent-draining", agent, text, "it comes back, or another agent")];
+            }
             let full = agent.holdings.len() >= HOLDINGS_MAX;
             let what =
                 if full { "holds as many leases as it may" } else { "has leases that wait for room before this" };

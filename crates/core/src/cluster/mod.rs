@@ -141,6 +141,7 @@ impl Cluster {
             Event::Heartbeat { agent, session, stamp } => self.heartbeat(now, agent, session, stamp),
             Event::Report { agent, session, report } => self.report(now, agent, session, report),
             Event::Detach { agent, session } => self.detach(agent, session),
+            Event::Drain { agent, session } => self.drain(agent, session),
             Event::Leave { agent, session } => self.leave(now, agent, session),
             Event::Tick => {
                 self.tick(now);

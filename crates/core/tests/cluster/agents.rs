@@ -91,6 +91,20 @@ fn what_survives_a_kill_keeps_its_slot() {
 }
 
 #[test]
+fn an_agent_that_stops_gets_nothing_back_that_it_gave_back() {
+    let mut kit = Kit::new();
+    let host = kit.host(1);
+    let job = kit.submit(job([task("a")]));
+    let lease = kit.round().remove(0);
+    kit.event(Event::Drain { agent: host.agent, session: host.session });
+    kit.end(host, &lease, End::Lost);
+    assert!(kit.round().is_empty());
+    assert_eq!(kit.codes(job, 0), ["agent-draining"]);
+    kit.attach("one", cpus(1), &[]);
+    assert_eq!(kit.round().len(), 1, "it is back");
+}
+
+#[test]
 fn an_agent_that_leaves_gives_back_what_never_began() {
     let mut kit = Kit::new();
     let host = kit.host(1);
