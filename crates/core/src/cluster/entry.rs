@@ -114,6 +114,11 @@ impl Entry {
         self.groups.get(index as usize)
     }
 
+    /// Whether the task is neither setup nor teardown.
+    pub(super) fn is_work(&self, index: u32) -> bool {
+        self.group(self.group_of(index)).is_some_and(|group| group.spec.role == Role::Work)
+    }
+
     pub(super) fn task_id(&self, index: u32) -> TaskId {
         TaskId::new(self.job.id, index)
     }

@@ -39,6 +39,11 @@ impl Cluster {
                 "job {job} was cancelled as a whole; retry it as a whole: `ctl retry {job}`"
             )));
         }
+        if let Some(index) = self.still_ending(job, first, end) {
+            return Err(Refusal::Conflict(format!(
+                "task {job}.{index} was cancelled and its processes are still being ended; wait for that: `ctl wait {job}`"
+            )));
+        }
         let open_before = entry.tally.total() - entry.tally.finished();
         let groups = self.groups_to_reopen(job, first, end, which);
         if groups.is_empty() {
@@ -58,6 +63,15 @@ impl Cluster {
         let tally = self.jobs.get(&job).map(|entry| entry.tally).unwrap_or_default();
         let open_after = tally.total() - tally.finished();
         Ok(Answer::Retried { tasks: open_after.saturating_sub(open_before) })
+    }
+
+    /// A task that was cancelled and whose processes are not seen dead yet: what becomes of it is open.
+    fn still_ending(&self, job: JobId, first: u32, end: u32) -> Option<u32> {
+        let entry = self.jobs.get(&job)?;
+        let running = entry.runs(first, end).into_iter().filter(|(_, _, state)| *state == State::Running);
+        let mut indices = running.flat_map(|(first, count, _)| first..first + count);
+        let ending = entry.cancel.is_some();
+        indices.find(|index| entry.touched(*index).is_some_and(|task| task.stopping) || ending && entry.is_work(*index))
     }
 
     /// Groups with something to do again: those asked for, what was skipped because of them, and,

@@ -169,6 +169,19 @@ fn what_waits_for_two_is_told_when_the_second_is_done_again() {
 }
 
 #[test]
+fn a_retry_of_what_is_still_being_ended_is_refused() {
+    let mut kit = Kit::new();
+    let host = kit.host(1);
+    let job = kit.submit(job([array("a", 2)]));
+    let lease = kit.round().remove(0);
+    kit.cancel(Target::Job(job));
+    let refused = kit.try_event(Event::Retry { target: Target::Job(job), which: Which::Failed });
+    assert!(format!("{refused:?}").contains("still being ended"), "{refused:?}");
+    kit.end(host, &lease, End::Cancelled);
+    assert!(matches!(kit.retry(job, Which::Failed), Answer::Retried { tasks: 2 }));
+}
+
+#[test]
 fn a_dependency_that_is_done_again_is_waited_for_again() {
     let mut kit = Kit::new();
     let host = kit.host(2);
