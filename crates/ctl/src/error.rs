@@ -1,6 +1,6 @@
 //! What went wrong, for a person: the thing, the reason, the next step; and the exit code that says it to scripts.
 
-use std::{fmt, io};
+use std::{error::Error as _, fmt, io};
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -107,6 +107,17 @@ fn exit_of(code: Code) -> Exit {
     }
 }
 
+/// What the status stands for. One that carries a source was not sent by a controller: the connection broke, in
+/// whatever words of HTTP, and a later try may find the controller again.
+fn code_of(status: &Status) -> Code {
+    match status.code() {
+        Code::Unknown | Code::Internal | Code::Cancelled | Code::DataLoss if status.source().is_some() => {
+            Code::Unavailable
+        }
+        code => code,
+    }
+}
+
 fn next_of(code: Code) -> Option<&'static str> {
     match code {
         Code::NotFound => Some("`ctl list` shows the jobs there are, `ctl show JOB --tasks` the tasks of one"),
@@ -122,7 +133,7 @@ fn next_of(code: Code) -> Option<&'static str> {
 
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
-        let code = status.code();
+        let code = code_of(&status);
         let what = match status.message() {
             "" => format!("the controller answered \"{}\"", code.description()),
             message => message.to_owned(),
