@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::{step, tree};
 
 /// How many seeds the test command explores.
-const TEST_SEEDS: u64 = 5_000;
+const TEST_SEEDS: u64 = 3_000;
 
 /// Which seeds.
 #[derive(clap::Args)]
