@@ -17,7 +17,11 @@ use std::{
 
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::{
-    EnvFilter, Layer, filter::LevelFilter, fmt::MakeWriter, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    Layer,
+    filter::{LevelFilter, Targets},
+    fmt::MakeWriter,
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
 
 pub use self::trace_parent::{
@@ -107,7 +111,7 @@ pub fn init(options: Options) -> Result<Guard, Error> {
 
 type Logs<S> = Box<dyn Layer<S> + Send + Sync>;
 
-fn logs<S, W>(filter: EnvFilter, format: Format, colours: bool, writer: W) -> Logs<S>
+fn logs<S, W>(filter: Targets, format: Format, colours: bool, writer: W) -> Logs<S>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a> + Send + Sync,
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
@@ -120,9 +124,12 @@ where
     }
 }
 
-fn parse_filter(text: &str) -> Result<EnvFilter, Error> {
-    let builder = EnvFilter::builder().with_default_directive(LevelFilter::ERROR.into());
-    builder.parse(text).map_err(|source| Error::Filter { value: text.to_owned(), source })
+/// Levels by target. Not the filters by fields of spans: they bring a regex engine, which costs more to build than all
+/// the rest of the logs.
+fn parse_filter(text: &str) -> Result<Targets, Error> {
+    let filter: Targets = text.parse().map_err(|source| Error::Filter { value: text.to_owned(), source })?;
+    let default = filter.default_level().unwrap_or(LevelFilter::ERROR);
+    Ok(filter.with_default(default))
 }
 
 fn parse_format(text: Option<&str>) -> Result<Format, Error> {
