@@ -6,6 +6,7 @@ mod bulk;
 mod frame;
 mod ship;
 mod spool;
+mod tail;
 
 use std::{
     collections::{BTreeMap, VecDeque},

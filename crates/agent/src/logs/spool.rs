@@ -1,10 +1,9 @@
 //! One attempt's output on its way to disk: bounded in memory, bounded on disk, never in the task's way.
 //!
-//! The head of the output is kept up to a limit, then the last of it; what lies between is counted
-//! and named in cut records, so that a reader always knows what is missing and why.
+//! Of output up to the limit all is kept; of more, the head and the last, which together are the limit. What lies
+//! between is counted and named in cut records, so that a reader always knows what is missing and why.
 
 use std::{
-    collections::VecDeque,
     fs::File,
     io::{self, Write},
     sync::Arc,
@@ -15,10 +14,11 @@ use muster_core::time::Timestamp;
 use super::{
     Entry, Shared,
     frame::{Scratch, Stream, cut_record, data_record},
+    tail::Tail,
 };
 
-/// Of the newest output of a stream, how much is kept beyond its limit: the end is where errors are.
-const TAIL_MAX: usize = 64 * 1024;
+/// Of an attempt's limit, how much belongs to its newest output, but never more than half: the end is where errors are.
+const TAIL_MAX: u64 = 64 * 1024;
 /// A cut that goes on is told of each time it has grown by so much, so that who follows sees life.
 const CUT_STEP: u64 = 16 * 1024 * 1024;
 
@@ -27,10 +27,11 @@ pub(crate) struct Spool {
     shared: Arc<Shared>,
     entry: Arc<Entry>,
     file: Option<File>,
-    /// Bytes of the attempt that may still be kept.
+    /// Bytes of the attempt that may still be kept, without the tail.
     left: u64,
     limit: u64,
     lanes: [Lane; 2],
+    tail: Tail,
     last_at: Timestamp,
 }
 
@@ -47,8 +48,6 @@ struct Cut {
     why: Why,
     /// The first byte that no record tells of yet.
     from: u64,
-    /// The newest bytes.
-    tail: VecDeque<u8>,
     told: bool,
 }
 
@@ -72,7 +71,10 @@ impl Why {
 impl Spool {
     pub(super) fn new(shared: Arc<Shared>, entry: Arc<Entry>, limit: u64) -> Self {
         let lanes = [Lane::default(), Lane::default()];
-        Self { shared, entry, file: None, left: limit, limit, lanes, last_at: Timestamp(0) }
+        let tail = TAIL_MAX.min(limit / 2);
+        let left = limit - tail;
+        let tail = Tail::new(usize::try_from(tail).unwrap_or(0));
+        Self { shared, entry, file: None, left, limit, lanes, tail, last_at: Timestamp(0) }
     }
 
     /// Keeps the first `len` bytes of `scratch`, which the task wrote next to `stream`.
@@ -115,18 +117,23 @@ impl Spool {
 
     fn begin_cut(&mut self, stream: Stream, why: Why) {
         let lane = &mut self.lanes[stream as usize];
-        lane.cut = Some(Cut { why, from: lane.offset, tail: VecDeque::new(), told: false });
+        lane.cut = Some(Cut { why, from: lane.offset, told: false });
     }
 
     fn leave_out(&mut self, stream: Stream, at: Timestamp, data: &[u8]) {
         let lane = &mut self.lanes[stream as usize];
+        self.tail.push(stream, at, lane.offset, data);
         lane.offset += data.len() as u64;
-        let Some(cut) = &mut lane.cut else { return };
-        let newest = &data[data.len().saturating_sub(TAIL_MAX)..];
-        let too_many = (cut.tail.len() + newest.len()).saturating_sub(TAIL_MAX);
-        cut.tail.drain(..too_many);
-        cut.tail.extend(newest);
-        let left_out = lane.offset - cut.tail.len() as u64 - cut.from;
+        // What one stream writes pushes the other's last bytes out as well.
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            self.tell_cut(stream, at);
+        }
+    }
+
+    /// Tells of a cut that began or went on for long.
+    fn tell_cut(&mut self, stream: Stream, at: Timestamp) {
+        let left_out = self.left_out(stream);
+        let Some(cut) = &self.lanes[stream as usize].cut else { return };
         if left_out >= CUT_STEP || (left_out > 0 && !cut.told) {
             let record = cut_record(stream, at, cut.from, left_out, &cut.why.text());
             if self.write(&record).is_ok()
@@ -138,6 +145,13 @@ impl Spool {
         }
     }
 
+    /// Bytes that a cut left out and no record tells of.
+    fn left_out(&self, stream: Stream) -> u64 {
+        let lane = &self.lanes[stream as usize];
+        let Some(cut) = &lane.cut else { return 0 };
+        self.tail.first(stream).unwrap_or(lane.offset).saturating_sub(cut.from)
+    }
+
     /// Whether the reason of a cut is gone; what it left out is told of then. The attempt's own limit stays.
     fn resume(&mut self, stream: Stream, at: Timestamp) -> bool {
         let Some(cut) = &self.lanes[stream as usize].cut else { return true };
@@ -146,23 +160,29 @@ impl Spool {
             Why::Total(limit) => self.shared.room() > limit / 8,
             Why::Disk(_) => true,
         };
-        may && self.left > TAIL_MAX as u64 && self.close_cut(stream, at).is_ok()
+        let kept = self.tail.len(stream);
+        if !may || self.left <= kept || self.close_cut(stream, at).is_err() {
+            return false;
+        }
+        // Bytes like all others now: there will be another tail.
+        self.left -= kept;
+        true
     }
 
     /// Writes what a cut left out and the tail that it kept.
     fn close_cut(&mut self, stream: Stream, at: Timestamp) -> io::Result<()> {
-        let lane = &mut self.lanes[stream as usize];
-        let Some(cut) = &mut lane.cut else { return Ok(()) };
-        let tail_from = lane.offset - cut.tail.len() as u64;
+        let left_out = self.left_out(stream);
+        let Some(cut) = &self.lanes[stream as usize].cut else { return Ok(()) };
         let mut records = Vec::new();
-        if tail_from > cut.from {
-            records = cut_record(stream, at, cut.from, tail_from - cut.from, &cut.why.text());
+        if left_out > 0 {
+            records = cut_record(stream, at, cut.from, left_out, &cut.why.text());
         }
-        if !cut.tail.is_empty() {
-            records.extend(data_record(stream, at, tail_from, cut.tail.make_contiguous()));
+        for (at, from, data) in self.tail.of(stream) {
+            records.extend(data_record(stream, at, from, data));
         }
         self.write(&records)?;
         self.lanes[stream as usize].cut = None;
+        self.tail.clear(stream);
         Ok(())
     }
 

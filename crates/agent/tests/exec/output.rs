@@ -92,11 +92,25 @@ async fn a_flood_is_kept_to_its_limit_and_says_what_it_left_out() {
     let log = bench.controller.log(over.token);
     let cut: u64 = log.cuts.iter().map(|(_, _, bytes, _)| bytes).sum();
     assert_eq!(log.stdout.len() as u64 + cut, count + 8, "every byte is kept or counted");
-    assert!(log.stdout.len() as u64 >= limit && log.stdout.len() as u64 <= limit + 128 * 1024);
+    assert_eq!((log.stdout.len() + log.stderr.len()) as u64, limit, "the head and the end are the limit");
     assert!(log.stdout.ends_with(b"the end\n"), "the end is kept");
     assert!(log.stderr.ends_with(b"of errors\n"), "of both");
-    assert_eq!(log.cuts[0].1, limit);
+    assert_eq!(log.cuts[0].1, limit - 64 * 1024);
     assert!(log.cuts.iter().all(|(_, _, _, why)| why.contains("limit of 1048576 bytes")), "{:?}", log.cuts);
+}
+
+#[tokio::test]
+async fn output_up_to_the_limit_is_kept_whole_and_never_a_byte_more() {
+    let mut bench = Bench::new().await;
+    for (limit, written) in [(0, 20), (1, 20), (10, 10), (10, 11), (10, 9), (300_000, 299_999), (300_000, 300_001)] {
+        let text = format!("head -c {written} /dev/zero | tr '\\0' x");
+        let over = bench.run(TaskSpec { output_limit: Some(limit), ..shell(&text) }).await;
+        bench.drained().await;
+        let log = bench.controller.log(over.token);
+        let cut: u64 = log.cuts.iter().map(|(_, _, bytes, _)| bytes).sum();
+        assert_eq!(log.stdout.len() as u64, limit.min(written), "{written} bytes, limit {limit}");
+        assert_eq!(cut, written.saturating_sub(limit), "{written} bytes, limit {limit}");
+    }
 }
 
 #[tokio::test]

@@ -147,7 +147,8 @@ fn process() -> Vec<Field<Draft>> {
         field(
             "output_limit",
             |d: &mut Draft, v: Bytes| d.spec.output_limit = Some(v.0),
-            "How much output of one attempt is kept; what is beyond is cut and said. The agent's limit, if it is not given.",
+            "How much output of one attempt is kept: the head, and of it up to 64 KiB for the end; what lies between is \
+             cut and said. The agent's limit, if it is not given.",
         ),
     ]
 }
