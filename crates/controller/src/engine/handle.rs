@@ -38,6 +38,22 @@ pub(super) enum Message {
     Queues(Reply<Vec<QueueStatus>>),
 }
 
+impl Message {
+    /// Answers that it cannot be done now; what nobody waits for is forgotten.
+    pub(super) fn refuse(self, why: &str) {
+        let error = || Error::Unavailable(format!("the store is away, and nothing was changed: {why}"));
+        // A caller that went away wants no answer.
+        match self {
+            Self::Ask(_, reply) => _ = reply.send(Err(error())),
+            Self::Explain(_, reply) => _ = reply.send(Err(error())),
+            Self::Agents(reply) => _ = reply.send(Err(error())),
+            Self::Queues(reply) => _ = reply.send(Err(error())),
+            // Agents say everything again when they are back.
+            Self::Tell(_) | Self::TellAll(_) => {}
+        }
+    }
+}
+
 /// What all handles and the engine share.
 #[derive(Debug)]
 pub(super) struct Shared {

@@ -1,25 +1,28 @@
 //! From the store into memory: at the start, and again whenever nobody knows what the store holds (C3).
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use muster_core::{cluster::Cluster, event::Step, id::Term, time::Now};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    engine::{Ended, Parts, StartError},
+    engine::{
+        Ended, Parts, StartError,
+        turn::{Engine, TURN},
+    },
     store::Loaded,
     view::{Snapshot, Update},
 };
-
-/// Loadings before the engine gives up; with the pauses between them about half a minute, after
-/// which agents have ended their work and a supervisor had better start us anew.
-const TRIES: u32 = 12;
 
 /// Before the second loading; doubled from one to the next.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
 /// No pause is longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long callers wait for the store to come back, before they are told.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// All that is known, and what must be committed of it.
 pub(super) struct Taken {
@@ -45,24 +48,57 @@ pub(super) async fn take_up(parts: &Parts) -> Result<Taken, StartError> {
     Ok(taken)
 }
 
-/// `take_up` until it succeeds, within limits. Not cancel safe, but everything it does may be repeated.
-pub(super) async fn take_up_again(parts: &Parts, cancel: &CancellationToken) -> Result<Taken, Ended> {
-    let mut pause = FIRST_PAUSE;
-    for left in (0..TRIES).rev() {
-        match take_up(parts).await {
-            Ok(taken) => return Ok(taken),
-            Err(error) if left > 0 && error.may_pass() => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(%error, cause, pause_ms = pause.as_millis(), left, "the store cannot be loaded yet");
+impl Engine {
+    /// C3: nobody knows what the store holds, so neither do we. Agents come back and say what they run.
+    ///
+    /// A store that is away is tried for as long as it takes: nothing but a person makes room on a full disk, and until
+    /// then the view still tells what was true. Who wants something done is told why it cannot be.
+    pub(super) async fn reload(&mut self, why: &str, cancel: &CancellationToken) -> Result<(), Ended> {
+        tracing::warn!(why, "the outcome of a commit is unknown; the state is loaded again");
+        self.drop_memory("the store did not confirm; ask again, with the same key");
+        let (mut why, mut pause) = (why.to_owned(), FIRST_PAUSE);
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            let parts = self.parts.clone();
+            let error = match self.meanwhile(&why, patience, take_up(&parts)).await? {
+                Ok(taken) => {
+                    self.adopt(taken);
+                    return Ok(());
+                }
+                Err(error) if error.may_pass() => error,
+                Err(error) => return Err(Ended::Broken(error)),
+            };
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            why = cause.as_ref().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+            tracing::warn!(why, pause_ms = pause.as_millis(), "the store cannot be loaded yet");
+            let sleeping = cancel.run_until_cancelled(tokio::time::sleep(pause));
+            if self.meanwhile(&why, patience, sleeping).await?.is_none() {
+                return Err(Ended::Stopped);
             }
-            Err(error) => return Err(Ended::Broken(error)),
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        if cancel.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-            return Err(Ended::Stopped);
-        }
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
-    Err(Ended::Stopped)
+
+    /// `work` to its end. Callers wait for it too, but not past `patience`: from then on they are told why they would.
+    async fn meanwhile<T>(&mut self, why: &str, patience: Instant, work: impl Future<Output = T>) -> Result<T, Ended> {
+        let mut work = pin!(work);
+        let mut messages = Vec::new();
+        loop {
+            let late = async {
+                sleep_until(patience).await;
+                self.inbox.recv_many(&mut messages, TURN).await
+            };
+            let count = tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                count = late => count,
+            };
+            if count == 0 {
+                return Err(Ended::Stopped);
+            }
+            messages.drain(..).for_each(|message| message.refuse(why));
+        }
+    }
 }
 
 fn build(

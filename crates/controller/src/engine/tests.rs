@@ -262,15 +262,26 @@ async fn a_store_that_cannot_be_loaded_at_once_is_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_stays_broken_ends_the_engine() {
+async fn callers_of_a_store_that_stays_away_are_told_why_and_it_may_come_back_at_any_time() {
     let rig = Rig::start(Memory::default()).await;
+    assert_eq!(submitted(1)(rig.submit("before").await), Some(false));
     rig.store.fail_loads(u32::MAX);
     rig.store.script([Fate::UnknownNotApplied]);
     assert!(is_unavailable(&rig.submit("k").await));
-    let handle = rig.handle.clone();
-    let ended = tokio::time::timeout(Duration::from_secs(600), rig.task).await.expect("it ends").expect("no panic");
-    assert!(matches!(ended, Ended::Broken(_)), "{ended:?}");
-    assert!(is_unavailable(&handle.ask(submission("k")).await));
+    for _ in 0..100 {
+        let answer = rig.submit("k").await;
+        let text = answer.as_ref().map_or_else(ToString::to_string, |_| String::new());
+        assert!(
+            is_unavailable(&answer) && text.contains("store is away") && text.contains("a test said so"),
+            "{answer:?}"
+        );
+        assert_eq!(rig.view.load().jobs.len(), 1, "what was committed is shown");
+    }
+    rig.store.fail_loads(0);
+    let pause = Duration::from_secs(6);
+    tokio::time::advance(pause).await;
+    rig.until("it is back", |rig| rig.handle.term().0 > 1).await;
+    assert_eq!(submitted(2)(rig.submit("k").await), Some(false));
 }
 
 #[tokio::test]

@@ -24,14 +24,14 @@ use crate::{
         alarm::Alarm,
         commit::{Held, InFlight, release},
         handle::{Message, Reply, Shared},
-        reload::{self, Taken},
+        reload::Taken,
     },
     store::Outcome,
 };
 
 /// Messages that are decided about in one turn. Enough to make a commit worth its while, few enough
 /// that a finished commit waits no more than a millisecond for its turn.
-const TURN: usize = 256;
+pub(super) const TURN: usize = 256;
 
 /// At the end, a commit that takes longer than this is left to itself.
 const LAST_COMMIT_WITHIN: Duration = Duration::from_secs(30);
@@ -45,7 +45,7 @@ pub struct Engine {
     pub(super) jobs: BTreeSet<JobId>,
     pub(super) term: Term,
     pub(super) in_flight: Option<InFlight>,
-    inbox: mpsc::Receiver<Message>,
+    pub(super) inbox: mpsc::Receiver<Message>,
     shared: Arc<Shared>,
     /// What need not wait for a commit, for the end of the turn.
     at_once: Vec<Effect>,
@@ -186,20 +186,17 @@ impl Engine {
         }
     }
 
-    /// C3: nobody knows what the store holds, so neither do we. Agents come back and say what they run.
-    async fn reload(&mut self, why: &str, cancel: &CancellationToken) -> Result<(), Ended> {
-        tracing::warn!(why, "the outcome of a commit is unknown; the state is loaded again");
-        self.drop_memory("the store did not confirm; ask again, with the same key");
-        let Taken { term, cluster, step } = reload::take_up_again(&self.parts, cancel).await?;
+    /// Takes up what was loaded anew.
+    pub(super) fn adopt(&mut self, taken: Taken) {
+        let Taken { term, cluster, step } = taken;
         self.term = term;
         self.shared.term.store(term.0, Ordering::Relaxed);
         self.cluster = cluster;
         self.absorb(step);
         self.wants_round = true;
-        Ok(())
     }
 
-    fn drop_memory(&mut self, why: &str) {
+    pub(super) fn drop_memory(&mut self, why: &str) {
         self.refuse_held(why);
         self.jobs.clear();
         self.at_once.clear();

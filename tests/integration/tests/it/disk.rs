@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use muster_integration::{
     skip::skip,
     system::{Options, System},
-    wait,
+    wait::{self, Look},
 };
 
 /// A file system of 16 MiB, unmounted when dropped.
@@ -64,12 +64,24 @@ fn a_full_disk_is_a_clear_refusal_and_costs_nothing_that_was_accepted() -> Resul
     ensure!(matches!(refused.code, 4 | 5 | 8), "an odd exit code:\n{refused}");
     ensure!(!refused.stderr.contains("panicked"), "it panicked:\n{refused}");
 
-    // Whatever became of the process, what it accepted is there once it has room.
+    // What is known can still be looked at, and no answer takes for ever.
+    let ran = system.ctl().run(&["show", &accepted.to_string()])?.expect(0)?;
+    ensure!(ran.text().contains("succeeded"), "{ran}");
+    let again = system.ctl().run(&["submit", &path])?;
+    ensure!(matches!(again.code, 4 | 5), "an odd exit code:\n{again}");
+    ensure!(again.stderr.contains("away"), "it does not say why:\n{again}");
+
+    // Room heals it by itself.
     let status = Command::new("mount").args(["-o", "remount,size=64m"]).arg(&disk.0).status()?;
     ensure!(status.success(), "could not enlarge the disk");
-    if system.controller()?.ended()?.is_none() {
-        system.controller()?.kill9()?;
-    }
+    let healed = wait::until("a submission to be taken again", || {
+        let ran = system.ctl().run(&["submit", &path, "-o", "json"])?;
+        let reply: Option<serde_json::Value> = serde_json::from_slice(&ran.stdout).ok();
+        let job = reply.as_ref().and_then(|reply| reply["job"].as_u64());
+        Ok(job.map_or_else(|| Look::not_yet(ran.to_string()), Look::Done))
+    })?;
+    stored.push(healed);
+    system.controller()?.kill9()?;
     system.start_controller()?;
     system.agent_connected()?;
     for job in stored {
