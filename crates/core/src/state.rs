@@ -273,12 +273,14 @@ pub enum JobState {
     Queued,
     /// Something of it runs or ran, and something is open.
     Running,
-    /// Finished; every task succeeded or was skipped as its dependencies say.
+    /// Finished; every task succeeded or was skipped as its dependencies say, and not all were skipped.
     Succeeded,
     /// Finished; at least one task failed.
     Failed,
     /// Finished; a person ended at least one task and none failed.
     Cancelled,
+    /// Finished, and nothing of it was done: every task was skipped as its dependencies say.
+    Skipped,
 }
 
 impl JobState {
@@ -286,7 +288,7 @@ impl JobState {
     pub fn is_final(self) -> bool {
         match self {
             Self::Waiting | Self::Queued | Self::Running => false,
-            Self::Succeeded | Self::Failed | Self::Cancelled => true,
+            Self::Succeeded | Self::Failed | Self::Cancelled | Self::Skipped => true,
         }
     }
 
@@ -299,6 +301,7 @@ impl JobState {
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
+            Self::Skipped => "skipped",
         }
     }
 
@@ -310,6 +313,8 @@ impl JobState {
                 Self::Failed
             } else if n(State::Cancelled) {
                 Self::Cancelled
+            } else if n(State::Skipped) && !n(State::Succeeded) {
+                Self::Skipped
             } else {
                 Self::Succeeded
             }

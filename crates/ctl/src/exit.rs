@@ -23,6 +23,8 @@ impl Exit {
     pub(crate) const WAIT_TIMED_OUT: Self = Self(7);
     /// A fault of Muster or of this machine (a full disk, an answer that makes no sense).
     pub(crate) const FAULT: Self = Self(8);
+    /// The work was skipped, all of it: what it waited for did not end as it asks.
+    pub(crate) const SKIPPED: Self = Self(9);
     /// `run` of a single task: it was stopped at its time limit. The number of timeout(1).
     pub(crate) const TASK_TIMED_OUT: Self = Self(124);
     /// `run` of a single task: no process could be started. The number that shells use.
@@ -34,7 +36,7 @@ impl Exit {
 
     /// Every constant with its name in the documents.
     #[cfg(test)]
-    pub(crate) const ALL: [(Self, &str); 13] = [
+    pub(crate) const ALL: [(Self, &str); 14] = [
         (Self::OK, "ok"),
         (Self::FAILED, "failed"),
         (Self::USAGE, "usage"),
@@ -44,6 +46,7 @@ impl Exit {
         (Self::CANCELLED, "cancelled"),
         (Self::WAIT_TIMED_OUT, "wait-timed-out"),
         (Self::FAULT, "fault"),
+        (Self::SKIPPED, "skipped"),
         (Self::TASK_TIMED_OUT, "task-timed-out"),
         (Self::NOT_STARTED, "not-started"),
         (Self::INTERRUPTED, "interrupted"),
@@ -65,9 +68,10 @@ impl Exit {
     pub(crate) fn and(self, other: Self) -> Self {
         let rank = |exit| match exit {
             Self::OK => 0,
-            Self::CANCELLED => 1,
-            Self::FAILED => 2,
-            _ => 3,
+            Self::SKIPPED => 1,
+            Self::CANCELLED => 2,
+            Self::FAILED => 3,
+            _ => 4,
         };
         if rank(other) > rank(self) { other } else { self }
     }
@@ -114,6 +118,8 @@ mod tests {
         assert_eq!(Exit::OK.and(Exit::FAILED), Exit::FAILED);
         assert_eq!(Exit::FAILED.and(Exit::CANCELLED), Exit::FAILED);
         assert_eq!(Exit::CANCELLED.and(Exit::OK), Exit::CANCELLED);
+        assert_eq!(Exit::SKIPPED.and(Exit::CANCELLED), Exit::CANCELLED);
+        assert_eq!(Exit::OK.and(Exit::SKIPPED), Exit::SKIPPED);
         assert_eq!(Exit::FAILED.and(Exit::WAIT_TIMED_OUT), Exit::WAIT_TIMED_OUT);
     }
 }

@@ -103,7 +103,7 @@ impl Ctl {
             let shown = self.json(&["show", &job.to_string()])?;
             let state = shown["job"]["state"].as_str().unwrap_or_default();
             Ok(match state {
-                "succeeded" | "failed" | "cancelled" => Look::Done(shown["job"].clone()),
+                "succeeded" | "failed" | "cancelled" | "skipped" => Look::Done(shown["job"].clone()),
                 _ => Look::not_yet(&shown["job"]),
             })
         })

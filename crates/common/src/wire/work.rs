@@ -156,6 +156,7 @@ pub fn job_state_to_proto(state: JobState) -> v1::JobState {
         JobState::Succeeded => v1::JobState::Succeeded,
         JobState::Failed => v1::JobState::Failed,
         JobState::Cancelled => v1::JobState::Cancelled,
+        JobState::Skipped => v1::JobState::Skipped,
     }
 }
 
@@ -171,7 +172,8 @@ pub fn job_state_from_proto(state: i32) -> Result<JobState, Error> {
         Ok(v1::JobState::Succeeded) => Ok(JobState::Succeeded),
         Ok(v1::JobState::Failed) => Ok(JobState::Failed),
         Ok(v1::JobState::Cancelled) => Ok(JobState::Cancelled),
-        Ok(v1::JobState::Unknown) | Err(_) => Err(unknown_value("state", state, "1 to 6")),
+        Ok(v1::JobState::Skipped) => Ok(JobState::Skipped),
+        Ok(v1::JobState::Unknown) | Err(_) => Err(unknown_value("state", state, "1 to 7")),
     }
 }
 

@@ -5,13 +5,14 @@ use tonic::Status;
 
 use crate::grpc::status::{nearest, of_field};
 
-const JOB_STATES: [JobState; 6] = [
+const JOB_STATES: [JobState; 7] = [
     JobState::Waiting,
     JobState::Queued,
     JobState::Running,
     JobState::Succeeded,
     JobState::Failed,
     JobState::Cancelled,
+    JobState::Skipped,
 ];
 
 /// How many entries a page has if nobody says, and at most.
@@ -154,7 +155,8 @@ mod tests {
         assert_eq!(job_states(&words(&["pending"])).unwrap(), [JobState::Waiting, JobState::Queued]);
         assert_eq!(job_states(&words(&["Completed"])).unwrap(), [JobState::Succeeded]);
         assert_eq!(task_states(&words(&["pending"])).unwrap(), [State::Scheduled, State::Waiting, State::Queued]);
-        assert!(job_states(&words(&["skipped"])).is_err(), "a task may be, a job not");
+        assert_eq!(job_states(&words(&["skipped"])).unwrap(), [JobState::Skipped]);
+        assert!(job_states(&words(&["retrying"])).is_err(), "a task may be, a job not");
         let refused = task_states(&words(&["runing"])).unwrap_err();
         assert!(refused.message().contains("did you mean `running`?"), "{refused}");
     }

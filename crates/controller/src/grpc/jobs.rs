@@ -173,7 +173,8 @@ pub(super) fn summary(job: &JobView) -> v1::JobSummary {
 }
 
 pub(super) fn get(snapshot: &Snapshot, request: v1::GetJobRequest) -> Result<v1::GetJobReply, Status> {
-    let job = resolve(snapshot, request.selector)?.job;
+    let found = resolve(snapshot, request.selector)?;
+    let (job, tasks) = (found.job, found.tasks);
     let layout = Layout::new(&job.job);
     let groups = layout.groups().zip(job.tallies()).map(|(group, tally)| v1::GroupSummary {
         name: group.spec.name.clone(),
@@ -182,7 +183,9 @@ pub(super) fn get(snapshot: &Snapshot, request: v1::GetJobRequest) -> Result<v1:
         tally: Some(work::tally_to_proto(&tally)),
     });
     let groups = groups.collect();
-    Ok(v1::GetJobReply { summary: Some(summary(&job)), spec: Some(wire_spec::job_to_proto(&job.job.spec)), groups })
+    let tasks = tasks.map(|tasks| v1::TaskRange { first: tasks.start, count: tasks.end.saturating_sub(tasks.start) });
+    let spec = Some(wire_spec::job_to_proto(&job.job.spec));
+    Ok(v1::GetJobReply { summary: Some(summary(&job)), spec, groups, tasks })
 }
 
 /// What a watcher has been told.

@@ -8,7 +8,7 @@ use super::Ctl;
 use crate::{
     error::Error,
     exit::Exit,
-    model::change::Validated,
+    model::change::{Finding, Validated},
     output::{Human, Page, style::Look},
     work::{self, FileFormat, Source, Where},
 };
@@ -38,13 +38,27 @@ impl Human for Answer {
 pub(crate) fn run(ctl: &Ctl, args: &Args) -> Result<Exit, Error> {
     let mut files = Vec::new();
     for path in &args.files {
-        let source = Source::read(path, args.format)?;
-        files.push(check(ctl, &source, path.display().to_string()));
+        let file = path.display().to_string();
+        files.push(match Source::read(path, args.format) {
+            Ok(source) => check(ctl, &source, file),
+            Err(error) => unreadable(ctl, &error, file),
+        });
     }
     let valid = files.iter().all(|file| file.valid);
     let answer = Answer { files };
     ctl.output.items(&answer, &answer.files)?;
     Ok(if valid { Exit::OK } else { Exit::USAGE })
+}
+
+/// A file of which nothing could be read: one answer among the others.
+fn unreadable(ctl: &Ctl, error: &Error, file: String) -> Validated {
+    if !ctl.output.is_machine() {
+        let head = ctl.output.error_style.paint(Look::Bad, "error");
+        ctl.output.note(Look::Plain, &format!("{head}: {error}"));
+    }
+    let message = error.to_string();
+    let finding = Finding { severity: "error", line: 0, column: 0, path: String::new(), message };
+    Validated { file, valid: false, tasks: 0, name: None, findings: vec![finding] }
 }
 
 fn check(ctl: &Ctl, source: &Source, file: String) -> Validated {

@@ -42,6 +42,7 @@ pub(crate) async fn run(ctl: &Ctl, args: Args) -> Result<Exit, Error> {
         }
         None => {
             let jobs = future::try_join_all(args.work.iter().map(|work| get(&client, work))).await?;
+            let jobs = jobs.into_iter().map(|(job, _)| job).collect();
             (Waited { jobs, timed_out: true }, Exit::WAIT_TIMED_OUT)
         }
     };
@@ -54,31 +55,47 @@ pub(crate) fn exit_of(job: &Job) -> Exit {
     match job.state {
         "succeeded" => Exit::OK,
         "cancelled" => Exit::CANCELLED,
+        "skipped" => Exit::SKIPPED,
         _ => Exit::FAILED,
     }
 }
 
 async fn wait(client: &Client, output: Output, work: &str) -> Result<(Job, Exit), Error> {
-    // Tasks of a job: its summary changes whenever they do.
-    let Some((job, _)) = work.split_once('.') else {
-        let job = Watch::new(client, output, work).finish().await?;
+    let (job, named) = get(client, work).await?;
+    // By its number: a name may come to stand for a second job while this waits.
+    let mut watch = Watch::new(client, output, job.id.to_string());
+    if named.is_none() {
+        let job = watch.finish().await?;
         let exit = exit_of(&job);
         return Ok((job, exit));
-    };
-    let mut watch = Watch::new(client, output, job);
+    }
+    let tail = work.rsplit_once('.').map_or(work, |(_, tail)| tail);
+    let work = format!("{}.{tail}", job.id);
     loop {
+        // Tasks of a job: its summary changes whenever they do.
         let job = watch.next().await?;
-        if job.is_final() || !any(client, work, &OPEN).await? {
-            let exit = if any(client, work, &["failed"]).await? {
-                Exit::FAILED
-            } else if any(client, work, &["cancelled"]).await? {
-                Exit::CANCELLED
-            } else {
-                Exit::OK
-            };
-            return Ok((job, exit));
+        match of_tasks(client, &work, job.is_final()).await {
+            Ok(Some(exit)) => return Ok((job, exit)),
+            Ok(None) => {}
+            // The watch is gone as well: it finds the controller again, or says that it did not.
+            Err(error) if error.is_unreachable() && !job.is_final() => {}
+            Err(error) => return Err(error),
         }
     }
+}
+
+/// The end of tasks that are over.
+async fn of_tasks(client: &Client, work: &str, is_over: bool) -> Result<Option<Exit>, Error> {
+    if !is_over && any(client, work, &OPEN).await? {
+        return Ok(None);
+    }
+    let table = [("failed", Exit::FAILED), ("cancelled", Exit::CANCELLED), ("succeeded", Exit::OK)];
+    for (state, exit) in table {
+        if any(client, work, &[state]).await? {
+            return Ok(Some(exit));
+        }
+    }
+    Ok(Some(Exit::SKIPPED))
 }
 
 async fn any(client: &Client, work: &str, states: &[&str]) -> Result<bool, Error> {
@@ -86,9 +103,9 @@ async fn any(client: &Client, work: &str, states: &[&str]) -> Result<bool, Error
     Ok(!tasks::page(client, work, &states, 1, "").await?.tasks.is_empty())
 }
 
-async fn get(client: &Client, work: &str) -> Result<Job, Error> {
-    let job = work.split_once('.').map_or(work, |(job, _)| job);
-    let request = v1::GetJobRequest { selector: selector(job) };
+/// The job that is meant, and the tasks of it where not all of it is.
+async fn get(client: &Client, work: &str) -> Result<(Job, Option<v1::TaskRange>), Error> {
+    let request = v1::GetJobRequest { selector: selector(work) };
     let reply = client.rpc.clone().get_job(request).await?.into_inner();
-    Ok(Job::from(reply.summary.unwrap_or_default()))
+    Ok((Job::from(reply.summary.unwrap_or_default()), reply.tasks))
 }

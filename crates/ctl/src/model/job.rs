@@ -42,6 +42,7 @@ pub(crate) fn state(state: i32) -> &'static str {
         Ok(v1::JobState::Succeeded) => "succeeded",
         Ok(v1::JobState::Failed) => "failed",
         Ok(v1::JobState::Cancelled) => "cancelled",
+        Ok(v1::JobState::Skipped) => "skipped",
         Ok(v1::JobState::Unknown) | Err(_) => "unknown",
     }
 }
@@ -70,7 +71,7 @@ impl From<v1::JobSummary> for Job {
 impl Job {
     /// Whether every task is final.
     pub(crate) fn is_final(&self) -> bool {
-        matches!(self.state, "succeeded" | "failed" | "cancelled")
+        matches!(self.state, "succeeded" | "failed" | "cancelled" | "skipped")
     }
 
     /// How long it runs or ran.

@@ -19,6 +19,20 @@ pub(crate) struct Place {
     pub(crate) source: Source,
 }
 
+impl Place {
+    /// Refuses what this ctl cannot speak, before anything is sent in a way that nobody asked for.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match self.url.split_once("://") {
+            Some(("http", _)) => Ok(()),
+            scheme => {
+                let scheme = scheme.map_or("", |(scheme, _)| scheme);
+                let text = format!("`{}` ({}): {scheme} is not spoken here", self.url, self.source);
+                Err(Error::new(Exit::USAGE, text).next("write it like http://127.0.0.1:7717, or 127.0.0.1:7717"))
+            }
+        }
+    }
+}
+
 /// Who named the address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -119,6 +133,17 @@ mod tests {
         assert_eq!(place(None, Some("")), Place { url: "http://file:1".into(), source: Source::File(file.clone()) });
         assert_eq!(choose(None, None, Some(&dir.path().join("none.toml"))).unwrap(), None);
         assert_eq!(choose(None, None, None).unwrap(), None);
+    }
+
+    #[test]
+    fn a_scheme_that_is_not_spoken_is_refused_and_never_taken_as_another() {
+        let check = |text: &str| Place { url: url(text), source: Source::Flag }.check();
+        assert!(check("host:1").is_ok() && check("http://host:1").is_ok());
+        for text in ["https://host:1", "ftp://host:1", "://host:1"] {
+            let error = check(text).unwrap_err();
+            assert_eq!(error.exit(), Exit::USAGE, "{text}");
+            assert!(error.to_string().contains(text), "{error}");
+        }
     }
 
     #[test]

@@ -37,6 +37,7 @@ pub(crate) struct Client {
 impl Client {
     /// Connects, so that a controller that is not there is named at once.
     pub(crate) async fn connect(place: Place) -> Result<Self, Error> {
+        place.check()?;
         let endpoint = Endpoint::from_shared(place.url.clone())
             .map_err(|error| {
                 Error::new(Exit::USAGE, format!("`{}` ({}) is no URL: {error}", place.url, place.source))

@@ -97,9 +97,11 @@ impl Printer {
     pub(crate) async fn drain(&mut self, client: Client, request: v1::LogsRequest) -> Result<(), Error> {
         let mut failures = 0;
         loop {
+            let before = self.arrived.load(Ordering::Relaxed);
             match self.drain_once(client.clone(), request.clone()).await {
                 Err(error) if error.is_unreachable() && request.follow && failures < TRIES => {
-                    failures += 1;
+                    // Tries in a row: a stream that brought something was found again.
+                    failures = if self.arrived.load(Ordering::Relaxed) > before { 1 } else { failures + 1 };
                     tokio::time::sleep(PAUSE).await;
                 }
                 Err(error) => return Err(error),

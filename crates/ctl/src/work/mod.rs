@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{self, Read as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use muster_common::{
@@ -56,6 +57,9 @@ struct TaskArgs {
     /// A variable of its environment: NAME=VALUE, or NAME for the value it has here
     #[arg(long, value_name = "VAR", requires = "command", conflicts_with = "file", value_parser = variable)]
     env: Vec<(String, String)>,
+    /// Give it what comes on standard input (up to 1 MiB); without this it reads nothing
+    #[arg(long, requires = "command", conflicts_with = "file")]
+    stdin: bool,
     /// Its working folder on the agent
     #[arg(long, value_name = "DIR", requires = "command", conflicts_with = "file")]
     cwd: Option<String>,
@@ -167,6 +171,10 @@ impl WorkArgs {
             }
             spec.labels.extend(self.label.iter().cloned());
         }
+        if self.task.stdin {
+            let input = own_stdin()?;
+            spec.tasks.iter_mut().for_each(|task| Arc::make_mut(task).stdin = Some(input.clone()));
+        }
         refuse(&muster_core::validate::check(&spec))?;
         let is_single = spec.task_count() == 1;
         Ok(Work { spec: wire::spec::job_to_proto(&spec), is_command: self.file.is_none(), is_single })
@@ -209,6 +217,28 @@ impl WorkArgs {
     }
 }
 
+/// A job file's text, read as far as a job file may go: a device or a pipe may never end.
+fn text_of(from: impl io::Read) -> io::Result<String> {
+    let mut text = String::new();
+    let read = from.take(jobfile::MAX_FILE as u64 + 1).read_to_string(&mut text)?;
+    if read > jobfile::MAX_FILE {
+        return Err(io::Error::other(format!("it is longer than the {} bytes that are read", jobfile::MAX_FILE)));
+    }
+    Ok(text)
+}
+
+/// What CMD is to read.
+fn own_stdin() -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    // One more than is accepted, so that the refusal comes from the one place that knows the limit.
+    io::stdin()
+        .lock()
+        .take(muster_core::validate::MAX_STDIN as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::new(Exit::USAGE, format!("cannot read standard input for CMD: {error}")))?;
+    Ok(bytes)
+}
+
 fn refuse(problems: &[muster_core::validate::Problem]) -> Result<(), Error> {
     if problems.is_empty() {
         return Ok(());
@@ -236,13 +266,12 @@ impl Source {
             Error::new(Exit::USAGE, format!("cannot read the job file {name}: {error}")).next("check its path")
         };
         if path == Path::new("-") {
-            let mut text = String::new();
-            io::stdin().read_to_string(&mut text).map_err(unreadable)?;
+            let text = text_of(io::stdin().lock()).map_err(unreadable)?;
             let format = format.map_or(Format::Toml, Format::from);
             let folder = std::env::current_dir().unwrap_or_default();
             return Ok(Self { name: Some("standard input".to_owned()), text, format, folder });
         }
-        let text = fs::read_to_string(path).map_err(unreadable)?;
+        let text = fs::File::open(path).and_then(text_of).map_err(unreadable)?;
         let format = match format {
             Some(format) => format.into(),
             None => Format::of_path(path).ok_or_else(|| {

@@ -222,8 +222,11 @@ impl Muster for Service {
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Answer<v1::GetJobReply> {
         self.open()?;
-        let summary = self.find(request.into_inner().selector)?;
-        Ok(Response::new(v1::GetJobReply { summary: Some(summary), ..Default::default() }))
+        let selector = request.into_inner().selector;
+        let is_part = selector.as_ref().is_some_and(|selector| selector.text.contains('.'));
+        let summary = Some(self.find(selector)?);
+        let tasks = is_part.then(|| v1::TaskRange { first: 0, count: 1 });
+        Ok(Response::new(v1::GetJobReply { summary, tasks, ..Default::default() }))
     }
 
     async fn list_tasks(&self, request: Request<v1::ListTasksRequest>) -> Answer<v1::ListTasksReply> {

@@ -179,3 +179,46 @@ fn a_job_outlives_an_orderly_restart_of_its_controller() -> Result<()> {
     same!(ctl.finished(waiting, wait::LIMIT)?["state"], "cancelled");
     system.finish()
 }
+
+#[test]
+fn work_that_waited_in_vain_is_skipped_and_no_success() -> Result<()> {
+    let system = System::plain()?;
+    let ctl = system.ctl();
+    let gate = system.folder().join("gate");
+    let failed = system.submit("fails.toml", &ONE_FAILS.replace("@GATE@", &gate.to_string_lossy()))?;
+    let after = format!("name = \"after\"\n[[tasks]]\nname = \"a\"\nrun = [\"true\"]\nafter = [\"{failed}\"]\n");
+    let job = system.submit("after.toml", &after)?;
+    same!(ctl.finished(job, wait::LIMIT)?["state"], "skipped");
+    for work in [job.to_string(), format!("{job}.a"), "after.a".to_owned()] {
+        ctl.run(&["wait", &work])?.expect(9)?;
+    }
+    same!(ctl.json(&["list", "--state", "skipped"])?["jobs"][0]["id"], job);
+    ctl.run(&["wait", &format!("{failed}.good")])?.expect(0)?;
+    ctl.run(&["wait", &format!("{failed}.bad")])?.expect(1)?;
+    system.finish()
+}
+
+#[test]
+fn a_command_reads_standard_input_only_where_that_is_asked_for() -> Result<()> {
+    let system = System::plain()?;
+    let ctl = system.ctl();
+    let counted = |arguments: &[&str], input: &[u8]| ctl.run_with(&[arguments, &["--", "wc", "-c"]].concat(), input);
+    same!(counted(&["run", "--stdin"], b"12345\xff")?.expect(0)?.text(), "6\n");
+    same!(counted(&["run"], b"12345")?.expect(0)?.text(), "0\n");
+    let refused = counted(&["run", "--stdin"], &vec![b'x'; (1 << 20) + 1])?.expect(2)?;
+    ensure!(refused.stderr.contains("stdin") && refused.stderr.contains("1048576"), "{refused}");
+    system.finish()
+}
+
+#[test]
+fn one_file_that_cannot_be_read_hides_nothing_about_the_others() -> Result<()> {
+    let system = System::plain()?;
+    let good = system.file("good.toml", TWO_STEPS)?.to_string_lossy().into_owned();
+    let ran = system.ctl().run(&["validate", "/no/such.toml", &good, "/dev/zero"])?.expect(2)?;
+    ensure!(ran.text().contains("two-steps") && ran.stderr.contains("/no/such.toml"), "{ran}");
+    let reply = system.ctl().run(&["validate", "/no/such.toml", &good, "-o", "json"])?.expect(2)?;
+    let reply: Value = serde_json::from_slice(&reply.stdout)?;
+    same!(reply["files"][0]["valid"], false);
+    same!(reply["files"][1]["valid"], true);
+    system.finish()
+}

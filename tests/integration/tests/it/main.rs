@@ -11,6 +11,8 @@ mod disk;
 #[cfg(unix)]
 mod first_command;
 #[cfg(unix)]
+mod followers;
+#[cfg(unix)]
 mod output;
 #[cfg(unix)]
 mod processes;
