@@ -41,6 +41,8 @@ pub struct Agent {
     pub session: Option<SessionId>,
     /// When the daemon does nothing until then: it was stopped by a signal.
     pub paused_until: u64,
+    /// When nothing reaches it until then, over whatever stream: a partition.
+    pub cut_until: u64,
     /// What its journal gives back.
     pub journal: Memory,
     /// Its processes.
@@ -57,6 +59,7 @@ impl Agent {
             life: 0,
             session: None,
             paused_until: 0,
+            cut_until: 0,
             journal: Memory::default(),
             processes: BTreeMap::new(),
         }

@@ -3,6 +3,8 @@
 
 pub mod agent;
 pub mod controller;
+mod faults;
+mod machine;
 mod network;
 pub mod rng;
 pub mod witness;

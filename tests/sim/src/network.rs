@@ -3,26 +3,24 @@
 use std::{sync::Arc, time::Duration};
 
 use muster_agent::{
-    exec::{ExecEvent, KillReason, Order, ProcessIdentity, Swept},
+    exec::{Order, Swept},
     supervisor::{Action, Input, Welcome},
 };
 use muster_core::{
     event::{Answer, Effect, Event, Lease},
     id::{SessionId, Term, Token},
     record::Offer,
-    state::End,
-    time::{Mono, Timestamp},
+    time::Mono,
 };
 
 use crate::{
-    agent::{Process, about, kill_takes},
+    agent::{about, kill_takes},
     controller::{Caller, Held},
+    machine::GUARD_US,
     world::{Coming, World},
 };
 
 const LEASE_TTL: Duration = Duration::from_secs(15);
-/// A guard has killed what a dead agent left within this.
-const GUARD_US: u64 = 300_000;
 
 /// What a controller says to an agent.
 #[derive(Clone, Debug)]
@@ -53,6 +51,16 @@ impl World {
 
     fn effect(&mut self, effect: Effect) {
         let term = self.term;
+        match &effect {
+            Effect::Stop { token, .. } => self.witness.stop_leaves(*token, &self.store),
+            Effect::Acknowledge { session, seq, .. } => {
+                let agent = self.controller.as_ref().and_then(|controller| controller.sessions.get(session));
+                let agent = agent.and_then(|agent| self.agents.get(*agent));
+                let report = agent.and_then(|agent| agent.journal.reports.iter().find(|report| report.seq == *seq));
+                report.into_iter().for_each(|report| self.witness.acknowledged(report, &self.store));
+            }
+            _ => {}
+        }
         let (session, message) = match effect {
             Effect::Lease { session, lease, .. } => (session, Message::Lease(term, Box::new(lease))),
             Effect::Stop { session, token, .. } => (session, Message::Stop(term, token)),
@@ -132,6 +140,10 @@ impl World {
         self.input(agent, Input::Disconnected);
         let wait = self.rng.within(1_000, 2_000_000);
         self.after(wait, Coming::Connect { agent, life });
+        if self.agents.get(agent).is_some_and(|machine| machine.cut_until > self.now.mono.0) {
+            // Nobody hears of it: to the controller the stream is as silent as before.
+            return;
+        }
         if self.controller.is_some() {
             let agents = self.controller.as_ref().map(|controller| controller.cluster.agents()).unwrap_or_default();
             if let Some(status) = agents.iter().find(|status| status.session == Some(session)) {
@@ -196,6 +208,11 @@ impl World {
     pub(crate) fn connect(&mut self, agent: usize, life: u64) {
         let Some(machine) = self.agents.get(agent) else { return };
         if machine.life != life || machine.session.is_some() {
+            return;
+        }
+        if machine.cut_until > self.now.mono.0 {
+            let at = machine.cut_until;
+            self.at(at, Coming::Connect { agent, life });
             return;
         }
         let Some(controller) = &mut self.controller else {
@@ -291,146 +308,6 @@ impl World {
             self.send_up(agent, session, event(id, session));
         }
     }
-
-    // --- processes
-
-    fn process_starts(&mut self, agent: usize, order: Arc<Order>) {
-        let (task, token) = (order.task, order.token);
-        let now = self.now.wall;
-        self.witness.process_starts(task, token, agent, &self.store);
-        let Some(machine) = self.agents.get_mut(agent) else { return };
-        machine.processes.insert(token, Process { order, started: now, killed: None });
-        let lasts =
-            if self.rng.chance(15) { self.rng.within(1_000_000, 20_000_000) } else { self.rng.within(500, 400_000) };
-        self.after(lasts, Coming::ProcessEnds { agent, token });
-        let identity = ProcessIdentity { boot: Arc::from("boot"), pid: 1, start: token.0, group: 1 };
-        self.input(agent, Input::Exec(ExecEvent::Started { token, at: now, identity }));
-    }
-
-    fn kill(&mut self, agent: usize, token: Token, reason: KillReason, takes: u64) {
-        let Some(process) = self.agents.get_mut(agent).and_then(|agent| agent.processes.get_mut(&token)) else {
-            return;
-        };
-        process.killed.get_or_insert(reason);
-        self.after(takes, Coming::ProcessEnds { agent, token });
-    }
-
-    pub(crate) fn process_ends(&mut self, agent: usize, token: Token) {
-        let roll = self.rng.within(0, 99);
-        let now = self.now.wall;
-        let Some(machine) = self.agents.get_mut(agent) else { return };
-        let Some(process) = machine.processes.remove(&token) else { return };
-        self.witness.process_is_dead(process.order.task, token);
-        let end = match (process.killed, roll) {
-            (Some(reason), _) => reason.end(),
-            (None, 0..75) => End::Succeeded,
-            (None, 75..90) => End::Exit(1),
-            (None, 90..95) => End::Signal(9),
-            (None, _) => End::NotStarted,
-        };
-        let task = process.order.task;
-        self.note(|| format!("agent {agent}: the process of {task} with {token} is dead: {end}"));
-        let why = process.killed.map(|reason| Arc::from(reason.text()));
-        let event = ExecEvent::Ended { token, end, why, started: process.started, ended: now, result: None };
-        if machine_is_awake(self, agent) {
-            self.input(agent, Input::Exec(event));
-        } else if let Some(machine) = self.agents.get_mut(agent) {
-            // The daemon is stopped: it will read the end when it goes on.
-            machine.processes.insert(token, process);
-            let at = machine.paused_until + 1;
-            self.at(at, Coming::ProcessEnds { agent, token });
-        }
-    }
-
-    pub(crate) fn agent_dies(&mut self, agent: usize) {
-        self.stream_breaks(agent);
-        let Some(machine) = self.agents.get_mut(agent) else { return };
-        machine.crash();
-        self.note(|| format!("agent {agent} dies"));
-        let wait = self.rng.within(1_000, GUARD_US);
-        self.after(wait, Coming::Guard { agent });
-        let wait = self.rng.within(10_000, 30_000_000);
-        self.after(wait, Coming::AgentStarts { agent });
-    }
-
-    /// The guard kills what its agent left.
-    pub(crate) fn guard(&mut self, agent: usize) {
-        let Some(machine) = self.agents.get_mut(agent) else { return };
-        if machine.daemon.is_some() {
-            return;
-        }
-        for (token, process) in std::mem::take(&mut machine.processes) {
-            self.witness.process_is_lost(process.order.task, token);
-        }
-    }
-
-    // --- faults
-
-    pub(crate) fn fault(&mut self) {
-        if self.is_healed() {
-            return;
-        }
-        self.faults += 1;
-        let agent = usize::try_from(self.rng.within(0, self.agents.len() as u64 - 1)).unwrap_or(0);
-        match self.rng.within(0, 5) {
-            0 => {
-                self.note(|| "the controller dies".to_owned());
-                self.controller_dies(8_000_000);
-            }
-            1 => self.agent_dies(agent),
-            2 => self.stream_breaks(agent),
-            3 => {
-                // A partition: nothing goes through for a while, and neither side knows.
-                let wait = self.rng.within(1_000_000, 40_000_000);
-                self.hold_stream(agent, wait);
-            }
-            4 => {
-                let until = self.now.mono.0 + self.rng.within(100_000, 2_000_000);
-                self.note(|| format!("agent {agent} is stopped for a while"));
-                if let Some(machine) = self.agents.get_mut(agent) {
-                    machine.paused_until = until;
-                }
-            }
-            _ => {
-                let by = self.rng.within(0, 3_600_000_000);
-                let back = self.rng.chance(50);
-                self.note(|| format!("the wall clock jumps by {by} us, back: {back}"));
-                let wall = self.now.wall.0;
-                self.now.wall = Timestamp(if back { wall - by } else { wall + by });
-            }
-        }
-    }
-
-    /// Delays everything in flight on a stream, both ways, and all that follows it.
-    fn hold_stream(&mut self, agent: usize, wait: u64) {
-        let Some(session) = self.agents.get(agent).and_then(|machine| machine.session) else { return };
-        self.note(|| format!("agent {agent}: nothing passes its stream for {wait} us"));
-        let until = self.now.mono.0 + wait;
-        let held: Vec<(u64, u64)> = self
-            .queue
-            .iter()
-            .filter(|((at, _), coming)| {
-                *at < until
-                    && matches!(coming, Coming::Down { agent: a, session: s, .. } | Coming::Up { agent: a, session: s, .. }
-                        if *a == agent && *s == session)
-            })
-            .map(|(key, _)| *key)
-            .collect();
-        for key in held {
-            if let Some(coming) = self.queue.remove(&key) {
-                self.at(until, coming);
-            }
-        }
-        // What follows queues up behind these two.
-        let term = self.term;
-        let life = self.agents.get(agent).map_or(0, |machine| machine.life);
-        self.at(until, Coming::Up { term, agent, session, message: Event::Round });
-        self.at(until, Coming::Down { agent, life, session, message: Message::Acknowledge(0) });
-    }
-}
-
-fn machine_is_awake(world: &World, agent: usize) -> bool {
-    world.agents.get(agent).is_none_or(|machine| machine.paused_until <= world.now.mono.0)
 }
 
 /// A lease as it arrives.

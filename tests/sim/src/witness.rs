@@ -7,10 +7,11 @@ use std::{
 };
 
 use muster_core::{
+    event::{Report, What},
     id::{JobId, TaskId, Token},
     record::{Job, Key, Piece},
-    spec::{OnLost, Role},
-    state::{Chunk, State, Task},
+    spec::{On, OnLost, Role},
+    state::{Attempt, Chunk, End, State, Task},
 };
 
 /// Everything that was seen, and everything that was wrong with it.
@@ -24,6 +25,8 @@ pub struct Witness {
     lost: BTreeSet<TaskId>,
     /// The highest token each task was seen with.
     tokens: BTreeMap<TaskId, Token>,
+    /// Every attempt whose process began, and how that ended as far as it did before its agent's eyes.
+    began: BTreeMap<Token, Option<End>>,
     /// Jobs that a client was told of.
     acknowledged: BTreeMap<JobId, String>,
     /// Final states that were committed.
@@ -31,6 +34,8 @@ pub struct Witness {
     /// Jobs that a person asked to do again, until a commit shows it.
     reopening: BTreeSet<JobId>,
     reopened_now: BTreeSet<JobId>,
+    /// Jobs that a person asked to do again at any time.
+    redone: BTreeSet<JobId>,
 }
 
 impl Witness {
@@ -48,7 +53,9 @@ impl Witness {
         if self.tokens.get(&task).is_some_and(|seen| *seen >= token) {
             self.wrong(format!("T4: {task} starts with {token}, which is not newer than those before"));
         }
-        self.tokens.insert(task, token);
+        let before = self.tokens.insert(task, token);
+        self.began.insert(token, None);
+        self.is_recorded(task, token, before, store);
         let Some(Piece::Job(job)) = store.get(&Key::Job(task.job)) else {
             self.wrong(format!("C1: {task} starts, but its job is not committed"));
             return;
@@ -73,6 +80,52 @@ impl Witness {
         }
     }
 
+    /// Its agent saw it end so.
+    pub fn process_ended(&mut self, token: Token, end: End) {
+        self.began.insert(token, Some(end));
+    }
+
+    /// A2: the attempt that began before this one is told of, not undone as if it had never begun.
+    fn is_recorded(&mut self, task: TaskId, token: Token, before: Option<Token>, store: &BTreeMap<Key, Piece>) {
+        let Some(before) = before else { return };
+        let Some(known) = stored(store, task).filter(|t| t.attempt.as_ref().is_some_and(|a| a.token == token)) else {
+            return;
+        };
+        if known.past.len() < 20 && known.past.iter().all(|attempt| attempt.token != before) {
+            self.wrong(format!("A2: {task} starts with {token}, and nothing tells of {before}, which began before"));
+        }
+    }
+
+    /// A3, T4: what is committed of an attempt that began is what became of its process.
+    fn is_true(&mut self, task: TaskId, attempt: &Attempt) {
+        let (Some(end), Some(seen)) = (attempt.end, self.began.get(&attempt.token).copied()) else { return };
+        let token = attempt.token;
+        if self.running.get(&task).is_some_and(|(running, _)| *running == token) {
+            self.wrong(format!("A3: {task} with {token} is committed as ended ({end}) and its process runs"));
+        } else if end != End::Lost && seen != Some(end) {
+            self.wrong(format!("T4: {task} with {token} is committed as ended ({end}); its process: {seen:?}"));
+        }
+    }
+
+    /// C1: an agent is told to end an attempt.
+    pub fn stop_leaves(&mut self, token: Token, store: &BTreeMap<Key, Piece>) {
+        let Some(task) = self.running.iter().find(|(_, (running, _))| *running == token).map(|(task, _)| *task) else {
+            return;
+        };
+        let live = |task: &&Task| task.live().is_some_and(|attempt| attempt.token == token);
+        if stored(store, task).filter(live).is_some_and(|task| !task.stopping) {
+            self.wrong(format!("C1: {task} with {token} is stopped, and that is not committed"));
+        }
+    }
+
+    /// C1, A2: an agent may forget this report.
+    pub fn acknowledged(&mut self, report: &Report, store: &BTreeMap<Key, Piece>) {
+        let live = |task: &Task| task.live().is_some_and(|attempt| attempt.token == report.token);
+        if !matches!(report.what, What::Started { .. }) && stored(store, report.task).is_some_and(live) {
+            self.wrong(format!("C1: the end of {} is acknowledged and not committed", report.token));
+        }
+    }
+
     /// The execution ended with its agent: nobody knows how far it came.
     pub fn process_is_lost(&mut self, task: TaskId, token: Token) {
         self.process_is_dead(task, token);
@@ -89,6 +142,19 @@ impl Witness {
             let before = named
                 || (other.role == Role::Setup && spec.role == Role::Work)
                 || (spec.role == Role::Teardown && other.role != Role::Teardown);
+            let asks = |on: On| {
+                let after = |a: &muster_core::spec::After| a.task.as_deref() == Some(&other.name) && a.on == on;
+                spec.after.iter().any(after)
+                    || (on == On::Success && other.role == Role::Setup && spec.role == Role::Work)
+            };
+            if before && !self.redone.contains(&task.job) {
+                let is =
+                    |index, state| stored(store, TaskId::new(task.job, index)).is_some_and(|task| task.state == state);
+                let all = (first..first + other.count()).all(|index| is(index, State::Succeeded));
+                if (asks(On::Success) && !all) || (asks(On::Failure) && all) {
+                    self.wrong(format!("D1: {task} starts although `{}` did not end as it asks", other.name));
+                }
+            }
             for index in first..first + other.count() {
                 let id = TaskId::new(task.job, index);
                 if before && self.running.get(&id).is_some_and(|(other, _)| *other < token) {
@@ -121,6 +187,7 @@ impl Witness {
     /// A person asked for new attempts: tasks of this job may leave their final states, in one commit.
     pub fn reopened(&mut self, job: JobId) {
         self.reopening.insert(job);
+        self.redone.insert(job);
         self.lost.retain(|task| task.job != job);
     }
 
@@ -146,6 +213,7 @@ impl Witness {
     fn chunk(&mut self, job: JobId, n: u32, chunk: &Chunk) {
         for (task, index) in chunk.tasks.iter().zip(n * muster_core::state::CHUNK_TASKS..) {
             let id = TaskId::new(job, index);
+            task.past.iter().chain(&task.attempt).for_each(|attempt| self.is_true(id, attempt));
             let before = self.finals.get(&id).copied().filter(|state| *state != task.state);
             match before {
                 Some(_) if self.reopening.contains(&job) => {

@@ -1,0 +1,94 @@
+//! Machines: processes that start, are killed and end, and agents that die and leave them.
+
+use std::sync::Arc;
+
+use muster_agent::{
+    exec::{ExecEvent, KillReason, Order, ProcessIdentity},
+    supervisor::Input,
+};
+use muster_core::{id::Token, state::End};
+
+use crate::{
+    agent::Process,
+    world::{Coming, World},
+};
+
+/// A guard has killed what a dead agent left within this.
+pub(crate) const GUARD_US: u64 = 300_000;
+
+impl World {
+    pub(crate) fn process_starts(&mut self, agent: usize, order: Arc<Order>) {
+        let (task, token) = (order.task, order.token);
+        let now = self.now.wall;
+        self.witness.process_starts(task, token, agent, &self.store);
+        let Some(machine) = self.agents.get_mut(agent) else { return };
+        machine.processes.insert(token, Process { order, started: now, killed: None });
+        let lasts =
+            if self.rng.chance(15) { self.rng.within(1_000_000, 45_000_000) } else { self.rng.within(500, 400_000) };
+        self.after(lasts, Coming::ProcessEnds { agent, token });
+        let identity = ProcessIdentity { boot: Arc::from("boot"), pid: 1, start: token.0, group: 1 };
+        self.input(agent, Input::Exec(ExecEvent::Started { token, at: now, identity }));
+    }
+
+    pub(crate) fn kill(&mut self, agent: usize, token: Token, reason: KillReason, takes: u64) {
+        let Some(process) = self.agents.get_mut(agent).and_then(|agent| agent.processes.get_mut(&token)) else {
+            return;
+        };
+        process.killed.get_or_insert(reason);
+        self.after(takes, Coming::ProcessEnds { agent, token });
+    }
+
+    pub(crate) fn process_ends(&mut self, agent: usize, token: Token) {
+        let roll = self.rng.within(0, 99);
+        let now = self.now.wall;
+        let Some(machine) = self.agents.get_mut(agent) else { return };
+        let Some(process) = machine.processes.remove(&token) else { return };
+        self.witness.process_is_dead(process.order.task, token);
+        let end = match (process.killed, roll) {
+            (Some(reason), _) => reason.end(),
+            (None, 0..75) => End::Succeeded,
+            (None, 75..90) => End::Exit(1),
+            (None, 90..95) => End::Signal(9),
+            (None, _) => End::NotStarted,
+        };
+        let task = process.order.task;
+        self.note(|| format!("agent {agent}: the process of {task} with {token} is dead: {end}"));
+        let why = process.killed.map(|reason| Arc::from(reason.text()));
+        let event = ExecEvent::Ended { token, end, why, started: process.started, ended: now, result: None };
+        if machine_is_awake(self, agent) {
+            self.witness.process_ended(token, end);
+            self.input(agent, Input::Exec(event));
+        } else if let Some(machine) = self.agents.get_mut(agent) {
+            // The daemon is stopped: it will read the end when it goes on.
+            machine.processes.insert(token, process);
+            let at = machine.paused_until + 1;
+            self.at(at, Coming::ProcessEnds { agent, token });
+        }
+    }
+
+    pub(crate) fn agent_dies(&mut self, agent: usize) {
+        self.stream_breaks(agent);
+        let Some(machine) = self.agents.get_mut(agent) else { return };
+        machine.crash();
+        self.note(|| format!("agent {agent} dies"));
+        let wait = self.rng.within(1_000, GUARD_US);
+        self.after(wait, Coming::Guard { agent });
+        let wait = self.rng.within(10_000, 30_000_000);
+        self.after(wait, Coming::AgentStarts { agent });
+    }
+
+    /// The guard kills what its agent left.
+    pub(crate) fn guard(&mut self, agent: usize) {
+        let Some(machine) = self.agents.get_mut(agent) else { return };
+        if machine.daemon.is_some() {
+            return;
+        }
+        for (token, process) in std::mem::take(&mut machine.processes) {
+            self.witness.process_is_lost(process.order.task, token);
+        }
+    }
+}
+
+fn machine_is_awake(world: &World, agent: usize) -> bool {
+    world.agents.get(agent).is_none_or(|machine| machine.paused_until <= world.now.mono.0)
+}
