@@ -2,6 +2,7 @@
 
 mod bench;
 mod lint;
+mod mutants;
 mod setup;
 mod sim;
 mod step;
@@ -45,6 +46,8 @@ enum Command {
     Tidy,
     /// Explore seeds in the simulation, or replay one with a readable trace
     Sim(sim::Args),
+    /// Break one rule after another on purpose: the simulation must notice each time
+    Mutants,
     /// The Windows build
     Windows {
         #[command(subcommand)]
@@ -72,6 +75,7 @@ fn main() -> Result<ExitCode> {
         Command::Docs => lint::docs(),
         Command::Tidy => lint::tidy(),
         Command::Sim(args) => sim::run(&args),
+        Command::Mutants => mutants::command(),
         Command::Windows { what: Windows::Check } => windows::run(),
         Command::Bench(args) => bench::run(&args),
         Command::Ci => step::run("ci", &mut std::process::Command::new(tree::root().join(".ci/run"))),

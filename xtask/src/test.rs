@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
+    mutants,
     setup::{self, Found},
     sim, step,
     tally::Tally,
@@ -24,6 +25,11 @@ pub(crate) fn run() -> Result<ExitCode> {
     if build.ok {
         run_tests(&mut tally, &found)?;
         one_check(&mut tally, "simulation", &mut sim::seeds_of_the_tests());
+        let verdict = mutants::run();
+        if let Err(error) = &verdict {
+            eprintln!("    {error:#}");
+        }
+        tally.step("mutants", verdict.is_ok_and(|verdict| verdict));
     } else {
         tally.step("build", false);
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     id::{AgentId, JobId, SessionId, TaskId, Token},
+    mutant,
     record::{Key, Offer, Queue, TaskResult},
     spec::JobSpec,
     state::End,
@@ -245,7 +246,13 @@ impl Effect {
     /// Whether it must wait for the commit of the changes before it (C1). A heartbeat's answer
     /// must not: it promises nothing that the store knows, and a slow disk must not kill work.
     pub fn waits_for_commit(&self) -> bool {
-        !matches!(self, Self::HeartbeatAck { .. })
+        match self {
+            Self::HeartbeatAck { .. } => false,
+            Self::Lease { .. } => !mutant::is_on("lease-early"),
+            Self::Stop { .. } => !mutant::is_on("stop-early"),
+            Self::Acknowledge { .. } => !mutant::is_on("ack-early"),
+            _ => true,
+        }
     }
 }
 

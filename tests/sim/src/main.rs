@@ -1,8 +1,9 @@
-//! `muster-sim --seed N` replays one world with a readable trace; `--seeds A..B` explores many.
+//! `muster-sim --seed N` replays one world with a readable trace; `--seeds A..B` explores many, `--hunt A..B` until one is
+//! wrong.
 
 use std::{
     process::ExitCode,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use anyhow::{Context, Result, bail};
@@ -11,10 +12,20 @@ use muster_sim::run;
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
-    let outcome = match words.as_slice() {
+    let words = match switch_on_fault(&words) {
+        Ok(words) => words,
+        Err(error) => {
+            eprintln!("muster-sim: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let outcome = match words {
         ["--seed", seed] => seed.parse().with_context(|| format!("`{seed}` is no seed: a number")).map(replay),
-        ["--seeds", range] => parse_range(range).map(|(from, to)| explore(from, to)),
-        _ => Err(anyhow::anyhow!("usage: muster-sim --seed N | --seeds A..B")),
+        ["--seeds", range] => parse_range(range).map(|(from, to)| explore(from, to, Until::End)),
+        ["--hunt", range] => parse_range(range).map(|(from, to)| explore(from, to, Until::Found)),
+        #[cfg(muster_mutants)]
+        ["--mutants"] => Ok(list_faults()),
+        _ => Err(anyhow::anyhow!("usage: muster-sim --seed N | --seeds A..B | --hunt A..B")),
     };
     match outcome {
         Ok(code) => code,
@@ -23,6 +34,27 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// `--mutant NAME` before all else: a build with faults runs with this one.
+#[cfg(muster_mutants)]
+fn switch_on_fault<'a>(words: &'a [&'a str]) -> std::result::Result<&'a [&'a str], String> {
+    match words {
+        ["--mutant", name, rest @ ..] => muster_core::mutant::switch_on(name).map(|()| rest),
+        words => Ok(words),
+    }
+}
+
+#[cfg(muster_mutants)]
+#[expect(clippy::print_stdout, reason = "the list is what was asked for")]
+fn list_faults() -> ExitCode {
+    muster_core::mutant::ALL.iter().for_each(|(name, breaks)| println!("{name} {breaks}"));
+    ExitCode::SUCCESS
+}
+
+#[cfg(not(muster_mutants))]
+fn switch_on_fault<'a>(words: &'a [&'a str]) -> std::result::Result<&'a [&'a str], String> {
+    Ok(words)
 }
 
 fn parse_range(text: &str) -> Result<(u64, u64)> {
@@ -45,8 +77,16 @@ fn replay(seed: u64) -> ExitCode {
     if outcome.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// How long to go on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    End,
+    Found,
+}
+
 #[expect(clippy::print_stdout, reason = "the summary is what was asked for")]
-fn explore(from: u64, to: u64) -> ExitCode {
+fn explore(from: u64, to: u64, until: Until) -> ExitCode {
+    let enough = AtomicBool::new(false);
     let next = AtomicU64::new(from);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut found: Vec<(u64, Vec<String>)> = Vec::new();
@@ -56,7 +96,7 @@ fn explore(from: u64, to: u64) -> ExitCode {
             let (mut bad, mut steps, mut faults, mut promised) = (Vec::new(), 0, 0, 0);
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= to {
+                if seed >= to || enough.load(Ordering::Relaxed) {
                     return (bad, steps, faults, promised);
                 }
                 let outcome = run(seed, false);
@@ -65,6 +105,7 @@ fn explore(from: u64, to: u64) -> ExitCode {
                 promised += outcome.promised;
                 if !outcome.violations.is_empty() {
                     bad.push((seed, outcome.violations));
+                    enough.store(until == Until::Found, Ordering::Relaxed);
                 }
             }
         };

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use muster_core::{
     event::{Report, What},
     id::{TaskId, Token},
+    mutant,
 };
 
 /// Numbers reports and keeps them, oldest first.
@@ -25,7 +26,9 @@ impl Outbox {
     pub(super) fn push(&mut self, token: Token, task: TaskId, what: What) -> Report {
         let report = Report { seq: self.next_seq, token, task, what };
         self.next_seq += 1;
-        self.unacked.push_back(report.clone());
+        if !mutant::is_on("report-forgotten") {
+            self.unacked.push_back(report.clone());
+        }
         report
     }
 
@@ -42,7 +45,7 @@ impl Outbox {
 
     /// What is not acknowledged, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Report> {
-        self.unacked.iter()
+        self.unacked.iter().skip(if mutant::is_on("report-not-resent") { usize::MAX } else { 0 })
     }
 
     /// The leases that it speaks of.

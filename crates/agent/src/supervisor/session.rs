@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use muster_core::{
     id::{SessionId, Term},
+    mutant,
     time::{Mono, Now},
 };
 
@@ -131,7 +132,7 @@ impl Supervisor {
     /// A1: past the deadline nothing of ours may go on, for the controller may give it to another.
     pub(super) fn expire(&mut self, now: Now, actions: &mut Vec<Action>) {
         let Some((from, ttl)) = self.renewed else { return };
-        if now.mono < from.after(ttl) {
+        if now.mono < from.after(ttl) || mutant::is_on("never-expires") {
             return;
         }
         self.renewed = None;

@@ -7,6 +7,7 @@ use crate::{
     agent::{Agent, Place},
     event::{Answer, Effect, Refusal},
     id::{AgentId, SessionId, Token},
+    mutant,
     record::{AgentRecord, Key, Offer},
     time::{Mono, Now},
 };
@@ -93,7 +94,9 @@ impl Cluster {
 
     /// The agent gave a sign: its leases run from now.
     pub(super) fn renew(&mut self, now: Now, id: AgentId) {
-        let deadline = now.mono.after(self.config.lease_ttl + self.config.lease_margin);
+        let wait = self.config.lease_ttl + self.config.lease_margin;
+        let wait = if mutant::is_on("lost-at-once") { wait / 4 } else { wait };
+        let deadline = now.mono.after(wait);
         let Some(agent) = self.agents.get_mut(&id) else { return };
         agent.last_seen = now.mono;
         if let Some(old) = agent.deadline.replace(deadline) {

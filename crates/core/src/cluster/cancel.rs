@@ -6,6 +6,7 @@ use super::Cluster;
 use crate::{
     event::{Answer, Effect, Refusal, Target},
     id::{GroupId, JobId, TaskId},
+    mutant,
     record::{Cancel, Key},
     spec::Role,
     state::State,
@@ -125,6 +126,11 @@ impl Cluster {
             task.stopping = true;
             task.why = Some(Arc::clone(why));
         });
+        if mutant::is_on("freed-at-cancel")
+            && let Some(agent) = self.agents.get_mut(&agent)
+        {
+            agent.drop_holding(token);
+        }
         if let Some(session) = self.agents.get(&agent).and_then(|agent| agent.session) {
             self.step.effects.push(Effect::Stop { agent, session, token });
         }

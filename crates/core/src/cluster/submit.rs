@@ -9,6 +9,7 @@ use super::{
 use crate::{
     event::{Answer, Refusal, Submission},
     id::{GroupId, JobId},
+    mutant,
     ready::ShapeKey,
     record::{Job, Key},
     spec::{After, JobSpec, On, Role},
@@ -20,7 +21,7 @@ use crate::{
 impl Cluster {
     pub(super) fn submit(&mut self, now: Now, submission: Submission) -> Result<Answer, Refusal> {
         let Submission { spec, key, by, trace_parent } = submission;
-        if let Some(job) = self.keys.get(&key).copied() {
+        if let Some(job) = self.keys.get(&key).copied().filter(|_| !mutant::is_on("key-ignored")) {
             return Ok(self.repeated(job, &spec));
         }
         let problems = validate::check(&spec);
