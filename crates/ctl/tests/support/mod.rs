@@ -225,7 +225,7 @@ impl Muster for Service {
         let selector = request.into_inner().selector;
         let is_part = selector.as_ref().is_some_and(|selector| selector.text.contains('.'));
         let summary = Some(self.find(selector)?);
-        let tasks = is_part.then(|| v1::TaskRange { first: 0, count: 1 });
+        let tasks = is_part.then_some(v1::TaskRange { first: 0, count: 1 });
         Ok(Response::new(v1::GetJobReply { summary, tasks, ..Default::default() }))
     }
 
