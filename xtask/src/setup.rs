@@ -17,6 +17,8 @@ const PYTHON_PACKAGES: &str = include_str!("../../tests/integration/requirements
 pub(crate) struct Found {
     /// How to compile for Windows, or why that cannot be done here.
     pub(crate) windows: Result<windows::Way, String>,
+    /// etcd and etcdctl, or why they are not there.
+    pub(crate) etcd: Result<PathBuf, String>,
     /// A Python with the packages of `tests/integration/requirements.txt`, or why there is none.
     pub(crate) python: Result<PathBuf, String>,
 }
@@ -27,7 +29,8 @@ pub(crate) fn run() -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     let windows = found.windows.map(|way| way.to_string());
     let python = found.python.map(|path| path.display().to_string());
-    for (what, state) in [("windows build", windows), ("second grpc client", python)] {
+    let etcd = found.etcd.map(|path| path.display().to_string());
+    for (what, state) in [("windows build", windows), ("etcd", etcd), ("second grpc client", python)] {
         match state {
             Ok(how) => step::show(&format!("{what}: ready ({how})")),
             Err(why) => {
@@ -45,7 +48,16 @@ pub(crate) fn ensure() -> Found {
         install(windows::PACKAGES)?;
         windows::way()
     });
-    Found { windows, python: python() }
+    let etcd = etcd().or_else(|_| {
+        install(&["etcd-server", "etcd-client"])?;
+        etcd()
+    });
+    Found { windows, etcd, python: python() }
+}
+
+fn etcd() -> Result<PathBuf, String> {
+    let there = tree::on_path("etcd") && tree::on_path("etcdctl");
+    if there { Ok("etcd".into()) } else { Err("etcd and etcdctl are not on the search path".to_owned()) }
 }
 
 /// Installs Debian packages. The lists are refreshed first: an image's are older than the archive.

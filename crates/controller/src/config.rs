@@ -33,6 +33,47 @@ pub struct Config {
     pub log_quota: u64,
     /// Bytes of logs held in memory before they are stored, all jobs together.
     pub log_buffer: u64,
+    /// Its place among others, where the store is etcd.
+    pub cluster: Cluster,
+}
+
+/// What a controller must know to be one of several.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// `etcd://host:port,…`; none: a store of its own in the data folder.
+    pub store: Option<String>,
+    /// Where the others reach this controller: a URL. None: where it listens.
+    pub advertise: Option<String>,
+    /// What it is called. None: where it is reached.
+    pub name: Option<String>,
+    /// How long a leader that is gone is waited for.
+    pub session_ttl: Duration,
+    /// The name it has at etcd, and the file with its password.
+    pub user: Option<String>,
+    /// See `user`.
+    pub password_file: Option<PathBuf>,
+    /// PEM files: who signs etcd's certificates, our own certificate for it, and that one's key.
+    pub ca: Option<PathBuf>,
+    /// See `ca`.
+    pub certificate: Option<PathBuf>,
+    /// See `ca`.
+    pub key: Option<PathBuf>,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            store: None,
+            advertise: None,
+            name: None,
+            session_ttl: Duration::from_secs(10),
+            user: None,
+            password_file: None,
+            ca: None,
+            certificate: None,
+            key: None,
+        }
+    }
 }
 
 impl Default for Config {
@@ -49,6 +90,7 @@ impl Default for Config {
             placement: core.placement,
             log_quota: 16 << 30,
             log_buffer: 64 << 20,
+            cluster: Cluster::default(),
         }
     }
 }
@@ -106,6 +148,15 @@ const KEYS: &[Key<Config>] = &[
     ("placement", |config, value| placement(value).map(|p| config.placement = p)),
     ("log_quota", |config, value| bytes(value).map(|n| config.log_quota = n)),
     ("log_buffer", |config, value| bytes(value).map(|n| config.log_buffer = n)),
+    ("store", |config, value| words(value).map(|to| config.cluster.store = Some(to))),
+    ("advertise", |config, value| words(value).map(|to| config.cluster.advertise = Some(to))),
+    ("name", |config, value| words(value).map(|name| config.cluster.name = Some(name))),
+    ("session_ttl", |config, value| duration(value, Duration::from_secs(2)).map(|d| config.cluster.session_ttl = d)),
+    ("etcd_user", |config, value| words(value).map(|name| config.cluster.user = Some(name))),
+    ("etcd_password_file", |config, value| words(value).map(|file| config.cluster.password_file = Some(file.into()))),
+    ("etcd_ca", |config, value| words(value).map(|file| config.cluster.ca = Some(file.into()))),
+    ("etcd_certificate", |config, value| words(value).map(|file| config.cluster.certificate = Some(file.into()))),
+    ("etcd_key", |config, value| words(value).map(|file| config.cluster.key = Some(file.into()))),
 ];
 
 fn address(value: &DeValue<'_>) -> Result<SocketAddr, String> {
@@ -185,7 +236,8 @@ mod tests {
                 "line 4: `losses_max` must be a number from 1 to 65535",
                 "line 5: `retention` must be a time like \"15s\", \"2m\" or \"30d\"",
                 "line 6: `xyz` is not known; known are: data, listen, lease_ttl, lease_margin, heartbeat, losses_max, \
-                 retention, placement, log_quota, log_buffer",
+                 retention, placement, log_quota, log_buffer, store, advertise, name, session_ttl, etcd_user, \
+                 etcd_password_file, etcd_ca, etcd_certificate, etcd_key",
                 "line 7: `log_quota` must be at least 1 MiB, like \"64 MiB\" or \"16 GiB\"",
                 "line 8: `lease_ttl` must be a time like \"15s\", \"2m\" or \"30d\"",
                 "line 9: `placement` must be \"pack\" or \"spread\"",

@@ -4,7 +4,11 @@ pub mod app;
 pub mod config;
 pub mod dispatch;
 pub mod engine;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod grpc;
+#[cfg(feature = "etcd")]
+pub mod leader;
 pub mod logs;
 pub mod store;
 pub mod view;

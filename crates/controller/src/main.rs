@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use clap::Parser;
 use muster_common::{shutdown, telemetry};
-use muster_controller::app::{self, Config};
+use muster_controller::app::{self, Config, cluster};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -25,6 +25,12 @@ struct Flags {
     /// The folder for all state, logs and results [default: muster-data]
     #[arg(long, value_name = "FOLDER", env = "MUSTER_DATA")]
     data: Option<PathBuf>,
+    /// A store that several controllers share: etcd://HOST:PORT,… [default: one of its own in --data]
+    #[arg(long, value_name = "URL", env = "MUSTER_STORE")]
+    store: Option<String>,
+    /// Where other controllers reach this one: http://HOST:PORT [default: where it listens]
+    #[arg(long, value_name = "URL", env = "MUSTER_ADVERTISE")]
+    advertise: Option<String>,
     /// A TOML file with everything that may be set; flags win over it
     #[arg(long, value_name = "FILE", env = "MUSTER_CONFIG")]
     config: Option<PathBuf>,
@@ -49,18 +55,35 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
 }
 
 async fn serve(flags: Flags) -> anyhow::Result<()> {
-    let mut running = app::start(configuration(flags)?).await?;
-    announce(&running).context("cannot say where it listens: standard output is closed")?;
-    let failed = tokio::select! {
+    let config = configuration(flags)?;
+    let closed = "cannot say where it listens: standard output is closed";
+    if config.cluster.store.is_some() {
+        let mut member = cluster::start(config).await?;
+        announce(member.addr, &member.store).context(closed)?;
+        let failed = until_asked(member.failed()).await;
+        return finish(failed, member.stop()).await;
+    }
+    let mut running = app::start(config).await?;
+    announce(running.addr, &running.data_dir.display().to_string()).context(closed)?;
+    let failed = until_asked(running.failed()).await;
+    finish(failed, running.stop()).await
+}
+
+/// Until somebody asks it to stop, or it fails by itself: why.
+async fn until_asked(failed: impl Future<Output = anyhow::Error>) -> Option<anyhow::Error> {
+    tokio::select! {
         asked = shutdown::signal() => {
             tracing::info!(asked, "stopping");
             None
         }
-        error = running.failed() => Some(error),
-    };
+        error = failed => Some(error),
+    }
+}
+
+async fn finish(failed: Option<anyhow::Error>, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     // A person who asks twice does not want to wait.
     tokio::select! {
-        () = running.stop() => {}
+        () = stop => {}
         _ = shutdown::signal() => tracing::warn!("asked twice: ending at once"),
     }
     failed.map_or(Ok(()), Err)
@@ -73,11 +96,13 @@ fn configuration(flags: Flags) -> anyhow::Result<Config> {
     };
     config.listen = flags.listen.unwrap_or(config.listen);
     config.data_dir = flags.data.unwrap_or(config.data_dir);
+    config.cluster.store = flags.store.or(config.cluster.store);
+    config.cluster.advertise = flags.advertise.or(config.cluster.advertise);
     Ok(config)
 }
 
-fn announce(running: &app::Running) -> io::Result<()> {
+fn announce(addr: SocketAddr, store: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "muster-controller listens on http://{}, data in {}", running.addr, running.data_dir.display())?;
+    writeln!(out, "muster-controller listens on http://{addr}, data in {store}")?;
     out.flush()
 }

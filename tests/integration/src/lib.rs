@@ -6,7 +6,10 @@ pub mod binaries;
 pub mod collector;
 pub mod ctl;
 pub mod daemon;
+#[cfg(unix)]
+pub mod etcd;
 pub mod probe;
+pub mod proxy;
 pub mod skip;
 pub mod system;
 pub mod wait;

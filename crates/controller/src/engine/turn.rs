@@ -85,6 +85,10 @@ impl Engine {
         let mut messages = Vec::with_capacity(TURN);
         let mut alarm = Alarm::new();
         loop {
+            // A process that was stopped and goes on may have been replaced meanwhile: nothing leaves it (L1, C2).
+            if !self.parts.store.holds() {
+                return self.fenced();
+            }
             let now = self.parts.clock.now();
             self.end_turn(now);
             alarm.set(self.cluster.wakeup(), now);

@@ -5,6 +5,7 @@
 mod agents;
 mod bulk;
 mod control;
+mod door;
 mod filter;
 mod fleet;
 mod follow;
@@ -32,10 +33,14 @@ use muster_common::{
 };
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::{
+    service::Routes,
+    transport::{Server, server::TcpIncoming},
+};
 use tonic_health::server::HealthReporter;
 
-use self::{agents::Agents, people::People};
+pub use self::door::Door;
+use self::{agents::Agents, door::Way, people::People};
 use crate::{dispatch::Sessions, engine::Handle, logs::LogStore, view::View};
 
 /// A peer that does not answer a ping for this long is gone (D4).
@@ -85,21 +90,51 @@ pub enum Error {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
+/// The services of one leadership, from when it begins until it ends.
+#[derive(Debug)]
+pub struct Services {
+    tracker: TaskTracker,
+    cancel: CancellationToken,
+}
+
+impl Services {
+    /// Opens `door` to the services over `parts`.
+    pub fn open(door: &Door, parts: Parts) -> Self {
+        let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let handle = parts.handle.clone();
+        let people = People { started: parts.clock.wall(), parts: parts.clone(), cancel: cancel.clone() };
+        let agents = Agents { parts, tracker: tracker.clone(), cancel: cancel.clone() };
+        let routes = Routes::new(MusterServer::new(people).max_decoding_message_size(PEOPLE_MESSAGE_MAX))
+            .add_service(AgentLinkServer::new(agents).max_decoding_message_size(AGENT_MESSAGE_MAX));
+        door.lead(Way::Here(Box::new(routes.prepare()), handle));
+        Self { tracker, cancel }
+    }
+
+    /// Ends all that is open. The door should lead elsewhere by then.
+    pub async fn end(self) {
+        self.cancel.cancel();
+        self.tracker.close();
+        if timeout(STOP_WITHIN, self.tracker.wait()).await.is_err() {
+            tracing::warn!("open calls did not end in time and are cut off");
+        }
+    }
+}
+
 /// Serves until cancelled; then lets open calls end for a short while.
 ///
 /// # Errors
 /// The server cannot run.
-pub async fn serve(listener: TcpListener, parts: Parts, cancel: CancellationToken) -> Result<(), Error> {
-    let tracker = TaskTracker::new();
+pub async fn serve(listener: TcpListener, door: Door, cancel: CancellationToken) -> Result<(), Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
-    tracker.spawn(report_health(health, parts.handle.clone(), cancel.clone()));
-    let people = People { started: parts.clock.wall(), parts: parts.clone(), cancel: cancel.clone() };
-    let agents = Agents { parts, tracker: tracker.clone(), cancel: cancel.clone() };
+    let reporting = tokio::spawn(report_health(health, door.clone(), cancel.clone()));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
+    let own =
+        Routes::new(health_service).add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
+    let routes = Routes::from(own.into_axum_router().fallback_service(door)).prepare();
     let router = Server::builder()
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_WITHIN))
@@ -108,11 +143,7 @@ pub async fn serve(listener: TcpListener, parts: Parts, cancel: CancellationToke
         .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .add_service(MusterServer::new(people).max_decoding_message_size(PEOPLE_MESSAGE_MAX))
-        .add_service(AgentLinkServer::new(agents).max_decoding_message_size(AGENT_MESSAGE_MAX))
-        .add_service(health_service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?);
+        .add_routes(routes);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let server = router.serve_with_incoming_shutdown(incoming, cancel.clone().cancelled_owned());
     tokio::pin!(server);
@@ -122,20 +153,27 @@ pub async fn serve(listener: TcpListener, parts: Parts, cancel: CancellationToke
     };
     // Also where the server ended by itself: nothing may outlive it.
     cancel.cancel();
-    tracker.close();
-    if served.is_none() || timeout(STOP_WITHIN, tracker.wait()).await.is_err() {
+    if served.is_none() {
         tracing::warn!("open calls did not end in time and are cut off");
+    }
+    if reporting.await.is_err() {
+        tracing::error!("the health report died");
     }
     Ok(served.unwrap_or(Ok(()))?)
 }
 
-/// Says that the services serve while the engine answers.
-async fn report_health(health: HealthReporter, handle: Handle, cancel: CancellationToken) {
+/// Says that the services serve while the engine answers, or while there is a leader to forward to.
+async fn report_health(health: HealthReporter, door: Door, cancel: CancellationToken) {
     let probe = async {
         loop {
-            let answers = matches!(timeout(PROBE_WITHIN, handle.queues()).await, Ok(Ok(_)));
-            set_health(&health, answers).await;
-            tokio::time::sleep(PROBE_EVERY).await;
+            let serves = match &*door.way() {
+                Way::Here(_, handle) => matches!(timeout(PROBE_WITHIN, handle.queues()).await, Ok(Ok(_))),
+                Way::There(..) => true,
+                Way::Closed(_) => false,
+            };
+            set_health(&health, serves).await;
+            // Nothing new within the time is as good as news.
+            let _news = timeout(PROBE_EVERY, door.changed()).await;
         }
     };
     cancel.run_until_cancelled(probe).await;

@@ -1,6 +1,9 @@
 //! What is true after a crash: pieces by key, committed in batches that are fenced by the term (C2).
 
+mod authority;
 pub mod embedded;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod memory;
 
 use std::{io, path::PathBuf};
@@ -10,6 +13,8 @@ use muster_core::{
     id::Term,
     record::{Key, Piece},
 };
+
+pub use self::authority::Authority;
 
 /// Where pieces are kept. One engine uses it; nobody else writes.
 #[async_trait]
@@ -22,6 +27,11 @@ pub trait Store: Send + Sync + 'static {
     /// Makes all of `batch` durable, or nothing of it. Not cancel safe: a dropped call is an
     /// unknown outcome.
     async fn commit(&self, term: Term, batch: Batch) -> Outcome;
+
+    /// Whether this process may still act for the store. Once it may not, nothing that was decided may leave it.
+    fn holds(&self) -> bool {
+        true
+    }
 
     /// Finishes what is under way and gives the store up, so that another process may open it.
     async fn close(&self);
@@ -101,6 +111,19 @@ pub enum Error {
         /// Its answer.
         source: io::Error,
     },
+    /// It is elsewhere, and cannot be reached or refuses.
+    #[error("the store at {url} cannot be used")]
+    Remote {
+        /// Where.
+        url: String,
+        /// Whether trying again could help without a person.
+        may_pass: bool,
+        /// What it said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Another controller leads.
+    #[error("another controller leads now")]
+    Deposed,
     /// It was closed.
     #[error("the store is closed")]
     Closed,
@@ -111,9 +134,13 @@ impl Error {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Io { .. } => true,
-            Self::InUse { .. } | Self::Foreign { .. } | Self::Newer { .. } | Self::Damaged { .. } | Self::Closed => {
-                false
-            }
+            Self::Remote { may_pass, .. } => *may_pass,
+            Self::InUse { .. }
+            | Self::Foreign { .. }
+            | Self::Newer { .. }
+            | Self::Damaged { .. }
+            | Self::Closed
+            | Self::Deposed => false,
         }
     }
 }

@@ -20,16 +20,27 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Refuses what this ctl cannot speak, before anything is sent in a way that nobody asked for.
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        match self.url.split_once("://") {
-            Some(("http", _)) => Ok(()),
-            scheme => {
-                let scheme = scheme.map_or("", |(scheme, _)| scheme);
-                let text = format!("`{}` ({}): {scheme} is not spoken here", self.url, self.source);
-                Err(Error::new(Exit::USAGE, text).next("write it like http://127.0.0.1:7717, or 127.0.0.1:7717"))
+    /// `HOST:PORT` of each controller. Refuses what this ctl cannot speak, before anything is sent in a way that nobody
+    /// asked for.
+    pub(crate) fn hosts(&self) -> Result<Vec<String>, Error> {
+        let refuse = |what: String| {
+            Error::new(Exit::USAGE, format!("`{}` ({}): {what}", self.url, self.source))
+                .next("write it like http://127.0.0.1:7717, or 127.0.0.1:7717; several with commas between them")
+        };
+        let host = |text: &str| {
+            let text = text.trim();
+            let text = match text.split_once("://") {
+                None | Some(("http", _)) => text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/'),
+                Some((scheme, _)) => return Err(refuse(format!("`{scheme}` is not spoken here"))),
+            };
+            if text.is_empty() || text.contains(['/', ' ', '@']) {
+                return Err(refuse("an address is no host and port".to_owned()));
             }
-        }
+            // The colon of a port stands behind the bracket of an IPv6 address.
+            let has_port = text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+            Ok(if has_port { text.to_owned() } else { format!("{text}:{}", muster_common::DEFAULT_PORT) })
+        };
+        self.url.split(',').map(host).collect()
     }
 }
 
@@ -137,9 +148,10 @@ mod tests {
 
     #[test]
     fn a_scheme_that_is_not_spoken_is_refused_and_never_taken_as_another() {
-        let check = |text: &str| Place { url: url(text), source: Source::Flag }.check();
-        assert!(check("host:1").is_ok() && check("http://host:1").is_ok());
-        for text in ["https://host:1", "ftp://host:1", "://host:1"] {
+        let check = |text: &str| Place { url: url(text), source: Source::Flag }.hosts();
+        assert_eq!(check("host:1").unwrap(), ["host:1"]);
+        assert_eq!(check("http://a:1/,b,http://[::1]:5").unwrap(), ["a:1", "b:7717", "[::1]:5"]);
+        for text in ["https://host:1", "ftp://host:1", "://host:1", "a:1,https://b:1"] {
             let error = check(text).unwrap_err();
             assert_eq!(error.exit(), Exit::USAGE, "{text}");
             assert!(error.to_string().contains(text), "{error}");

@@ -1,5 +1,6 @@
 //! The controller that ctl speaks to: finding it, following work, paging through answers.
 
+mod dial;
 pub(crate) mod find;
 pub(crate) mod follow;
 pub(crate) mod output;
@@ -11,14 +12,17 @@ use std::{error::Error as _, time::Duration};
 use muster_common::proto::v1::{self, muster_client::MusterClient};
 use tonic::transport::{Channel, Endpoint};
 
-use self::find::{Place, Source};
+use self::{
+    dial::Dial,
+    find::{Place, Source},
+};
 use crate::{error::Error, exit::Exit};
 
 /// One submission may carry an array of a million items; answers are pages and stay small.
 const LARGEST_ANSWER: usize = 64 << 20;
 
-/// A controller on this machine answers in microseconds, one across an ocean in a second.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// For all addresses together.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// A dead connection is noticed after this plus the answer's limit.
 const PING_EVERY: Duration = Duration::from_secs(20);
@@ -37,17 +41,19 @@ pub(crate) struct Client {
 impl Client {
     /// Connects, so that a controller that is not there is named at once.
     pub(crate) async fn connect(place: Place) -> Result<Self, Error> {
-        place.check()?;
-        let endpoint = Endpoint::from_shared(place.url.clone())
+        let hosts = place.hosts()?;
+        // The first stands for all of them: what is dialled is for `Dial` to say.
+        let first = hosts.first().map_or_else(String::new, |host| format!("http://{host}"));
+        let endpoint = Endpoint::from_shared(first)
             .map_err(|error| {
                 Error::new(Exit::USAGE, format!("`{}` ({}) is no URL: {error}", place.url, place.source))
                     .next("write it like http://127.0.0.1:7717")
             })?
             .connect_timeout(CONNECT_LIMIT)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(PING_EVERY)
             .keep_alive_while_idle(true);
-        let channel = endpoint.connect().await.map_err(|error| unreachable(&place, &error))?;
+        let channel =
+            endpoint.connect_with_connector(Dial::new(hosts)).await.map_err(|error| unreachable(&place, &error))?;
         let rpc = MusterClient::new(channel)
             .max_decoding_message_size(LARGEST_ANSWER)
             .max_encoding_message_size(LARGEST_ANSWER);

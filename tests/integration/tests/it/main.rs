@@ -3,11 +3,16 @@
 mod tidy;
 
 #[cfg(unix)]
+mod cluster;
+
+#[cfg(unix)]
 mod commands;
 #[cfg(unix)]
 mod crash;
 #[cfg(unix)]
 mod disk;
+#[cfg(unix)]
+mod etcd_store;
 #[cfg(unix)]
 mod first_command;
 #[cfg(unix)]

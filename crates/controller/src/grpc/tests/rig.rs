@@ -37,6 +37,7 @@ pub(super) struct Rig {
     pub(super) channel: Channel,
     pub(super) people: MusterClient<Channel>,
     cancel: CancellationToken,
+    services: grpc::Services,
     server: JoinHandle<Result<(), grpc::Error>>,
 }
 
@@ -72,13 +73,16 @@ impl Rig {
         let parts = Parts { handle, sessions, view, logs, clock, store };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let server = tokio::spawn(grpc::serve(listener, parts.clone(), cancel.clone()));
+        let door = grpc::Door::closed("it starts");
+        let services = grpc::Services::open(&door, parts.clone());
+        let server = tokio::spawn(grpc::serve(listener, door, cancel.clone()));
         let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
-        Self { parts, people: MusterClient::new(channel.clone()), channel, cancel, server }
+        Self { parts, people: MusterClient::new(channel.clone()), channel, cancel, services, server }
     }
 
     /// Stops the doors, which must end by themselves.
     pub(super) async fn stop(self) {
+        self.services.end().await;
         self.cancel.cancel();
         self.server.await.unwrap().unwrap();
     }

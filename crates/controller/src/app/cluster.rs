@@ -1,0 +1,220 @@
+//! A controller among others: it leads or stands by, for as long as it runs.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context, anyhow, bail};
+use muster_common::clock::Clock;
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::{Doors, explain_end, lead::Lead, listen, open_logs, prepare};
+use crate::{
+    config::{Cluster, Config},
+    engine::{Ended, StartError},
+    etcd::{Access, Address, Etcd},
+    grpc::Door,
+    leader::{Candidate, Leader, Leadership},
+    store::{
+        self,
+        etcd::{EtcdStore, Fence},
+    },
+};
+
+/// After a leadership that could not begin, so that a store that is away is not asked without pause.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Told to those who call while nobody leads; their programs try again.
+const NOBODY: &str = "no controller leads right now; one is being elected, try again";
+
+/// A controller of a cluster at work.
+#[derive(Debug)]
+pub struct Member {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Where its logs are.
+    pub data_dir: PathBuf,
+    /// Where its store is.
+    pub store: String,
+    doors: Doors,
+    stop: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+/// Starts a member; returns when it listens. Who leads is decided after that.
+///
+/// # Errors
+/// In words for people: what is in the way, and what to do about it.
+pub async fn start(config: Config) -> anyhow::Result<Member> {
+    let cluster = config.cluster.clone();
+    let address: Address = cluster.store.as_deref().unwrap_or_default().parse()?;
+    let access = access(&cluster)?;
+    let clock = Clock::system();
+    let listener = listen(config.listen).await?;
+    let addr = listener.local_addr().context("the socket has no address")?;
+    let data_dir = prepare(&config.data_dir)?;
+    let store = address.to_string();
+    let etcd = Arc::new(Etcd::new(address, &access));
+    let door = Door::closed(NOBODY);
+    let doors = Doors::open(listener, door.clone());
+    let stop = CancellationToken::new();
+    let address = cluster.advertise.clone().unwrap_or_else(|| format!("http://{addr}"));
+    let name = cluster.name.clone().unwrap_or_else(|| address.clone());
+    let candidate = Candidate::new(Arc::clone(&etcd), clock, address, name, cluster.session_ttl);
+    let turns = Turns { config, clock, data_dir: data_dir.clone(), etcd, candidate, door, stop: stop.clone() };
+    let task = tokio::spawn(turns.run());
+    Ok(Member { addr, data_dir, store, doors, stop, task })
+}
+
+/// Reads the files that the configuration names.
+fn access(cluster: &Cluster) -> anyhow::Result<Access> {
+    let read = |path: &Option<PathBuf>, what: &str| match path {
+        None => Ok(None),
+        Some(path) => {
+            std::fs::read(path).map(Some).with_context(|| format!("cannot read {what} in {}", path.display()))
+        }
+    };
+    let password = read(&cluster.password_file, "etcd's password")?;
+    let user = match (&cluster.user, password) {
+        (None, None) => None,
+        (Some(name), Some(password)) => {
+            let password = String::from_utf8(password).context("etcd's password is not UTF-8")?;
+            Some((name.clone(), password.trim_end_matches(['\r', '\n']).to_owned()))
+        }
+        _ => bail!("`etcd_user` and `etcd_password_file` belong together; set both or none"),
+    };
+    let certificate = read(&cluster.certificate, "the certificate for etcd")?;
+    let identity = match (certificate, read(&cluster.key, "the key for etcd")?) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        _ => bail!("`etcd_certificate` and `etcd_key` belong together; set both or none"),
+    };
+    Ok(Access { user, ca: read(&cluster.ca, "the certificate of etcd's authority")?, identity })
+}
+
+impl Member {
+    /// Waits until it cannot go on by itself. Cancel safe.
+    ///
+    /// # Errors
+    /// Why.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        match (&mut self.task).await {
+            Ok(Ok(())) => anyhow!("it has stopped"),
+            Ok(Err(error)) => error,
+            Err(error) => anyhow::Error::new(error).context("it died; this is a bug: please report it"),
+        }
+    }
+
+    /// Stops cleanly: what was decided is committed, and another may lead at once.
+    pub async fn stop(self) {
+        self.doors.door.close("the controller is stopping");
+        self.stop.cancel();
+        if !self.task.is_finished()
+            && let Ok(Err(error)) = self.task.await
+        {
+            tracing::error!(error = format!("{error:#}"), "it did not end well");
+        }
+        self.doors.shut().await;
+        tracing::info!("stopped");
+    }
+}
+
+/// Standing by and leading in turn.
+struct Turns {
+    config: Config,
+    clock: Clock,
+    data_dir: PathBuf,
+    etcd: Arc<Etcd>,
+    candidate: Candidate,
+    door: Door,
+    stop: CancellationToken,
+}
+
+impl Turns {
+    /// Until it is stopped.
+    ///
+    /// # Errors
+    /// What waiting does not mend: a store that is damaged or newer, etcd that refuses us.
+    async fn run(self) -> anyhow::Result<()> {
+        let stop = self.stop.clone();
+        loop {
+            let elected = tokio::select! {
+                elected = stop.run_until_cancelled(self.candidate.campaign()) => elected,
+                () = show_leader(self.candidate.leader(), &self.door) => None,
+            };
+            let Some(elected) = elected else { return Ok(()) };
+            let leadership = elected.context("this controller cannot stand for election")?;
+            tracing::info!(term = leadership.revision, "elected");
+            let led = self.lead(&leadership).await;
+            self.door.close(NOBODY);
+            leadership.resign().await;
+            led?;
+            if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// From the first look into the store to the end of the leadership.
+    async fn lead(&self, leadership: &Leadership) -> anyhow::Result<()> {
+        let authority = leadership.authority.clone();
+        let fence = Fence { key: leadership.key.clone(), revision: leadership.revision, authority: authority.clone() };
+        let store = Arc::new(EtcdStore::new(Arc::clone(&self.etcd), fence));
+        let logs = open_logs(&self.data_dir, &self.config, self.clock).await?;
+        let about = self.etcd.address().to_string();
+        let mut lead = match Lead::begin(&self.door, store, logs, &self.config, self.clock, about).await {
+            Ok(lead) => lead,
+            Err(error) if passes(&error) => {
+                tracing::warn!(error = format!("{error:#}"), "the leadership could not begin; another try follows");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        tracing::info!(term = %lead.handle.term(), "this controller leads");
+        let ended = tokio::select! {
+            () = self.stop.cancelled() => None,
+            () = authority.lost() => {
+                tracing::warn!("the session with etcd is lost; another controller may lead");
+                None
+            }
+            ended = lead.ended() => Some(ended),
+        };
+        self.door.close(NOBODY);
+        lead.end().await;
+        match ended {
+            None | Some(Ok(Ended::Fenced | Ended::Stopped)) => Ok(()),
+            Some(Ok(Ended::Broken(StartError::Store(error)))) if error.may_pass() || is_deposed(&error) => Ok(()),
+            Some(ended) => Err(explain_end(ended)),
+        }
+    }
+}
+
+fn is_deposed(error: &store::Error) -> bool {
+    matches!(error, store::Error::Deposed)
+}
+
+fn passes(error: &anyhow::Error) -> bool {
+    let store = error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(StartError::Store(error)) => Some(error),
+        _ => None,
+    });
+    store.is_some_and(|error| error.may_pass() || is_deposed(error))
+}
+
+/// Opens the door to whoever leads, for as long as it is polled.
+async fn show_leader(mut leader: watch::Receiver<Option<Leader>>, door: &Door) {
+    loop {
+        let seen = leader.borrow_and_update().clone();
+        match seen {
+            None => door.close(NOBODY),
+            Some(leader) => {
+                tracing::info!(leader = leader.name, at = leader.address, "another controller leads");
+                if let Err(error) = door.forward_to(&leader.address) {
+                    tracing::error!(%error, at = leader.address, "the leader's address is no URL");
+                    door.close("the leader's address is no URL; set --advertise on it");
+                }
+            }
+        }
+        if leader.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Wires the rooms of a controller together, in one process or inside another program's.
+
+#[cfg(feature = "etcd")]
+pub mod cluster;
+mod lead;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, anyhow, bail};
+use muster_common::clock::Clock;
+use muster_core::id::Term;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use self::lead::Lead;
+pub use crate::config::Config;
+use crate::{
+    engine::{Ended, Handle},
+    grpc::{self, Door},
+    logs::{self, LogStore},
+    store::{Store, embedded::Embedded},
+    view::View,
+};
+
+/// A controller of one machine at work, on a store of its own.
+#[derive(Debug)]
+pub struct Running {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Where its data is.
+    pub data_dir: PathBuf,
+    /// The way in to its engine, for programs that run it inside.
+    pub handle: Handle,
+    /// What its readers see.
+    pub view: View,
+    doors: Doors,
+    lead: Lead,
+}
+
+/// Starts a controller; returns when it listens and schedules.
+///
+/// # Errors
+/// In words for people: what is in the way, and what to do about it.
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    let clock = Clock::system();
+    let listener = listen(config.listen).await?;
+    let addr = listener.local_addr().context("the socket has no address")?;
+    let data_dir = prepare(&config.data_dir)?;
+    let store = open_store(data_dir.clone()).await?;
+    let logs = open_logs(&data_dir, &config, clock).await?;
+    let door = Door::closed("the controller is starting");
+    let about = format!("embedded store in {}", data_dir.display());
+    let lead = Lead::begin(&door, store, logs, &config, clock, about).await?;
+    let (handle, view) = (lead.handle.clone(), lead.view.clone());
+    let doors = Doors::open(listener, door);
+    Ok(Running { addr, data_dir, handle, view, doors, lead })
+}
+
+impl Running {
+    /// The term under which it decides.
+    pub fn term(&self) -> Term {
+        self.handle.term()
+    }
+
+    /// Waits until it cannot go on by itself. Cancel safe.
+    ///
+    /// # Errors
+    /// Why.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        explain_end(self.lead.ended().await)
+    }
+
+    /// Stops cleanly: no new calls, everything decided is committed, logs are stored, the store is closed.
+    pub async fn stop(self) {
+        self.doors.door.close("the controller is stopping");
+        self.lead.end().await;
+        self.doors.shut().await;
+        tracing::info!("stopped");
+    }
+}
+
+/// The listener and its server.
+#[derive(Debug)]
+struct Doors {
+    door: Door,
+    cancel: CancellationToken,
+    server: JoinHandle<()>,
+}
+
+impl Doors {
+    fn open(listener: TcpListener, door: Door) -> Self {
+        let cancel = CancellationToken::new();
+        let serving = grpc::serve(listener, door.clone(), cancel.clone());
+        let server = tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(error = format!("{:#}", anyhow::Error::new(error)), "nobody can connect any more");
+            }
+        });
+        Self { door, cancel, server }
+    }
+
+    async fn shut(self) {
+        self.cancel.cancel();
+        if self.server.await.is_err() {
+            tracing::error!("the server died");
+        }
+    }
+}
+
+fn explain_end(ended: Result<Ended, tokio::task::JoinError>) -> anyhow::Error {
+    match ended {
+        Ok(Ended::Stopped) => anyhow!("the engine has stopped"),
+        Ok(Ended::Fenced) => anyhow!("another controller has taken over the store; this one may decide no more"),
+        Ok(Ended::Broken(error)) => anyhow::Error::new(error).context("the store failed and cannot be loaded again"),
+        Err(error) => anyhow::Error::new(error).context("the engine died; this is a bug: please report it"),
+    }
+}
+
+async fn listen(addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => anyhow!(
+            "{addr} is in use by another program, perhaps another controller; stop it, or choose another address with --listen"
+        ),
+        std::io::ErrorKind::PermissionDenied => {
+            anyhow!("{addr} may not be used by this user; choose a port above 1023 with --listen")
+        }
+        std::io::ErrorKind::AddrNotAvailable => {
+            anyhow!("{addr} is not an address of this machine; choose another with --listen")
+        }
+        _ => anyhow::Error::new(error).context(format!("cannot listen on {addr}")),
+    })
+}
+
+fn prepare(folder: &Path) -> anyhow::Result<PathBuf> {
+    let hint = || format!("cannot use {} for data; make it writable, or choose another with --data", folder.display());
+    if folder.is_file() {
+        bail!("{} is a file; --data takes a folder", folder.display());
+    }
+    fs::create_dir_all(folder).with_context(hint)?;
+    fs::canonicalize(folder).with_context(hint)
+}
+
+async fn open_store(folder: PathBuf) -> anyhow::Result<Arc<dyn Store>> {
+    let store = tokio::task::spawn_blocking(move || Embedded::open(&folder)).await??;
+    Ok(Arc::new(store))
+}
+
+async fn open_logs(data_dir: &Path, config: &Config, clock: Clock) -> anyhow::Result<LogStore> {
+    let folder = data_dir.join("objects");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let buffer_bytes = usize::try_from(config.log_buffer).unwrap_or(usize::MAX);
+    let config = logs::Config { quota_bytes: config.log_quota, buffer_bytes, ..logs::Config::default() };
+    let objects = logs::local_objects(&folder)?;
+    LogStore::open(objects, config, clock).await.context("the stored logs cannot be found")
+}

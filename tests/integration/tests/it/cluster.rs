@@ -1,0 +1,198 @@
+//! Several controllers on a real etcd: one leads, the others pass calls on, and its end costs nothing.
+
+use std::{path::Path, process::Command, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use muster_integration::{
+    binaries,
+    ctl::Ctl,
+    daemon::Daemon,
+    etcd::{self, Etcd},
+    skip::skip,
+    wait::{self, Look},
+};
+use tempfile::TempDir;
+
+/// Of each controller's session: short, so that a crash is noticed soon.
+const SESSION_TTL: Duration = Duration::from_secs(2);
+
+/// Controllers, an agent that knows all of them, and their etcd.
+struct Cluster {
+    // Dropped in this order.
+    agent: Option<Daemon>,
+    controllers: Vec<(String, Daemon)>,
+    etcd: Etcd,
+    folder: TempDir,
+}
+
+impl Cluster {
+    fn start(controllers: usize) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("muster-it-").tempdir()?;
+        let etcd = Etcd::start(folder.path(), 1, &[])?;
+        let mut cluster = Self { agent: None, controllers: Vec::new(), etcd, folder };
+        for n in 0..controllers {
+            cluster.start_controller(n)?;
+        }
+        cluster.leader(&[])?;
+        let mut command = Command::new(binaries::path("muster-agent")?);
+        for (address, _) in &cluster.controllers {
+            command.args(["--controller", &format!("http://{address}")]);
+        }
+        command.args(["--name", "worker", "--cpus", "4", "--data"]).arg(cluster.folder.path().join("agent"));
+        cluster.agent = Some(Daemon::start("agent", &mut command, cluster.folder.path())?);
+        cluster.connected()?;
+        Ok(cluster)
+    }
+
+    fn start_controller(&mut self, n: usize) -> Result<()> {
+        let folder = self.folder.path();
+        let config = folder.join(format!("controller{n}.toml"));
+        let ttl = SESSION_TTL.as_secs();
+        // Logs lie where every leader finds them.
+        let shared = folder.join("shared");
+        let text = format!("session_ttl = '{ttl}s'\nlease_ttl = '6s'\nlease_margin = '1s'\nname = 'c{n}'\n");
+        std::fs::write(&config, text)?;
+        let mut command = Command::new(binaries::path("muster-controller")?);
+        command.args(["--listen", "127.0.0.1:0", "--store", &self.etcd.address(), "--config"]).arg(config);
+        command.arg("--data").arg(shared);
+        let mut daemon = Daemon::start(&format!("controller{n}"), &mut command, folder)?;
+        let from = 0;
+        let address = daemon.address(from)?;
+        self.controllers.push((address, daemon));
+        Ok(())
+    }
+
+    /// People know every controller.
+    fn ctl(&self) -> Ctl {
+        let all: Vec<_> = self.controllers.iter().map(|(address, _)| address.as_str()).collect();
+        Ctl::of(&all.join(","))
+    }
+
+    /// Which controller leads, by what etcd says; not one of `except`.
+    fn leader(&self, except: &[usize]) -> Result<usize> {
+        wait::until("a leader", || {
+            let key = self.etcd.ctl(&["get", "/muster/v1/leader", "--print-value-only"])?;
+            let leads = self.controllers.iter().position(|(address, _)| key.contains(address.as_str()));
+            Ok(match leads.filter(|n| !except.contains(n)) {
+                Some(n) => Look::Done(n),
+                None => Look::not_yet(key),
+            })
+        })
+    }
+
+    fn connected(&self) -> Result<()> {
+        wait::until("the agent to be connected", || {
+            let ran = self.ctl().run(&["agents", "-o", "json"])?;
+            Ok(Look::when(ran.stdout.windows(11).any(|part| part == b"\"connected\""), ran.to_string()))
+        })
+    }
+
+    fn submit(&self, name: &str, text: &str) -> Result<u64> {
+        let file = self.folder.path().join(name);
+        std::fs::write(&file, text)?;
+        self.ctl().submit(&file)
+    }
+
+    fn stop(mut self) -> Result<()> {
+        for mut daemon in self.agent.take().into_iter().chain(self.controllers.drain(..).map(|(_, daemon)| daemon)) {
+            if daemon.ended()?.is_none() {
+                daemon.stop()?;
+            }
+            daemon.expect_no_errors()?;
+        }
+        Ok(())
+    }
+}
+
+fn gated(gate: &Path) -> String {
+    let shell = format!("echo one; until test -e {}; do sleep 0.01; done; echo two", gate.display());
+    format!("name = \"gated\"\n[[tasks]]\nname = \"a\"\nshell = \"{shell}\"\n")
+}
+
+#[test]
+fn work_goes_on_undisturbed_while_its_leader_is_killed_or_resigns() -> Result<()> {
+    if let Some(why) = etcd::missing() {
+        return skip("cluster::work_goes_on_undisturbed_while_its_leader_is_killed_or_resigns", &why);
+    }
+    let mut cluster = Cluster::start(3)?;
+    let gate = cluster.folder.path().join("gate");
+    let job = cluster.submit("gated.toml", &gated(&gate))?;
+    let ctl = cluster.ctl();
+    let runs = || {
+        wait::until("the task to run", || {
+            let ran = ctl.run(&["show", &job.to_string(), "--tasks", "-o", "json"])?;
+            let shown: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap_or_default();
+            Ok(Look::when(shown["tasks"][0]["state"] == "running", ran.to_string()))
+        })
+    };
+    runs()?;
+    // Each address answers, whoever leads.
+    for (address, _) in &cluster.controllers {
+        let shown = Ctl::of(address).json(&["show", &job.to_string()])?;
+        ensure!(shown["job"]["state"] == "running", "{address}: {shown}");
+    }
+
+    let first = cluster.leader(&[])?;
+    cluster.controllers[first].1.kill9()?;
+    let second = cluster.leader(&[first])?;
+    cluster.connected()?;
+    runs()?;
+
+    cluster.controllers[second].1.stop()?;
+    cluster.leader(&[first, second])?;
+    cluster.connected()?;
+    runs()?;
+
+    std::fs::write(&gate, "")?;
+    let done = ctl.finished(job, wait::LIMIT)?;
+    ensure!(done["state"] == "succeeded", "{done}");
+    let shown = ctl.json(&["show", &job.to_string(), "--tasks"])?;
+    let attempts = shown["tasks"][0]["attempts"].as_array().context("attempts")?;
+    ensure!(attempts.len() == 1, "it ran once, under three leaders: {shown}");
+    wait::until("its whole output", || {
+        let ran = ctl.run(&["logs", &job.to_string()])?;
+        Ok(Look::when(ran.stdout == b"one\ntwo\n", ran.to_string()))
+    })?;
+    cluster.stop()
+}
+
+#[test]
+fn a_leader_that_was_stopped_for_long_steps_down_before_it_says_another_word() -> Result<()> {
+    use nix::sys::signal::Signal;
+
+    if let Some(why) = etcd::missing() {
+        return skip("cluster::a_leader_that_was_stopped_for_long_steps_down_before_it_says_another_word", &why);
+    }
+    let cluster = Cluster::start(2)?;
+    let old = cluster.leader(&[])?;
+    cluster.controllers[old].1.signal(Signal::SIGSTOP)?;
+    let new = cluster.leader(&[old])?;
+    cluster.connected_to(new)?;
+    let job = cluster.submit_to(new, "a.toml", "name = \"a\"\n[[tasks]]\nname = \"a\"\nrun = [\"true\"]\n")?;
+    Ctl::of(&cluster.controllers[new].0).finished(job, wait::LIMIT)?;
+    cluster.controllers[old].1.signal(Signal::SIGCONT)?;
+    // It finds out, stands by, and passes calls on to the one that leads.
+    let ctl = Ctl::of(&cluster.controllers[old].0);
+    wait::until("the old leader to know of the job", || {
+        let ran = ctl.run(&["show", &job.to_string(), "-o", "json"])?;
+        Ok(Look::when(ran.code == 0, ran.to_string()))
+    })?;
+    ensure!(cluster.leader(&[])? == new, "the new leader leads on");
+    cluster.stop()
+}
+
+impl Cluster {
+    fn connected_to(&self, n: usize) -> Result<()> {
+        let ctl = Ctl::of(&self.controllers[n].0);
+        wait::until("the agent to be connected to the new leader", || {
+            let ran = ctl.run(&["agents", "-o", "json"])?;
+            Ok(Look::when(ran.stdout.windows(11).any(|part| part == b"\"connected\""), ran.to_string()))
+        })
+    }
+
+    fn submit_to(&self, n: usize, name: &str, text: &str) -> Result<u64> {
+        let file = self.folder.path().join(name);
+        std::fs::write(&file, text)?;
+        Ctl::of(&self.controllers[n].0).submit(&file)
+    }
+}
