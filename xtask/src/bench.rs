@@ -15,6 +15,9 @@ pub(crate) struct Args {
     /// Also time the first command of the README from a fresh clone
     #[arg(long)]
     cold: bool,
+    /// Which store: `embedded`, or `etcd`, one real member on this machine
+    #[arg(long)]
+    store: Option<String>,
     /// Only figures whose name contains this
     #[arg(long)]
     only: Option<String>,
@@ -38,6 +41,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         if wanted {
             bench.arg(flag);
         }
+    }
+    if let Some(store) = &args.store {
+        bench.args(["--store", store]);
     }
     if let Some(only) = &args.only {
         bench.args(["--only", only]);

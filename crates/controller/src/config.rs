@@ -48,6 +48,8 @@ pub struct Cluster {
     pub name: Option<String>,
     /// How long a leader that is gone is waited for.
     pub session_ttl: Duration,
+    /// Bytes of etcd past which new submissions are refused: well below etcd's own quota, which stops everything.
+    pub budget: u64,
     /// The name it has at etcd, and the file with its password.
     pub user: Option<String>,
     /// See `user`.
@@ -67,6 +69,8 @@ impl Default for Cluster {
             advertise: None,
             name: None,
             session_ttl: Duration::from_secs(10),
+            // Seven tenths of the quota that etcd has unless it is told otherwise.
+            budget: (2 << 30) / 10 * 7,
             user: None,
             password_file: None,
             ca: None,
@@ -152,6 +156,7 @@ const KEYS: &[Key<Config>] = &[
     ("advertise", |config, value| words(value).map(|to| config.cluster.advertise = Some(to))),
     ("name", |config, value| words(value).map(|name| config.cluster.name = Some(name))),
     ("session_ttl", |config, value| duration(value, Duration::from_secs(2)).map(|d| config.cluster.session_ttl = d)),
+    ("store_budget", |config, value| bytes(value).map(|n| config.cluster.budget = n)),
     ("etcd_user", |config, value| words(value).map(|name| config.cluster.user = Some(name))),
     ("etcd_password_file", |config, value| words(value).map(|file| config.cluster.password_file = Some(file.into()))),
     ("etcd_ca", |config, value| words(value).map(|file| config.cluster.ca = Some(file.into()))),
@@ -236,8 +241,8 @@ mod tests {
                 "line 4: `losses_max` must be a number from 1 to 65535",
                 "line 5: `retention` must be a time like \"15s\", \"2m\" or \"30d\"",
                 "line 6: `xyz` is not known; known are: data, listen, lease_ttl, lease_margin, heartbeat, losses_max, \
-                 retention, placement, log_quota, log_buffer, store, advertise, name, session_ttl, etcd_user, \
-                 etcd_password_file, etcd_ca, etcd_certificate, etcd_key",
+                 retention, placement, log_quota, log_buffer, store, advertise, name, session_ttl, \
+                 store_budget, etcd_user, etcd_password_file, etcd_ca, etcd_certificate, etcd_key",
                 "line 7: `log_quota` must be at least 1 MiB, like \"64 MiB\" or \"16 GiB\"",
                 "line 8: `lease_ttl` must be a time like \"15s\", \"2m\" or \"30d\"",
                 "line 9: `placement` must be \"pack\" or \"spread\"",

@@ -4,8 +4,8 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{
-        agents, cancel, completions, dev, explain, list, logs, queue, result, retry, run, schema, show, stats, submit,
-        validate, version, wait,
+        agents, cancel, completions, dev, explain, list, logs, queue, result, retry, run, schema, show, stats, status,
+        submit, validate, version, wait,
     },
     output::{Format, style::When},
 };
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "ctl", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = "Exit codes: 0 done, 1 the work failed, 2 bad usage or input, 3 not found, 4 no controller, \
-                        5 refused, 6 cancelled, 7 wait timed out, 8 fault, 130 interrupted.")]
+                        5 refused, 6 cancelled, 7 wait timed out, 8 fault, 9 skipped, 130 interrupted.")]
 pub(crate) struct Cli {
     /// How the answer is written; all but `table` are stable
     #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
@@ -66,6 +66,8 @@ pub(crate) enum Command {
     Explain(explain::Args),
     /// Count tasks and measure their times
     Stats(stats::Args),
+    /// Show the whole installation: controllers, store, agents, queues
+    Status(status::Args),
     /// List the machines that run tasks
     Agents(agents::Args),
     /// List queues or change one

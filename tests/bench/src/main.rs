@@ -1,6 +1,7 @@
 //! Measures the figures we promise, on real daemons. `cargo xtask bench` builds and runs it.
 
 mod aid;
+mod cluster;
 mod cold;
 mod figure;
 mod idle;
@@ -25,9 +26,18 @@ struct Args {
     /// Also time the first command of the README from a fresh clone
     #[arg(long)]
     cold: bool,
+    /// Which store: `embedded`, or `etcd`, one real member on this machine
+    #[arg(long, value_enum, default_value = "embedded")]
+    store: StoreKind,
     /// Only figures whose name contains this
     #[arg(long)]
     only: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum StoreKind {
+    Embedded,
+    Etcd,
 }
 
 fn main() -> Result<ExitCode> {
@@ -36,6 +46,9 @@ fn main() -> Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new()?;
     let mut figures = Figures::new(args.json, args.only);
     runtime.block_on(async {
+        if args.store == StoreKind::Etcd {
+            return cluster::measure(&mut figures).await;
+        }
         rates::measure(&mut figures).await;
         latency::measure(&mut figures).await;
         idle::measure(&mut figures).await;

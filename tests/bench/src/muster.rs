@@ -25,8 +25,13 @@ pub(crate) struct Muster {
 impl Muster {
     /// Starts one with as many processors as the machine has.
     pub(crate) async fn start() -> Result<Self> {
+        Self::start_on(None).await
+    }
+
+    /// The same on a store that is shared, where one is named.
+    pub(crate) async fn start_on(shared: Option<String>) -> Result<Self> {
         let cpus = u32::try_from(aid::parallel()).context("that many processors")?;
-        let system = System::start(Options { cpus, ..Options::default() })?;
+        let system = System::start(Options { cpus, shared, ..Options::default() })?;
         let client = connect(system.address()).await?;
         Ok(Self { client, system })
     }

@@ -21,13 +21,15 @@ pub struct Options {
     pub cpus: u32,
     /// Where the controller keeps its state; a folder of the test when none.
     pub store: Option<PathBuf>,
+    /// A store that several controllers share, `etcd://…`; one of its own when none.
+    pub shared: Option<String>,
     /// More environment for both daemons and for ctl.
     pub env: Vec<(String, String)>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lease_ttl: Duration::from_secs(15), cpus: 4, store: None, env: Vec::new() }
+        Self { lease_ttl: Duration::from_secs(15), cpus: 4, store: None, shared: None, env: Vec::new() }
     }
 }
 
@@ -98,9 +100,13 @@ impl System {
         let data = self.options.store.clone().unwrap_or_else(|| self.folder().join("controller"));
         let mut command = Command::new(binaries::path("muster-controller")?);
         let ttl_ms = self.options.lease_ttl.as_millis();
-        let config = self.file("controller.toml", &format!("lease_ttl = '{ttl_ms}ms'\nlease_margin = '1s'\n"))?;
+        let text = format!("lease_ttl = '{ttl_ms}ms'\nlease_margin = '1s'\nsession_ttl = '5s'\n");
+        let config = self.file("controller.toml", &text)?;
         command.args(["--listen", &self.address]).arg("--config").arg(config);
         command.arg("--data").arg(data);
+        if let Some(shared) = &self.options.shared {
+            command.args(["--store", shared]);
+        }
         let from = self.controller.take().map_or(0, |old| old.log().len());
         let mut controller = Daemon::start("controller", self.quiet(&mut command), self.folder())?;
         self.address = controller.address(from)?;
@@ -123,9 +129,11 @@ impl System {
     /// Waits until the controller says that the agent is connected.
     pub fn agent_connected(&self) -> Result<()> {
         wait::until("the agent to be connected", || {
-            let reply = self.ctl().json(&["agents"])?;
+            // Nobody may lead yet.
+            let ran = self.ctl().run(&["agents", "-o", "json"])?;
+            let reply: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap_or_default();
             let agents = reply["agents"].as_array().cloned().unwrap_or_default();
-            Ok(Look::when(agents.iter().any(|agent| agent["state"] == "connected"), reply))
+            Ok(Look::when(agents.iter().any(|agent| agent["state"] == "connected"), ran.to_string()))
         })
     }
 

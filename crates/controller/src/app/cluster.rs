@@ -3,17 +3,21 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
-use muster_common::clock::Clock;
+use muster_common::{clock::Clock, proto::v1};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::{Doors, explain_end, lead::Lead, listen, open_logs, prepare};
+use super::{
+    Doors, explain_end,
+    lead::{About, Lead},
+    listen, open_logs, prepare,
+};
 use crate::{
     config::{Cluster, Config},
     engine::{Ended, StartError},
     etcd::{Access, Address, Etcd},
     grpc::Door,
-    leader::{Candidate, Leader, Leadership},
+    leader::{Candidate, Leader, Leadership, Presence},
     store::{
         self,
         etcd::{EtcdStore, Fence},
@@ -58,8 +62,11 @@ pub async fn start(config: Config) -> anyhow::Result<Member> {
     let stop = CancellationToken::new();
     let address = cluster.advertise.clone().unwrap_or_else(|| format!("http://{addr}"));
     let name = cluster.name.clone().unwrap_or_else(|| address.clone());
+    let presence = Presence::new(Arc::clone(&etcd), clock, address.clone(), name.clone());
+    let members = presence.members();
+    tokio::spawn(presence.run(stop.clone()));
     let candidate = Candidate::new(Arc::clone(&etcd), clock, address, name, cluster.session_ttl);
-    let turns = Turns { config, clock, data_dir: data_dir.clone(), etcd, candidate, door, stop: stop.clone() };
+    let turns = Turns { config, clock, data_dir: data_dir.clone(), etcd, candidate, members, door, stop: stop.clone() };
     let task = tokio::spawn(turns.run());
     Ok(Member { addr, data_dir, store, doors, stop, task })
 }
@@ -124,6 +131,7 @@ struct Turns {
     data_dir: PathBuf,
     etcd: Arc<Etcd>,
     candidate: Candidate,
+    members: watch::Receiver<Vec<v1::MemberView>>,
     door: Door,
     stop: CancellationToken,
 }
@@ -157,9 +165,12 @@ impl Turns {
     async fn lead(&self, leadership: &Leadership) -> anyhow::Result<()> {
         let authority = leadership.authority.clone();
         let fence = Fence { key: leadership.key.clone(), revision: leadership.revision, authority: authority.clone() };
-        let store = Arc::new(EtcdStore::new(Arc::clone(&self.etcd), fence));
+        let store = Arc::new(EtcdStore::new(Arc::clone(&self.etcd), fence, self.config.cluster.budget));
+        let upkeep = CancellationToken::new();
+        let _ends_with_us = upkeep.clone().drop_guard();
+        tokio::spawn(Arc::clone(&store).upkeep(self.clock, upkeep));
         let logs = open_logs(&self.data_dir, &self.config, self.clock).await?;
-        let about = self.etcd.address().to_string();
+        let about = About { store: self.etcd.address().to_string(), members: self.members.clone() };
         let mut lead = match Lead::begin(&self.door, store, logs, &self.config, self.clock, about).await {
             Ok(lead) => lead,
             Err(error) if passes(&error) => {

@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use muster_common::clock::Clock;
-use muster_core::id::JobId;
+use muster_common::{clock::Clock, proto::v1};
+use muster_core::{id::JobId, time::micros};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::{JoinError, JoinHandle},
     time::timeout,
 };
@@ -18,7 +18,7 @@ use crate::{
     engine::{self, Ended, Handle},
     grpc::{self, Door, Services},
     logs::LogStore,
-    store::Store,
+    store::{Gauge, Store},
     view::View,
 };
 
@@ -27,6 +27,14 @@ const FORGET_ROOM: usize = 256;
 
 /// How long logs may take to be stored at the end.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// What people are told of the installation.
+pub(super) struct About {
+    /// What the store is.
+    pub(super) store: String,
+    /// Which controllers there are.
+    pub(super) members: watch::Receiver<Vec<v1::MemberView>>,
+}
 
 /// One leadership at work; a controller on a store of its own has one only.
 pub(super) struct Lead {
@@ -47,14 +55,14 @@ impl std::fmt::Debug for Lead {
 }
 
 impl Lead {
-    /// Takes the store up, then opens `door`. `about` is what the store is, for people.
+    /// Takes the store up, then opens `door`.
     pub(super) async fn begin(
         door: &Door,
         store: Arc<dyn Store>,
         logs: LogStore,
         config: &Config,
         clock: Clock,
-        about: String,
+        about: About,
     ) -> anyhow::Result<Self> {
         let (forget, forgotten) = mpsc::channel(FORGET_ROOM);
         let (sessions, view) = (Sessions::new(forget), View::default());
@@ -71,7 +79,17 @@ impl Lead {
         rest_tasks.spawn(logs.clone().run(rest.clone()));
         rest_tasks.spawn(forget_logs(logs.clone(), forgotten, view.clone(), rest.clone()));
         let engine_task = Some(tokio::spawn(engine.run(stop.clone())));
-        let parts = grpc::Parts { handle: handle.clone(), sessions, view: view.clone(), logs, clock, store: about };
+        let (gauged, name) = (Arc::clone(&store), about.store.clone());
+        let parts = grpc::Parts {
+            handle: handle.clone(),
+            sessions,
+            view: view.clone(),
+            logs,
+            clock,
+            store: about.store,
+            gauge: Arc::new(move || store_view(&name, &gauged.gauge())),
+            members: about.members,
+        };
         let services = Services::open(door, parts);
         Ok(Self { handle, view, services, engine: stop, engine_task, rest, rest_tasks, store })
     }
@@ -104,6 +122,17 @@ impl Lead {
             tracing::warn!("the last logs are left to the agents, which have them still");
         }
         self.store.close().await;
+    }
+}
+
+/// How the store is, for people.
+fn store_view(about: &str, gauge: &Gauge) -> v1::StoreView {
+    v1::StoreView {
+        about: about.to_owned(),
+        bytes: gauge.bytes,
+        limit: gauge.limit,
+        latency_us: gauge.latency.map_or(0, micros),
+        problems: gauge.problems.iter().cloned().chain(gauge.is_full()).collect(),
     }
 }
 

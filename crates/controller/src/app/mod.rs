@@ -12,12 +12,12 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail};
-use muster_common::clock::Clock;
+use muster_common::{clock::Clock, proto::v1};
 use muster_core::id::Term;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use self::lead::Lead;
+use self::lead::{About, Lead};
 pub use crate::config::Config;
 use crate::{
     engine::{Ended, Handle},
@@ -54,7 +54,15 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let store = open_store(data_dir.clone()).await?;
     let logs = open_logs(&data_dir, &config, clock).await?;
     let door = Door::closed("the controller is starting");
-    let about = format!("embedded store in {}", data_dir.display());
+    let own = v1::MemberView {
+        name: "this".to_owned(),
+        address: format!("http://{addr}"),
+        leads: true,
+        since_us: clock.wall().0,
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let store_name = format!("embedded store in {}", data_dir.display());
+    let about = About { store: store_name, members: watch::channel(vec![own]).1 };
     let lead = Lead::begin(&door, store, logs, &config, clock, about).await?;
     let (handle, view) = (lead.handle.clone(), lead.view.clone());
     let doors = Doors::open(listener, door);

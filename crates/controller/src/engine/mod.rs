@@ -36,6 +36,9 @@ pub enum Error {
     /// It was looked at and changed nothing.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The store has no room for more work; nothing changed.
+    #[error("{0}")]
+    Full(String),
     /// Nobody knows what became of it; ask again, with the same key if it has one.
     #[error("unavailable: {0}")]
     Unavailable(String),

@@ -142,6 +142,14 @@ impl Engine {
     fn decide(&mut self, now: Now, event: Event, reply: Option<Reply<Answer>>) {
         self.wants_round |= !matches!(event, Event::Heartbeat { .. });
         let span = span_of(&event);
+        if let Event::Submit(submission) = &event
+            && !self.cluster.is_repeated(submission)
+            && let Some(why) = self.parts.store.gauge().is_full()
+        {
+            // Nobody waits for it, or it is told at once: nothing was changed.
+            _ = reply.map(|reply| reply.send(Err(Error::Full(why))));
+            return;
+        }
         let (step, answer) = self.cluster.handle(now, event);
         self.absorb(step);
         let Some(reply) = reply else {

@@ -10,6 +10,7 @@ mod filter;
 mod fleet;
 mod follow;
 mod inputs;
+mod installation;
 mod jobs;
 mod layout;
 mod orders;
@@ -22,16 +23,16 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use muster_common::{
     clock::Clock,
     proto::{
         DESCRIPTORS,
-        v1::{agent_link_server::AgentLinkServer, muster_server::MusterServer},
+        v1::{MemberView, StoreView, agent_link_server::AgentLinkServer, muster_server::MusterServer},
     },
 };
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{net::TcpListener, sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
     service::Routes,
@@ -63,7 +64,7 @@ const PROBE_EVERY: Duration = Duration::from_secs(5);
 const PROBE_WITHIN: Duration = Duration::from_secs(2);
 
 /// What the door leads to.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Parts {
     /// The way in.
     pub handle: Handle,
@@ -77,6 +78,16 @@ pub struct Parts {
     pub clock: Clock,
     /// What the store is, for people: `redb at /var/lib/muster/state.redb`.
     pub store: String,
+    /// How the store is.
+    pub gauge: Arc<dyn Fn() -> StoreView + Send + Sync>,
+    /// Which controllers there are.
+    pub members: watch::Receiver<Vec<MemberView>>,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("store", &self.store).finish_non_exhaustive()
+    }
 }
 
 /// Why the door is shut.

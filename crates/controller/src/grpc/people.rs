@@ -9,7 +9,7 @@ use muster_core::time::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::grpc::{Parts, fleet, follow, jobs, orders, result, stats, status::stopping, tasks};
+use crate::grpc::{Parts, fleet, follow, installation, jobs, orders, result, stats, status::stopping, tasks};
 
 /// See `Muster` in `muster.proto`.
 #[derive(Clone, Debug)]
@@ -48,13 +48,11 @@ impl Muster for People {
     type LogsStream = Answers<v1::LogsReply>;
 
     async fn info(&self, _: Request<v1::InfoRequest>) -> Result<Response<v1::InfoReply>, Status> {
-        Ok(Response::new(v1::InfoReply {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            term: self.parts.handle.term().0,
-            started_us: self.started.0,
-            now_us: self.parts.clock.wall().0,
-            store: self.parts.store.clone(),
-        }))
+        Ok(Response::new(installation::info(&self.parts, self.started.0)))
+    }
+
+    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        Ok(Response::new(installation::status(&self.parts, self.started.0)))
     }
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitReply>, Status> {

@@ -14,6 +14,7 @@ const PROBLEM_BYTES: usize = 8 * 1024;
 pub(super) fn of_engine(error: engine::Error) -> Status {
     match error {
         engine::Error::Refused(refusal) => of_refusal(refusal),
+        engine::Error::Full(why) => Status::resource_exhausted(why),
         engine::Error::Unavailable(why) => Status::unavailable(why),
     }
 }

@@ -3,6 +3,8 @@
 //! L1: a controller leads only after a first renewal, and no longer than its own clock allows since a renewal that was
 //! answered was sent. The create-revision of the key is what every write is fenced by (C2).
 
+mod presence;
+
 use std::{sync::Arc, time::Duration};
 
 use etcd_client::{Client, Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse};
@@ -12,6 +14,7 @@ use prost::Message as _;
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use self::presence::Presence;
 use crate::{
     etcd::{Error, Etcd},
     store::Authority,

@@ -6,7 +6,7 @@ pub mod embedded;
 pub mod etcd;
 pub mod memory;
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use muster_core::{
@@ -33,8 +33,39 @@ pub trait Store: Send + Sync + 'static {
         true
     }
 
+    /// How it is, as far as it is known without asking. Cheap.
+    fn gauge(&self) -> Gauge {
+        Gauge::default()
+    }
+
     /// Finishes what is under way and gives the store up, so that another process may open it.
     async fn close(&self);
+}
+
+/// How a store is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gauge {
+    /// What it holds on its disk; 0: not known.
+    pub bytes: u64,
+    /// Past this, new submissions are refused; 0: it has no limit but the disk.
+    pub limit: u64,
+    /// How long it took to answer last; none: not known, or it did not.
+    pub latency: Option<Duration>,
+    /// What a person should see to.
+    pub problems: Vec<String>,
+}
+
+impl Gauge {
+    /// Why nothing new should be taken in; what runs goes on.
+    pub fn is_full(&self) -> Option<String> {
+        (self.limit > 0 && self.bytes >= self.limit).then(|| {
+            let (bytes, limit) = (self.bytes >> 20, self.limit >> 20);
+            format!(
+                "the store holds {bytes} MiB of its budget of {limit} MiB; what was accepted goes on. Delete finished \
+                 jobs by a shorter `retention`, or raise `store_budget` and etcd's own quota"
+            )
+        })
+    }
 }
 
 /// All that a store holds.

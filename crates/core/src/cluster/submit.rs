@@ -19,6 +19,11 @@ use crate::{
 };
 
 impl Cluster {
+    /// Whether this names a job that was accepted before, so that handling it makes nothing new.
+    pub fn is_repeated(&self, submission: &Submission) -> bool {
+        self.keys.contains_key(&submission.key)
+    }
+
     pub(super) fn submit(&mut self, now: Now, submission: Submission) -> Result<Answer, Refusal> {
         let Submission { spec, key, by, trace_parent } = submission;
         if let Some(job) = self.keys.get(&key).copied().filter(|_| !mutant::is_on("key-ignored")) {

@@ -14,6 +14,7 @@ pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod show;
 pub(crate) mod stats;
+pub(crate) mod status;
 pub(crate) mod submit;
 pub(crate) mod validate;
 pub(crate) mod version;
@@ -85,6 +86,7 @@ pub(crate) async fn dispatch(ctl: &Ctl, command: Command) -> Result<Exit, Error>
         Command::Wait(args) => Box::pin(wait::run(ctl, args)).await,
         Command::Explain(args) => Box::pin(explain::run(ctl, args)).await,
         Command::Stats(args) => Box::pin(stats::run(ctl, args)).await,
+        Command::Status(args) => Box::pin(status::run(ctl, args)).await,
         Command::Agents(args) => Box::pin(agents::run(ctl, args)).await,
         Command::Queue(args) => Box::pin(queue::run(ctl, args)).await,
         Command::Version(args) => Box::pin(version::run(ctl, args)).await,

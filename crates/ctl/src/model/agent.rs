@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{
     resources::{Resources, bytes},
     some,
+    status::Count,
 };
 use crate::output::{
     Human, Page,
@@ -104,6 +105,13 @@ impl Human for Agents {
 }
 
 impl Agents {
+    /// How many there are in each state.
+    pub(crate) fn count(&self) -> Count {
+        let mut count = Count::default();
+        self.agents.iter().for_each(|agent| count.add(&agent.state, agent.running));
+        count
+    }
+
     /// All agents of an answer.
     pub(crate) fn of(reply: v1::ListAgentsReply) -> Self {
         Self { agents: reply.agents.into_iter().map(Agent::from).collect() }

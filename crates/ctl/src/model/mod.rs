@@ -8,6 +8,7 @@ pub(crate) mod job;
 pub(crate) mod queue;
 pub(crate) mod resources;
 pub(crate) mod stats;
+pub(crate) mod status;
 pub(crate) mod tally;
 pub(crate) mod task;
 #[cfg(test)]

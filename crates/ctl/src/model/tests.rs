@@ -244,3 +244,31 @@ fn changes_are_told_as_documented() {
     let ran = change::Ran { job, tasks: tasks(), result, exit_code: 1 };
     check("run", &ran, std::slice::from_ref(&ran));
 }
+
+#[test]
+fn the_installation_is_told_as_documented() {
+    let member = |name: &str, leads| v1::MemberView {
+        name: name.into(),
+        address: format!("http://{name}.example:7717"),
+        leads,
+        since_us: T0,
+        release: "0.1.0".into(),
+    };
+    let store = v1::StoreView {
+        about: "etcd://a.example:2379".into(),
+        bytes: 3 << 20,
+        limit: 1 << 30,
+        latency_us: 1_250,
+        problems: vec!["etcd member 1f: etcd has no room left (NOSPACE)".into()],
+    };
+    let info = v1::InfoReply { version: "0.1.0".into(), term: 17, ..Default::default() };
+    let members = vec![member("north", true), member("south", false)];
+    let reply = v1::StatusReply { info: Some(info), members, store: Some(store) };
+    let view = |state: &str, running| v1::AgentView { state: state.into(), running, ..Default::default() };
+    let agents = v1::ListAgentsReply { agents: vec![view("connected", 3), view("connected", 0), view("lost", 0)] };
+    let queue = v1::QueueRecord { name: "default".into(), ..Default::default() };
+    let queues = vec![v1::QueueView { queue: Some(queue), running: 3, queued: 5 }];
+    let whole = crate::model::status::Status::of(reply, agents, v1::ListQueuesReply { queues });
+    assert!(whole.has_problems());
+    check("status", &whole, std::slice::from_ref(&whole));
+}

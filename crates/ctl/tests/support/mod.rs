@@ -203,6 +203,27 @@ impl Muster for Service {
         Ok(Response::new(reply))
     }
 
+    async fn status(&self, _request: Request<v1::StatusRequest>) -> Answer<v1::StatusReply> {
+        self.open()?;
+        let member = |name: &str, leads| v1::MemberView {
+            name: name.into(),
+            address: format!("http://{name}:7717"),
+            leads,
+            since_us: 1_790_000_000_000_000,
+            release: "9.9.9".into(),
+        };
+        let info = v1::InfoReply { version: "9.9.9".into(), term: 3, store: "scripted".into(), ..Default::default() };
+        let store = v1::StoreView {
+            about: "etcd://a:2379".into(),
+            bytes: 3 << 20,
+            limit: 1 << 30,
+            latency_us: 1_250,
+            problems: vec!["etcd member 1f: it has no room".into()],
+        };
+        let members = vec![member("a", true), member("b", false)];
+        Ok(Response::new(v1::StatusReply { info: Some(info), members, store: Some(store) }))
+    }
+
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Answer<v1::SubmitReply> {
         self.begin()?.submits.push(request.into_inner());
         let job = self.script.jobs.first().map_or(17, |job| job.id);

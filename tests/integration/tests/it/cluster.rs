@@ -27,11 +27,16 @@ struct Cluster {
 
 impl Cluster {
     fn start(controllers: usize) -> Result<Self> {
+        Self::start_with(controllers, "")
+    }
+
+    /// `settings`: more lines of each controller's file.
+    fn start_with(controllers: usize, settings: &str) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("muster-it-").tempdir()?;
         let etcd = Etcd::start(folder.path(), 1, &[])?;
         let mut cluster = Self { agent: None, controllers: Vec::new(), etcd, folder };
         for n in 0..controllers {
-            cluster.start_controller(n)?;
+            cluster.start_controller(n, settings)?;
         }
         cluster.leader(&[])?;
         let mut command = Command::new(binaries::path("muster-agent")?);
@@ -44,13 +49,13 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn start_controller(&mut self, n: usize) -> Result<()> {
+    fn start_controller(&mut self, n: usize, settings: &str) -> Result<()> {
         let folder = self.folder.path();
         let config = folder.join(format!("controller{n}.toml"));
         let ttl = SESSION_TTL.as_secs();
         // Logs lie where every leader finds them.
         let shared = folder.join("shared");
-        let text = format!("session_ttl = '{ttl}s'\nlease_ttl = '6s'\nlease_margin = '1s'\nname = 'c{n}'\n");
+        let text = format!("session_ttl = '{ttl}s'\nlease_ttl = '6s'\nlease_margin = '1s'\nname = 'c{n}'\n{settings}");
         std::fs::write(&config, text)?;
         let mut command = Command::new(binaries::path("muster-controller")?);
         command.args(["--listen", "127.0.0.1:0", "--store", &self.etcd.address(), "--config"]).arg(config);
@@ -132,6 +137,16 @@ fn work_goes_on_undisturbed_while_its_leader_is_killed_or_resigns() -> Result<()
         ensure!(shown["job"]["state"] == "running", "{address}: {shown}");
     }
 
+    wait::until("all controllers to be seen", || {
+        let status = cluster.ctl().run(&["status", "-o", "json"])?;
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
+        let all = status["controllers"].as_array().cloned().unwrap_or_default();
+        let leaders = all.iter().filter(|one| one["leads"] == true).count();
+        let is_known =
+            status["store"]["bytes"].as_u64() > Some(0) && status["store"]["latency_ms"].as_f64() > Some(0.0);
+        let counts = (all.len(), leaders, status["agents"]["connected"].as_u64());
+        Ok(Look::when(counts == (3, 1, Some(1)) && is_known, status))
+    })?;
     let first = cluster.leader(&[])?;
     cluster.controllers[first].1.kill9()?;
     let second = cluster.leader(&[first])?;
@@ -178,6 +193,36 @@ fn a_leader_that_was_stopped_for_long_steps_down_before_it_says_another_word() -
         Ok(Look::when(ran.code == 0, ran.to_string()))
     })?;
     ensure!(cluster.leader(&[])? == new, "the new leader leads on");
+    cluster.stop()
+}
+
+#[test]
+fn past_its_budget_the_store_takes_nothing_new_and_what_runs_goes_on() -> Result<()> {
+    if let Some(why) = etcd::missing() {
+        return skip("cluster::past_its_budget_the_store_takes_nothing_new_and_what_runs_goes_on", &why);
+    }
+    let cluster = Cluster::start_with(1, "store_budget = '2 MiB'\n")?;
+    let gate = cluster.folder.path().join("gate");
+    let running = cluster.submit("gated.toml", &gated(&gate))?;
+    let large =
+        format!("name = \"large\"\n[[tasks]]\nname = \"a\"\nrun = [\"true\"]\nstdin = \"{}\"\n", "x".repeat(400_000));
+    let file = cluster.folder.path().join("large.toml");
+    std::fs::write(&file, large)?;
+    let file = file.to_string_lossy().into_owned();
+    let ctl = cluster.ctl();
+    ctl.run(&["submit", "--key", "first", &file])?.expect(0)?;
+    let refused = wait::until("a submission to be refused", || {
+        let ran = ctl.run(&["submit", &file])?;
+        Ok(if ran.code == 0 { Look::not_yet("accepted") } else { Look::Done(ran) })
+    })?;
+    let refused = refused.expect(5)?;
+    ensure!(refused.stderr.contains("budget"), "{refused}");
+    // What was accepted before is still named to who asks again, and the screen says what is wrong.
+    ctl.run(&["submit", "--key", "first", &file])?.expect(0)?;
+    let status = ctl.run(&["status"])?.expect(1)?;
+    ensure!(status.text().contains("problem:") && status.text().contains("budget"), "{status}");
+    std::fs::write(&gate, "")?;
+    ensure!(ctl.finished(running, wait::LIMIT)?["state"] == "succeeded", "what runs goes on");
     cluster.stop()
 }
 

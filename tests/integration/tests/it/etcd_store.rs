@@ -75,7 +75,7 @@ impl Bench {
 fn store(client: Arc<Client>, leadership: &Leadership) -> EtcdStore {
     let fence =
         Fence { key: leadership.key.clone(), revision: leadership.revision, authority: leadership.authority.clone() };
-    EtcdStore::new(client, fence)
+    EtcdStore::new(client, fence, 1 << 30)
 }
 
 impl Seat {

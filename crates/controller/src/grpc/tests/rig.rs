@@ -70,7 +70,10 @@ impl Rig {
         let logs = LogStore::open(Arc::new(InMemory::new()), logs::Config::default(), clock).await.unwrap();
         tokio::spawn(logs.clone().run(cancel.clone()));
         let store = "memory".to_owned();
-        let parts = Parts { handle, sessions, view, logs, clock, store };
+        let gauge = Arc::new(|| v1::StoreView { about: "memory".to_owned(), bytes: 7, ..v1::StoreView::default() });
+        let members =
+            tokio::sync::watch::channel(vec![v1::MemberView { name: "a".to_owned(), ..Default::default() }]).1;
+        let parts = Parts { handle, sessions, view, logs, clock, store, gauge, members };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let door = grpc::Door::closed("it starts");

@@ -143,7 +143,7 @@ impl EtcdStore {
     fn decode(&self, values: Values) -> Result<Decoded, Error> {
         let (mut pieces, mut parts) = (Vec::with_capacity(values.len()), BTreeMap::new());
         for (name, value) in &values {
-            if matches!(name.split('/').next(), Some("leader" | "head" | "staged" | "parts")) {
+            if matches!(name.split('/').next(), Some("leader" | "members" | "head" | "staged" | "parts")) {
                 continue;
             }
             let whole = match marked(value) {

@@ -5,10 +5,12 @@
 
 mod load;
 mod pack;
+mod upkeep;
 mod write;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use muster_core::id::Term;
 use tokio::sync::Mutex;
@@ -16,7 +18,7 @@ use tokio::sync::Mutex;
 use self::pack::Limits;
 use crate::{
     etcd::{self, Etcd},
-    store::{Authority, Batch, Error, Loaded, Outcome, Store},
+    store::{Authority, Batch, Error, Gauge, Loaded, Outcome, Store},
 };
 
 /// Whose transactions etcd accepts.
@@ -36,6 +38,9 @@ pub struct EtcdStore {
     etcd: Arc<Etcd>,
     fence: Fence,
     state: Mutex<State>,
+    /// Bytes past which new submissions are refused.
+    budget: u64,
+    gauge: ArcSwap<Gauge>,
 }
 
 /// What the next transaction builds on.
@@ -52,9 +57,10 @@ struct State {
 }
 
 impl EtcdStore {
-    /// The store behind `etcd` as long as `fence` holds.
-    pub fn new(etcd: Arc<Etcd>, fence: Fence) -> Self {
-        Self { etcd, fence, state: Mutex::default() }
+    /// The store behind `etcd` as long as `fence` holds. Past `budget` bytes of it, new submissions are refused.
+    pub fn new(etcd: Arc<Etcd>, fence: Fence, budget: u64) -> Self {
+        let gauge = ArcSwap::from_pointee(Gauge { limit: budget, ..Gauge::default() });
+        Self { etcd, fence, state: Mutex::default(), budget, gauge }
     }
 
     fn prefixed(&self, key: &str) -> String {
@@ -88,6 +94,10 @@ impl Store for EtcdStore {
 
     fn holds(&self) -> bool {
         self.fence.authority.holds()
+    }
+
+    fn gauge(&self) -> Gauge {
+        Gauge::clone(&self.gauge.load())
     }
 
     async fn close(&self) {}
