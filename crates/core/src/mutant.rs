@@ -7,7 +7,7 @@
 compile_error!("a release build must not hold faults: build without --cfg muster_mutants");
 
 /// Every fault with what it breaks. `cargo xtask mutants` runs them all.
-pub const ALL: [(&str, &str); 14] = [
+pub const ALL: [(&str, &str); 16] = [
     ("gate-open", "C1: answers and orders leave before their commit"),
     ("lease-early", "C1: a lease leaves before it is committed"),
     ("stop-early", "C1: an order to stop leaves before it is committed"),
@@ -20,6 +20,8 @@ pub const ALL: [(&str, &str); 14] = [
     ("dependencies-ignored", "D1: a task starts before what it waits for"),
     ("outcome-ignored", "D1: any end of a dependency counts as the one asked for"),
     ("chunks-ignored", "T2, K1: a restart forgets how far tasks came"),
+    ("fence-ignored", "C2: a leader that was replaced still writes"),
+    ("authority-ignored", "A1, L1: a leader that was replaced still renews leases"),
     ("report-forgotten", "A2: a report is forgotten when it is sent"),
     ("report-not-resent", "A2: a report is not sent again to the next session"),
 ];

@@ -25,6 +25,9 @@ use crate::{
 
 const EMPTY: u32 = 50_000;
 const ROUNDS: usize = 3;
+/// Of what is changed by them: a record of about the size of a task's.
+const NAME: &str =
+    "a-queue-whose-name-is-long-enough-to-make-its-record-about-as-large-as-that-of-one-task-that-was-leased-once";
 /// Transactions of one change each that the ratio is against.
 const SINGLE: u64 = 1_000;
 /// Unfinished jobs that a new leader loads.
@@ -92,8 +95,8 @@ async fn single_transactions(address: &str) -> Result<f64> {
     let term = store.load().await?.term;
     let began = Instant::now();
     for n in 0..SINGLE {
-        let queue = Queue { name: "q".repeat(200), max_running: Some(n), max_waiting: None, paused: false };
-        let puts = vec![(Key::Queue("q".into()), Piece::Queue(Arc::new(queue)))];
+        let queue = Queue { name: NAME.to_owned(), max_running: Some(n), max_waiting: None, paused: false };
+        let puts = vec![(Key::Queue(NAME.into()), Piece::Queue(Arc::new(queue)))];
         let outcome = store.commit(term, Batch { puts, deletes: Vec::new() }).await;
         ensure!(outcome == Outcome::Committed, "{outcome:?}");
     }

@@ -12,6 +12,8 @@ use muster_core::{
     time::Now,
 };
 
+use crate::world::Pieces;
+
 /// What waits for a commit.
 #[derive(Clone, Debug)]
 pub enum Held {
@@ -34,6 +36,9 @@ pub enum Caller {
     Nobody,
 }
 
+/// Connections of one life have numbers of their own, so that it is known whose each is.
+const SESSIONS: u64 = 1_000_000;
+
 /// One life of a controller.
 #[derive(Debug)]
 pub struct Controller {
@@ -44,7 +49,7 @@ pub struct Controller {
     /// What is held back.
     gate: Gate<Held>,
     /// What the commit in flight carries.
-    pub in_flight: Vec<(Key, Option<Piece>)>,
+    pub(crate) in_flight: Pieces,
     /// Agents by their connection.
     pub sessions: BTreeMap<SessionId, usize>,
     next_session: u64,
@@ -58,7 +63,14 @@ impl Controller {
     pub fn start(term: Term, store: &BTreeMap<Key, Piece>, now: Now) -> Result<Self, RecoverError> {
         let (cluster, _) = Cluster::recover(Config::default(), store.clone(), now)?;
         let gate = Gate::default();
-        Ok(Self { cluster, term, gate, in_flight: Vec::new(), sessions: BTreeMap::new(), next_session: 1 })
+        Ok(Self {
+            cluster,
+            term,
+            gate,
+            in_flight: Vec::new(),
+            sessions: BTreeMap::new(),
+            next_session: term.0 * SESSIONS + 1,
+        })
     }
 
     /// A connection for an agent.

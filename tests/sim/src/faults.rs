@@ -14,7 +14,8 @@ impl World {
         }
         self.faults += 1;
         let agent = usize::try_from(self.rng.within(0, self.agents.len() as u64 - 1)).unwrap_or(0);
-        match self.rng.within(0, 5) {
+        match self.rng.within(0, 6) {
+            6 => self.takeover(),
             0 => {
                 self.note(|| "the controller dies".to_owned());
                 self.controller_dies(8_000_000);

@@ -7,6 +7,7 @@ mod faults;
 mod machine;
 mod network;
 pub mod rng;
+mod takeover;
 pub mod witness;
 pub mod workload;
 mod world;

@@ -107,7 +107,7 @@ impl World {
     fn send_up(&mut self, agent: usize, session: SessionId, message: Event) {
         let delay = self.delay();
         let at = self.last_on_stream(agent, session, false).max(self.now.mono.0 + delay);
-        let term = self.term;
+        let term = self.term_of(session);
         if Self::is_report(&message) && self.rng.chance(3) {
             let message = message.clone();
             self.at(at, Coming::Up { term, agent, session, message });
@@ -144,13 +144,13 @@ impl World {
             // Nobody hears of it: to the controller the stream is as silent as before.
             return;
         }
-        if self.controller.is_some() {
-            let agents = self.controller.as_ref().map(|controller| controller.cluster.agents()).unwrap_or_default();
+        self.as_whoever(self.term_of(session), |world| {
+            let agents = world.controller.as_ref().map(|controller| controller.cluster.agents()).unwrap_or_default();
             if let Some(status) = agents.iter().find(|status| status.session == Some(session)) {
                 let agent = status.record.id;
-                self.event(Event::Detach { agent, session }, Caller::Nobody);
+                world.event(Event::Detach { agent, session }, Caller::Nobody);
             }
-        }
+        });
     }
 
     pub(crate) fn up(&mut self, term: Term, agent: usize, session: SessionId, message: Event) {
@@ -215,7 +215,10 @@ impl World {
             self.at(at, Coming::Connect { agent, life });
             return;
         }
-        let Some(controller) = &mut self.controller else {
+        // Whoever answers: one that was replaced does so until its authority has passed.
+        let old_first = self.rng.chance(30);
+        let first = if old_first { self.old.as_mut() } else { None };
+        let Some(controller) = first.or(self.controller.as_mut()) else {
             self.after(500_000, Coming::Connect { agent, life });
             return;
         };

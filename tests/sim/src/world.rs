@@ -31,6 +31,9 @@ const EPOCH_US: u64 = 1_000_000_000_000;
 const AGENTS: usize = 3;
 const JOBS: usize = 5;
 
+/// What a commit carries.
+pub(crate) type Pieces = Vec<(Key, Option<Piece>)>;
+
 /// Something to come.
 #[derive(Debug)]
 pub(crate) enum Coming {
@@ -58,6 +61,10 @@ pub(crate) enum Coming {
     ControllerStarts,
     /// The controller's clock ticks.
     ControllerTick { term: Term },
+    /// What one that was replaced has sent reaches the store, after long.
+    LateWrite { term: Term, pieces: Pieces },
+    /// The authority of one that was replaced passes.
+    OldEnds { term: Term },
     /// Something goes wrong.
     Fault,
 }
@@ -71,6 +78,8 @@ pub struct World {
     pub(crate) store: BTreeMap<Key, Piece>,
     pub(crate) term: Term,
     pub(crate) controller: Option<Controller>,
+    /// One that believes that it leads, and whose commits etcd refuses.
+    pub(crate) old: Option<Controller>,
     pub(crate) agents: Vec<Agent>,
     pub(crate) jobs: Vec<(Arc<JobSpec>, Option<JobId>)>,
     /// What was seen.
@@ -146,6 +155,7 @@ impl World {
             store: BTreeMap::new(),
             term: Term(0),
             controller: None,
+            old: None,
             agents,
             jobs,
             witness: Witness::default(),
@@ -216,8 +226,11 @@ impl World {
 
     fn step(&mut self, coming: Coming) {
         match coming {
-            Coming::Up { term, agent, session, message } => self.up(term, agent, session, message),
+            Coming::Up { term, agent, session, message } => {
+                self.as_whoever(term, |world| world.up(term, agent, session, message));
+            }
             Coming::Down { agent, life, session, message } => self.down(agent, life, session, message),
+            Coming::Commit { term } if self.is_old(term) => self.commit_of_old(term),
             Coming::Commit { term } => self.commit(term),
             Coming::Connect { agent, life } => self.connect(agent, life),
             Coming::AgentStarts { agent } => self.agent_starts(agent),
@@ -227,7 +240,9 @@ impl World {
             Coming::Call { job } => self.call(job),
             Coming::Person => self.person(),
             Coming::ControllerStarts => self.controller_starts(),
-            Coming::ControllerTick { term } => self.controller_tick(term),
+            Coming::ControllerTick { term } => self.as_whoever(term, |world| world.controller_tick(term)),
+            Coming::LateWrite { term, pieces } => self.late_write(term, &pieces),
+            Coming::OldEnds { term } => self.old_ends(term),
             Coming::Fault => self.fault(),
         }
     }
@@ -250,7 +265,10 @@ impl World {
         let Some(controller) = &self.controller else { return false };
         let finished = |job: JobId| controller.cluster.summary(job).is_some_and(|summary| summary.state.is_final());
         let quiet = self.agents.iter().all(|agent| agent.processes.is_empty() && agent.daemon.is_some());
-        controller.is_idle() && quiet && self.jobs.iter().all(|(_, job)| job.is_some_and(finished))
+        self.old.is_none()
+            && controller.is_idle()
+            && quiet
+            && self.jobs.iter().all(|(_, job)| job.is_some_and(finished))
     }
 
     fn judge_liveness(&mut self) {
@@ -388,7 +406,7 @@ impl World {
         }
     }
 
-    fn commit(&mut self, term: Term) {
+    pub(crate) fn commit(&mut self, term: Term) {
         let Some(controller) = self.controller.as_ref().filter(|controller| controller.term == term) else { return };
         let pieces = controller.in_flight.clone();
         if !self.is_healed() && self.rng.chance(1) && self.rng.chance(30) {

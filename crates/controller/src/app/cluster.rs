@@ -58,6 +58,7 @@ pub async fn start(config: Config) -> anyhow::Result<Member> {
     let store = address.to_string();
     let etcd = Arc::new(Etcd::new(address, &access));
     let door = Door::closed(NOBODY);
+    door.wait(NOBODY);
     let doors = Doors::open(listener, door.clone());
     let stop = CancellationToken::new();
     let address = cluster.advertise.clone().unwrap_or_else(|| format!("http://{addr}"));
@@ -65,8 +66,10 @@ pub async fn start(config: Config) -> anyhow::Result<Member> {
     let presence = Presence::new(Arc::clone(&etcd), clock, address.clone(), name.clone());
     let members = presence.members();
     tokio::spawn(presence.run(stop.clone()));
+    let own = address.clone();
     let candidate = Candidate::new(Arc::clone(&etcd), clock, address, name, cluster.session_ttl);
-    let turns = Turns { config, clock, data_dir: data_dir.clone(), etcd, candidate, members, door, stop: stop.clone() };
+    let turns =
+        Turns { config, clock, data_dir: data_dir.clone(), etcd, candidate, members, door, own, stop: stop.clone() };
     let task = tokio::spawn(turns.run());
     Ok(Member { addr, data_dir, store, doors, stop, task })
 }
@@ -133,6 +136,8 @@ struct Turns {
     candidate: Candidate,
     members: watch::Receiver<Vec<v1::MemberView>>,
     door: Door,
+    /// Where others reach this controller.
+    own: String,
     stop: CancellationToken,
 }
 
@@ -146,13 +151,13 @@ impl Turns {
         loop {
             let elected = tokio::select! {
                 elected = stop.run_until_cancelled(self.candidate.campaign()) => elected,
-                () = show_leader(self.candidate.leader(), &self.door) => None,
+                () = show_leader(self.candidate.leader(), &self.door, &self.own) => None,
             };
             let Some(elected) = elected else { return Ok(()) };
             let leadership = elected.context("this controller cannot stand for election")?;
             tracing::info!(term = leadership.revision, "elected");
             let led = self.lead(&leadership).await;
-            self.door.close(NOBODY);
+            self.door.wait(NOBODY);
             leadership.resign().await;
             led?;
             if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
@@ -188,7 +193,7 @@ impl Turns {
             }
             ended = lead.ended() => Some(ended),
         };
-        self.door.close(NOBODY);
+        self.door.wait(NOBODY);
         lead.end().await;
         match ended {
             None | Some(Ok(Ended::Fenced | Ended::Stopped)) => Ok(()),
@@ -211,11 +216,13 @@ fn passes(error: &anyhow::Error) -> bool {
 }
 
 /// Opens the door to whoever leads, for as long as it is polled.
-async fn show_leader(mut leader: watch::Receiver<Option<Leader>>, door: &Door) {
+async fn show_leader(mut leader: watch::Receiver<Option<Leader>>, door: &Door, own: &str) {
     loop {
         let seen = leader.borrow_and_update().clone();
         match seen {
-            None => door.close(NOBODY),
+            None => door.wait(NOBODY),
+            // Ours, from before a restart: its session will end.
+            Some(leader) if leader.address == own => door.wait(NOBODY),
             Some(leader) => {
                 tracing::info!(leader = leader.name, at = leader.address, "another controller leads");
                 if let Err(error) = door.forward_to(&leader.address) {

@@ -2,14 +2,18 @@
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
-use tokio::sync::Notify;
+use tokio::{
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tonic::{
     Status,
     body::Body,
@@ -29,27 +33,47 @@ const FORWARDED: &str = "muster-forwarded-by";
 /// On every answer of a leader's services to a forwarded call: where to go next time.
 const LEADER: &str = "muster-leader";
 
+/// A leader that answered this lately is not asked whether it is there.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+/// How often a leader that cannot be reached is looked for again.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// While a leader is elected, calls wait for it this long: they go on the moment that there is one, instead of after a
+/// pause that each of ten thousand agents chose for itself. Less than agents wait for their welcome.
+const HELD_FOR: Duration = Duration::from_secs(8);
+
 /// The one way in for everybody. Clones share it.
 #[derive(Clone)]
 pub struct Door {
-    way: Arc<ArcSwap<Way>>,
-    changed: Arc<Notify>,
+    way: Arc<watch::Sender<Arc<Way>>>,
 }
 
 /// Where it leads.
 pub(super) enum Way {
     /// Nowhere, and why.
     Closed(String),
+    /// Nowhere yet, and why: it will not be long.
+    Soon(String),
     /// To our own services, while their engine runs.
     Here(Box<Routes>, Handle),
     /// To another controller.
-    There(String, Channel),
+    There(Remote),
+}
+
+/// The controller that leads, and the way to it.
+pub(super) struct Remote {
+    url: String,
+    /// `HOST:PORT` of it.
+    host: String,
+    channel: Channel,
+    /// When it answered last.
+    answered: Mutex<Option<Instant>>,
 }
 
 impl std::fmt::Debug for Door {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match &**self.way.load() {
+        f.write_str(match &**self.way.borrow() {
             Way::Closed(_) => "Door(closed)",
+            Way::Soon(_) => "Door(soon)",
             Way::Here(..) => "Door(here)",
             Way::There(..) => "Door(there)",
         })
@@ -59,7 +83,7 @@ impl std::fmt::Debug for Door {
 impl Door {
     /// Everybody is told why it is closed.
     pub fn closed(why: &str) -> Self {
-        Self { way: Arc::new(ArcSwap::from_pointee(Way::Closed(why.to_owned()))), changed: Arc::default() }
+        Self { way: Arc::new(watch::Sender::new(Arc::new(Way::Closed(why.to_owned())))) }
     }
 
     /// Closes it; calls that are open go on.
@@ -67,12 +91,17 @@ impl Door {
         self.lead(Way::Closed(why.to_owned()));
     }
 
+    /// Lets those who call wait a while: somebody will lead soon. They are told why when that takes too long.
+    pub fn wait(&self, why: &str) {
+        self.lead(Way::Soon(why.to_owned()));
+    }
+
     /// Leads to the controller at `url` from now on.
     ///
     /// # Errors
     /// It is no URL.
     pub fn forward_to(&self, url: &str) -> Result<(), tonic::transport::Error> {
-        if matches!(&**self.way.load(), Way::There(there, _) if there == url) {
+        if matches!(&**self.way.borrow(), Way::There(there) if there.url == url) {
             return Ok(());
         }
         let endpoint = Endpoint::from_shared(url.to_owned())?
@@ -83,22 +112,43 @@ impl Door {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(super::STREAM_WINDOW)
             .initial_connection_window_size(super::CONNECTION_WINDOW);
-        self.lead(Way::There(url.to_owned(), endpoint.connect_lazy()));
+        let authority = endpoint.uri().authority().map(ToString::to_string).unwrap_or_default();
+        let has_port = endpoint.uri().port().is_some();
+        let host = if has_port { authority } else { format!("{authority}:{}", muster_common::DEFAULT_PORT) };
+        let channel = endpoint.connect_lazy();
+        self.lead(Way::There(Remote { url: url.to_owned(), host, channel, answered: Mutex::default() }));
         Ok(())
     }
 
     pub(super) fn lead(&self, way: Way) {
-        self.way.store(Arc::new(way));
-        self.changed.notify_one();
+        self.way.send_replace(Arc::new(way));
     }
 
     pub(super) fn way(&self) -> Arc<Way> {
-        self.way.load_full()
+        Arc::clone(&self.way.borrow())
     }
 
-    /// Waits until it leads elsewhere. Cancel safe.
-    pub(super) async fn changed(&self) {
-        self.changed.notified().await;
+    /// Tells of each change.
+    pub(super) fn changes(&self) -> watch::Receiver<Arc<Way>> {
+        self.way.subscribe()
+    }
+
+    /// Where it leads, once that is decided and the leader is there. A leader that died is waited for like one that
+    /// is elected: its successor takes its place here.
+    async fn reachable(&self) -> Arc<Way> {
+        let mut changes = self.changes();
+        let found = async {
+            loop {
+                let way = Arc::clone(&changes.borrow_and_update());
+                match &*way {
+                    Way::Closed(_) | Way::Here(..) => return way,
+                    Way::There(leader) if leader.is_reachable().await => return way,
+                    Way::There(_) | Way::Soon(_) => {}
+                }
+                let _news = timeout(LOOK_EVERY, changes.changed()).await;
+            }
+        };
+        timeout(HELD_FOR, found).await.unwrap_or_else(|_| self.way())
     }
 }
 
@@ -116,43 +166,62 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let way = self.way();
+        let door = self.clone();
         let request = request.map(Body::new);
         Box::pin(async move {
-            Ok(match &*way {
-                Way::Closed(why) => Status::unavailable(why.clone()).into_http(),
+            Ok(match &*door.reachable().await {
+                Way::Closed(why) | Way::Soon(why) => Status::unavailable(why.clone()).into_http(),
                 Way::Here(routes, _) => match (**routes).clone().call(request).await {
                     Ok(response) => response,
                     Err(never) => match never {},
                 },
-                Way::There(url, channel) => forward(url, channel.clone(), request).await,
+                Way::There(leader) => leader.forward(request).await,
             })
         })
     }
 }
 
-/// Passes a call on as it is, and its answer back; both flow while they come.
-async fn forward(url: &str, mut channel: Channel, mut request: http::Request<Body>) -> http::Response<Body> {
-    if request.headers().contains_key(FORWARDED) {
-        let text = format!("this controller does not lead any more; {url} does, as far as it knows");
-        return Status::unavailable(text).into_http();
-    }
-    request.headers_mut().insert(FORWARDED, http::HeaderValue::from_static("1"));
-    let away = |error: tonic::transport::Error| {
-        Status::unavailable(format!("{url} leads, and cannot be reached from here: {error}")).into_http()
-    };
-    if let Err(error) =
-        std::future::poll_fn(|context| Service::<http::Request<Body>>::poll_ready(&mut channel, context)).await
-    {
-        return away(error);
-    }
-    match channel.call(request).await {
-        Ok(mut response) => {
-            if let Ok(leader) = http::HeaderValue::from_str(url) {
-                response.headers_mut().insert(LEADER, leader);
-            }
-            response
+impl Remote {
+    /// Whether it can be connected to, or answered a moment ago.
+    async fn is_reachable(&self) -> bool {
+        let last = *self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| last.elapsed() < TRUSTED_FOR) {
+            return true;
         }
-        Err(error) => away(error),
+        matches!(timeout(CONNECT_WITHIN, TcpStream::connect(&self.host)).await, Ok(Ok(_)))
+    }
+
+    fn has_answered(&self, answered: bool) {
+        let mut last = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = answered.then(Instant::now);
+    }
+
+    /// Passes a call on as it is, and its answer back; both flow while they come.
+    async fn forward(&self, mut request: http::Request<Body>) -> http::Response<Body> {
+        let url = &self.url;
+        if request.headers().contains_key(FORWARDED) {
+            let text = format!("this controller does not lead any more; {url} does, as far as it knows");
+            return Status::unavailable(text).into_http();
+        }
+        request.headers_mut().insert(FORWARDED, http::HeaderValue::from_static("1"));
+        let mut channel = self.channel.clone();
+        let ready = poll_fn(|context| Service::<http::Request<Body>>::poll_ready(&mut channel, context)).await;
+        let answer = match ready {
+            Ok(()) => channel.call(request).await,
+            Err(error) => Err(error),
+        };
+        self.has_answered(answer.is_ok());
+        match answer {
+            Ok(mut response) => {
+                if let Ok(leader) = http::HeaderValue::from_str(url) {
+                    response.headers_mut().insert(LEADER, leader);
+                }
+                response
+            }
+            Err(error) => {
+                let text = format!("{url} leads, and cannot be reached from here: {error}");
+                Status::unavailable(text).into_http()
+            }
+        }
     }
 }

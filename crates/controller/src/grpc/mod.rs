@@ -175,16 +175,17 @@ pub async fn serve(listener: TcpListener, door: Door, cancel: CancellationToken)
 
 /// Says that the services serve while the engine answers, or while there is a leader to forward to.
 async fn report_health(health: HealthReporter, door: Door, cancel: CancellationToken) {
+    let mut changes = door.changes();
     let probe = async {
         loop {
             let serves = match &*door.way() {
                 Way::Here(_, handle) => matches!(timeout(PROBE_WITHIN, handle.queues()).await, Ok(Ok(_))),
                 Way::There(..) => true,
-                Way::Closed(_) => false,
+                Way::Closed(_) | Way::Soon(_) => false,
             };
             set_health(&health, serves).await;
             // Nothing new within the time is as good as news.
-            let _news = timeout(PROBE_EVERY, door.changed()).await;
+            let _news = timeout(PROBE_EVERY, changes.changed()).await;
         }
     };
     cancel.run_until_cancelled(probe).await;
