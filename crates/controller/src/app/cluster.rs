@@ -26,6 +26,8 @@ use crate::{
 
 /// After a leadership that could not begin, so that a store that is away is not asked without pause.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Told to those who call one that stops; they find another.
+const STOPPING: &str = "the controller is stopping";
 /// Told to those who call while nobody leads; their programs try again.
 const NOBODY: &str = "no controller leads right now; one is being elected, try again";
 
@@ -61,7 +63,7 @@ pub async fn start(config: Config) -> anyhow::Result<Member> {
     door.wait(NOBODY);
     let doors = Doors::open(listener, door.clone());
     let stop = CancellationToken::new();
-    let address = cluster.advertise.clone().unwrap_or_else(|| format!("http://{addr}"));
+    let address = advertised(&cluster, addr)?;
     let name = cluster.name.clone().unwrap_or_else(|| address.clone());
     let presence = Presence::new(Arc::clone(&etcd), clock, address.clone(), name.clone());
     let members = presence.members();
@@ -72,6 +74,20 @@ pub async fn start(config: Config) -> anyhow::Result<Member> {
         Turns { config, clock, data_dir: data_dir.clone(), etcd, candidate, members, door, own, stop: stop.clone() };
     let task = tokio::spawn(turns.run());
     Ok(Member { addr, data_dir, store, doors, stop, task })
+}
+
+/// Where others reach this controller.
+fn advertised(cluster: &Cluster, addr: SocketAddr) -> anyhow::Result<String> {
+    match &cluster.advertise {
+        Some(url) if url.strip_prefix("http://").is_some_and(|host| !host.is_empty()) => Ok(url.clone()),
+        Some(url) => bail!("`{url}` is no URL for --advertise; write it like http://HOST:PORT"),
+        None if addr.ip().is_unspecified() => {
+            bail!(
+                "it listens on {addr}, which names no machine: say where others reach it, --advertise http://HOST:PORT"
+            )
+        }
+        None => Ok(format!("http://{addr}")),
+    }
 }
 
 /// Reads the files that the configuration names.
@@ -115,8 +131,8 @@ impl Member {
 
     /// Stops cleanly: what was decided is committed, and another may lead at once.
     pub async fn stop(self) {
-        self.doors.door.close("the controller is stopping");
         self.stop.cancel();
+        self.doors.door.close(STOPPING);
         if !self.task.is_finished()
             && let Ok(Err(error)) = self.task.await
         {
@@ -157,12 +173,21 @@ impl Turns {
             let leadership = elected.context("this controller cannot stand for election")?;
             tracing::info!(term = leadership.revision, "elected");
             let led = self.lead(&leadership).await;
-            self.door.wait(NOBODY);
+            self.shut();
             leadership.resign().await;
             led?;
             if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
                 return Ok(());
             }
+        }
+    }
+
+    /// Nobody leads here now: callers wait for who does next, but not for a controller that stops.
+    fn shut(&self) {
+        if self.stop.is_cancelled() {
+            self.door.close(STOPPING);
+        } else {
+            self.door.wait(NOBODY);
         }
     }
 
@@ -193,7 +218,7 @@ impl Turns {
             }
             ended = lead.ended() => Some(ended),
         };
-        self.door.wait(NOBODY);
+        self.shut();
         lead.end().await;
         match ended {
             None | Some(Ok(Ended::Fenced | Ended::Stopped)) => Ok(()),

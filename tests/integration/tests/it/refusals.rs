@@ -1,7 +1,9 @@
 //! What a person gets wrong: every problem at once, with its place, exit code 2, and nothing submitted.
 
-use anyhow::{Result, ensure};
-use muster_integration::{ctl::Ctl, system::System};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use muster_integration::{binaries, ctl::Ctl, system::System};
 
 /// (what is wrong, the job file, what the message must name)
 const WRONG: &[(&str, &str, &[&str])] = &[
@@ -96,5 +98,25 @@ fn run_ends_with_the_code_of_its_command() -> Result<()> {
         Ctl::alone().run(&["run", "--", "sh", "-c", script])?.expect(code)?;
     }
     Ctl::alone().run(&["run", "--", "/nonexistent/program"])?.expect(126)?;
+    Ok(())
+}
+
+#[test]
+fn a_controller_that_cannot_be_one_of_several_says_why_and_what_to_write() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let wrong: &[(&[&str], &str)] = &[
+        (&["--store", "http://a:2379"], "etcd://host-a:2379"),
+        (&["--store", "etcd://a", "--listen", "0.0.0.0:0"], "--advertise http://HOST:PORT"),
+        (&["--store", "etcd://a", "--advertise", "a:7717"], "http://HOST:PORT"),
+    ];
+    for (arguments, word) in wrong {
+        let mut command = Command::new(binaries::path("muster-controller")?);
+        command.args(["--listen", "127.0.0.1:0"].iter().filter(|_| !arguments.contains(&"--listen")));
+        let output =
+            command.args(*arguments).arg("--data").arg(folder.path()).output().context("could not start it")?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.code() == Some(1) && said.contains(word), "{arguments:?}: {}: {said}", output.status);
+        ensure!(!said.contains("panicked"), "{said}");
+    }
     Ok(())
 }
