@@ -53,7 +53,9 @@ impl From<Client> for Error {
             // Its token is too old: another try begins with a new one.
             Code::Unauthenticated if text.contains("invalid auth token") => Self::Away(text.to_owned()),
             Code::Unauthenticated | Code::PermissionDenied => Self::Denied(text.to_owned()),
-            Code::InvalidArgument if text.contains("auth") => Self::Denied(text.to_owned()),
+            Code::InvalidArgument if text.contains("auth") || text.contains("user name is empty") => {
+                Self::Denied(text.to_owned())
+            }
             Code::InvalidArgument
             | Code::FailedPrecondition
             | Code::NotFound
