@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
+    certificates::Authority,
     daemon::Daemon,
     wait::{self, Look},
 };
@@ -32,6 +33,8 @@ pub struct Member {
 pub struct Etcd {
     /// Its members.
     pub members: Vec<Member>,
+    /// Flags of `etcdctl` where it speaks TLS.
+    tls: Vec<String>,
 }
 
 /// Why there is no etcd here; none: there is one.
@@ -53,6 +56,21 @@ fn port() -> Result<u16> {
 impl Etcd {
     /// Starts so many members under `folder`, with these arguments more; returns when they answer.
     pub fn start(folder: &Path, members: usize, arguments: &[&str]) -> Result<Self> {
+        Self::start_with(folder, members, arguments, Vec::new())
+    }
+
+    /// One member that speaks TLS, and only to those whom `authority` has signed.
+    pub fn start_tls(folder: &Path, authority: &Authority) -> Result<Self> {
+        let (server, own) = (authority.sign("etcd")?, authority.sign("etcdctl")?);
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let (certificate, key, ca) = (text(&server.certificate), text(&server.key), text(&authority.certificate()));
+        let arguments =
+            ["--cert-file", &certificate, "--key-file", &key, "--trusted-ca-file", &ca, "--client-cert-auth"];
+        let tls = ["--cacert", &ca, "--cert", &text(&own.certificate), "--key", &text(&own.key)].map(str::to_owned);
+        Self::start_with(folder, 1, &arguments, tls.to_vec())
+    }
+
+    fn start_with(folder: &Path, members: usize, arguments: &[&str], tls: Vec<String>) -> Result<Self> {
         let arguments: Vec<_> = arguments.iter().map(|word| (*word).to_owned()).collect();
         let members = (0..members).map(|n| {
             let name = format!("etcd{n}");
@@ -60,7 +78,7 @@ impl Etcd {
             fs::create_dir_all(&folder)?;
             Ok(Member { daemon: None, name, client: port()?, peer: port()?, folder, arguments: arguments.clone() })
         });
-        let mut etcd = Self { members: members.collect::<Result<_>>()? };
+        let mut etcd = Self { members: members.collect::<Result<_>>()?, tls };
         for n in 0..etcd.members.len() {
             etcd.start_member(n)?;
         }
@@ -72,9 +90,10 @@ impl Etcd {
     pub fn start_member(&mut self, n: usize) -> Result<()> {
         let cluster: Vec<_> =
             self.members.iter().map(|member| format!("{}=http://127.0.0.1:{}", member.name, member.peer)).collect();
+        let scheme = self.scheme();
         let member = self.members.get_mut(n).context("no such member")?;
         let (client, peer) =
-            (format!("http://127.0.0.1:{}", member.client), format!("http://127.0.0.1:{}", member.peer));
+            (format!("{scheme}://127.0.0.1:{}", member.client), format!("http://127.0.0.1:{}", member.peer));
         let mut command = Command::new(program());
         command.args(["--name", &member.name, "--data-dir"]).arg(member.folder.join("data"));
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
@@ -86,10 +105,14 @@ impl Etcd {
         Ok(())
     }
 
+    fn scheme(&self) -> &'static str {
+        if self.tls.is_empty() { "http" } else { "https" }
+    }
+
     /// For controllers: `etcd://…`.
     pub fn address(&self) -> String {
         let hosts: Vec<_> = self.members.iter().map(|member| format!("127.0.0.1:{}", member.client)).collect();
-        format!("etcd://{}", hosts.join(","))
+        format!("{}://{}", if self.tls.is_empty() { "etcd" } else { "etcds" }, hosts.join(","))
     }
 
     /// Where one member listens to clients.
@@ -100,9 +123,13 @@ impl Etcd {
 
     /// Runs `etcdctl`; its standard output.
     pub fn ctl(&self, arguments: &[&str]) -> Result<String> {
-        let hosts: Vec<_> = self.members.iter().map(|member| format!("http://127.0.0.1:{}", member.client)).collect();
+        let hosts: Vec<_> =
+            self.members.iter().map(|member| format!("{}://127.0.0.1:{}", self.scheme(), member.client)).collect();
         let mut command = Command::new("etcdctl");
-        command.env("ETCDCTL_API", "3").args(["--endpoints", &hosts.join(","), "--command-timeout", "5s"]);
+        command
+            .env("ETCDCTL_API", "3")
+            .args(["--endpoints", &hosts.join(","), "--command-timeout", "5s"])
+            .args(&self.tls);
         let output = command.args(arguments).output().context("could not start etcdctl")?;
         anyhow::ensure!(output.status.success(), "etcdctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())

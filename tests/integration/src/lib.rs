@@ -3,6 +3,7 @@
 #![cfg(unix)]
 
 pub mod binaries;
+pub mod certificates;
 pub mod collector;
 pub mod ctl;
 pub mod daemon;

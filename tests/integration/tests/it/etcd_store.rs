@@ -19,6 +19,7 @@ use muster_core::{
     time::Timestamp,
 };
 use muster_integration::{
+    certificates::Authority,
     etcd::{self, Etcd},
     proxy::{Mode, Proxy},
     skip::skip,
@@ -404,6 +405,42 @@ fn an_etcd_that_asks_for_a_password_is_served_with_it_and_with_nothing_else() ->
                 Ok(Look::when(now > before, log))
             })?;
         }
+        seat.check().await
+    })
+}
+
+#[test]
+fn an_etcd_that_speaks_tls_lets_in_whom_its_authority_has_signed_and_nobody_else() -> Result<()> {
+    if let Some(why) = etcd::missing() {
+        let name = "etcd_store::an_etcd_that_speaks_tls_lets_in_whom_its_authority_has_signed_and_nobody_else";
+        return skip(name, &why);
+    }
+    let folder = tempfile::Builder::new().prefix("muster-it-").tempdir()?;
+    let (ours, foreign) = (Authority::new(&folder.path().join("ca"))?, Authority::new(&folder.path().join("other"))?);
+    let etcd = Etcd::start_tls(folder.path(), &ours)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let bench = Bench { etcd, runtime, _folder: folder };
+    let read = |path: std::path::PathBuf| std::fs::read(path);
+    let client = |ca: &Authority, identity: Option<&Authority>| {
+        let identity = match identity {
+            Some(authority) => {
+                let signed = authority.sign("controller")?;
+                Some((read(signed.certificate)?, read(signed.key)?))
+            }
+            None => None,
+        };
+        let access = Access { user: None, ca: Some(read(ca.certificate())?), identity };
+        Ok::<_, anyhow::Error>(Arc::new(Client::new(bench.etcd.address().parse()?, &access)))
+    };
+    let wrong = [client(&foreign, Some(&ours))?, client(&ours, None)?, client(&ours, Some(&foreign))?];
+    let right = client(&ours, Some(&ours))?;
+    bench.runtime.block_on(async {
+        for (n, client) in wrong.into_iter().enumerate() {
+            let asked = client.call(Duration::from_secs(2), async |mut etcd| etcd.get("x", None).await).await;
+            ensure!(asked.is_err(), "client {n} was let in");
+        }
+        let mut seat = bench.seat_of(right).await?;
+        seat.commit(puts(vec![queue(1, 1), job(1, 2 << 20)])).await?;
         seat.check().await
     })
 }
