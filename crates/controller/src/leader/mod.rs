@@ -200,6 +200,17 @@ async fn look(etcd: &Etcd, key: &str) -> Result<Option<Leader>, Error> {
     Ok(Some(Leader { address: record.address, name: record.name, revision: there.create_revision() }))
 }
 
+/// Renews a session; whether etcd still knows it.
+async fn renew_session(etcd: &Etcd, session: i64, within: Duration) -> Result<bool, Error> {
+    let renew = |mut client: Client| async move {
+        // A stream of its own each time: a broken one is never mended by the library.
+        let (mut keeper, mut answers) = client.lease_keep_alive(session).await?;
+        keeper.keep_alive().await?;
+        Ok(answers.message().await?.is_some_and(|answer| answer.ttl() > 0))
+    };
+    etcd.call(within, renew).await
+}
+
 /// Ends a session and with it what it holds; what cannot be ended passes by itself.
 async fn end_session(etcd: &Etcd, session: i64) {
     let revoke = |mut client: Client| async move { client.lease_revoke(session).await };
@@ -222,16 +233,8 @@ impl Keeper {
     /// Whether etcd still knows the session. Renews the authority from when the question was sent.
     async fn renew(&self) -> Result<bool, Error> {
         let sent = self.clock.mono();
-        let session = self.session;
-        let renewed = |mut client: Client| async move {
-            // A stream of its own each time: a broken one is never mended by the library.
-            let (mut keeper, mut answers) = client.lease_keep_alive(session).await?;
-            keeper.keep_alive().await?;
-            Ok(answers.message().await?.map_or(0, |answer| answer.ttl()))
-        };
         let left = self.authority.until().since(sent).max(Duration::from_millis(1));
-        let ttl = self.etcd.call(left, renewed).await?;
-        if ttl <= 0 {
+        if !renew_session(&self.etcd, self.session, left).await? {
             return Ok(false);
         }
         self.authority.extend(sent.after(self.held_for));

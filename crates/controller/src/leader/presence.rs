@@ -57,7 +57,7 @@ impl Presence {
 
     async fn turn(&self, session: &mut Option<i64>) -> Result<(), Error> {
         let lives = match *session {
-            Some(session) => self.renew(session).await?,
+            Some(session) => super::renew_session(&self.etcd, session, CALL_WITHIN).await?,
             None => false,
         };
         if !lives {
@@ -85,15 +85,6 @@ impl Presence {
             }
         };
         self.etcd.call(CALL_WITHIN, begin).await
-    }
-
-    async fn renew(&self, session: i64) -> Result<bool, Error> {
-        let renew = |mut client: Client| async move {
-            let (mut keeper, mut answers) = client.lease_keep_alive(session).await?;
-            keeper.keep_alive().await?;
-            Ok(answers.message().await?.is_some_and(|answer| answer.ttl() > 0))
-        };
-        self.etcd.call(CALL_WITHIN, renew).await
     }
 
     async fn list(&self) -> Result<Vec<v1::MemberView>, Error> {

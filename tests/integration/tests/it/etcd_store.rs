@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use muster_common::clock::Clock;
+use muster_common::{clock::Clock, proto::v1, wire::record};
 use muster_controller::{
     etcd::{Access, Etcd as Client},
     leader::{Candidate, Leadership},
@@ -25,6 +25,7 @@ use muster_integration::{
     skip::skip,
     wait::{self, Look},
 };
+use prost::Message as _;
 use tempfile::TempDir;
 
 /// Anything here is done within this on a slow machine.
@@ -178,10 +179,11 @@ fn who_does_not_lead_any_more_writes_nothing() -> Result<()> {
         old.commit(puts(vec![queue(1, 1)])).await?;
         // Its key is taken away, and it does not know.
         bench.etcd.ctl(&["del", "/muster/v1/leader"])?;
-        let new = bench.seat(&bench.etcd.address()).await?;
-        ensure!(new.term > old.term, "terms grow");
+        // Nobody has written since its last commit: only the fence refuses it.
         let outcome = old.store.commit(old.term, puts(vec![queue(2, 2)])).await;
         ensure!(outcome == Outcome::Fenced, "C2: {outcome:?}");
+        let new = bench.seat(&bench.etcd.address()).await?;
+        ensure!(new.term > old.term, "terms grow");
         let loading = old.store.load().await;
         ensure!(matches!(loading, Err(Error::Deposed)), "{loading:?}");
         // And one that gave up by itself does not even ask.
@@ -303,6 +305,41 @@ fn a_batch_that_was_staged_and_not_copied_is_taken_up_by_who_leads_next() -> Res
         let left = bench.etcd.ctl(&["get", "/muster/v1/head", "--print-value-only"])?;
         ensure!(!left.is_empty());
         new.commit(batch).await?;
+        new.check().await
+    })
+}
+
+#[test]
+fn a_batch_that_counts_and_lies_uncopied_is_copied_before_anything_else() -> Result<()> {
+    on_etcd("etcd_store::a_batch_that_counts_and_lies_uncopied_is_copied_before_anything_else", &[], async |bench| {
+        let mut old = bench.seat(&bench.etcd.address()).await?;
+        old.commit(puts(vec![queue(0, 1), queue(1, 1)])).await?;
+        // What a leader leaves that dies right after the batch counts: nothing of it is at its keys yet.
+        let put = |(key, piece): (Key, Piece)| v1::Write {
+            key: record::key_bytes(&key),
+            value: record::encode(&piece, &key),
+            delete: false,
+        };
+        let gone = v1::Write { key: record::key_bytes(&queue(1, 1).0), value: Vec::new(), delete: true };
+        let parts = [vec![put(queue(0, 2)), gone], vec![put(queue(2, 2))]];
+        let mut left: Vec<(String, Vec<u8>)> = Vec::new();
+        for (n, writes) in parts.into_iter().enumerate() {
+            let record = v1::StagedRecord { version: record::VERSION, writes };
+            left.push((format!("/muster/v1/staged/{n:010}"), record.encode_to_vec()));
+        }
+        let head = v1::HeadRecord { version: record::VERSION, commit: "its last".to_owned(), staged: 2 };
+        left.push(("/muster/v1/head".to_owned(), head.encode_to_vec()));
+        let client = bench.client(&bench.etcd.address())?;
+        for (key, value) in left {
+            client.call(LIMIT, async |mut etcd| etcd.put(key.as_str(), value.clone(), None).await.map(drop)).await?;
+        }
+        bench.etcd.ctl(&["del", "/muster/v1/leader"])?;
+
+        let mut new = bench.seat(&bench.etcd.address()).await?;
+        let wanted: BTreeMap<_, _> = [queue(0, 2), queue(2, 2)].into_iter().collect();
+        ensure!(new.pieces == wanted, "{:?}", new.pieces);
+        let staged = bench.etcd.ctl(&["get", "/muster/v1/staged/", "--prefix", "--keys-only"])?;
+        ensure!(staged.trim().is_empty(), "it is still staged: {staged}");
         new.check().await
     })
 }
