@@ -110,18 +110,25 @@ impl<'a> Run<'a> {
             let mut passing = pin!(self.pass_output(submitted.job));
             let mut passed = false;
             while job.is_none() {
-                tokio::select! {
-                    outcome = live.follow() => match outcome? {
-                        Outcome::Ended(ended) => job = Some(*ended),
-                        Outcome::Interrupted if interrupted => return Err(Error::Quiet(Exit::INTERRUPTED)),
-                        Outcome::Interrupted => {
-                            self.interrupt(&mut live, submitted.job).await?;
-                            interrupted = true;
+                // One following for both: begun anew, it would leave a watch behind on the controller.
+                let outcome = {
+                    let mut following = pin!(live.follow());
+                    loop {
+                        tokio::select! {
+                            outcome = &mut following => break outcome?,
+                            ended = &mut passing, if !passed => {
+                                ended?;
+                                passed = true;
+                            }
                         }
-                    },
-                    ended = &mut passing, if !passed => {
-                        ended?;
-                        passed = true;
+                    }
+                };
+                match outcome {
+                    Outcome::Ended(ended) => job = Some(*ended),
+                    Outcome::Interrupted if interrupted => return Err(Error::Quiet(Exit::INTERRUPTED)),
+                    Outcome::Interrupted => {
+                        self.interrupt(&mut live, submitted.job).await?;
+                        interrupted = true;
                     }
                 }
             }
