@@ -3,6 +3,8 @@
 //! Never decides anything: `attempt` says what is done and when.
 
 #[cfg(unix)]
+mod child;
+#[cfg(unix)]
 mod hunt;
 #[cfg(unix)]
 mod lookup;

@@ -1,4 +1,4 @@
-//! Linux: what to start, kept as the kernel wants it, and `posix_spawn`.
+//! Linux: what to start, kept as the kernel wants it.
 //!
 //! `std::process::Command` would do the same with an allocation and a tree node for each of twenty
 //! variables, and with a new `/dev/null` for each process: a tenth of all that a short task costs.
@@ -8,16 +8,18 @@ use std::{
     fmt::{Arguments, Display},
     fs::File,
     io::{self, Write},
-    mem::MaybeUninit,
     os::{
-        fd::{AsRawFd, BorrowedFd},
+        fd::{AsRawFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
+    ptr,
     sync::LazyLock,
 };
 
-use nix::{libc, unistd::Pid};
+use nix::unistd::Pid;
+
+use super::child::{self, Plan};
 
 /// An empty stdin, opened once.
 static NOTHING: LazyLock<io::Result<File>> = LazyLock::new(|| File::open("/dev/null"));
@@ -111,123 +113,30 @@ impl Program {
     }
 
     /// Valid while nothing is added.
-    fn pointer(&self, at: usize) -> *mut c_char {
-        self.strings[at..].as_ptr().cast_mut().cast()
+    fn pointer(&self, at: usize) -> *const c_char {
+        self.strings[at..].as_ptr().cast()
     }
 
-    fn pointers(&self, places: &[usize]) -> Vec<*mut c_char> {
-        places.iter().map(|at| self.pointer(*at)).chain([std::ptr::null_mut()]).collect()
+    fn pointers(&self, places: &[usize]) -> Vec<*const c_char> {
+        places.iter().map(|at| self.pointer(*at)).chain([ptr::null()]).collect()
     }
 
-    /// Starts it as the leader of a new process group, with no signal blocked and none ignored that
-    /// we ignore. Blocks until the program is loaded, or could not be.
-    pub(super) fn start(&self, standard: &Standard<'_>) -> io::Result<Pid> {
+    /// Starts it as the leader of a new process group, with its signals as the system has them. Blocks until the program
+    /// is loaded, or could not be.
+    pub(super) fn start(&self, standard: &Standard<'_>) -> io::Result<(Pid, OwnedFd)> {
         if self.has_zero {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let mut actions = Actions::new()?;
         let nothing = NOTHING.as_ref().map_err(|error| io::Error::from(error.kind()))?;
-        actions.give(standard.stdin.map_or_else(|| nothing.as_raw_fd(), |fd| fd.as_raw_fd()), 0)?;
-        actions.give(standard.stdout.as_raw_fd(), 1)?;
-        actions.give(standard.stderr.as_raw_fd(), 2)?;
-        if let Some(folder) = self.folder {
-            actions.enter(self.pointer(folder))?;
-        }
-        let attributes = Attributes::new()?;
+        let stdin = standard.stdin.map_or_else(|| nothing.as_raw_fd(), |fd| fd.as_raw_fd());
         let (arguments, variables) = (self.pointers(&self.arguments), self.pointers(&self.variables));
-        let mut pid = 0;
-        // SAFETY: the path and every entry of both lists point to zero-terminated strings in
-        // `self.strings`, which nobody changes during the call; both lists end with a null; actions
-        // and attributes are initialised.
-        #[expect(unsafe_code, reason = "posix_spawn, with a folder to start in")]
-        let error = unsafe {
-            libc::posix_spawn(
-                &raw mut pid,
-                self.pointer(self.file),
-                &raw const actions.0,
-                &raw const attributes.0,
-                arguments.as_ptr(),
-                variables.as_ptr(),
-            )
-        };
-        checked(error).map(|()| Pid::from_raw(pid))
-    }
-}
-
-/// These calls return their error.
-fn checked(error: libc::c_int) -> io::Result<()> {
-    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
-}
-
-/// What the child does before it becomes the program.
-struct Actions(libc::posix_spawn_file_actions_t);
-
-impl Actions {
-    fn new() -> io::Result<Self> {
-        let mut actions = MaybeUninit::uninit();
-        // SAFETY: initialises what it is given; assumed initialised only if it says so.
-        #[expect(unsafe_code, reason = "posix_spawn's own types")]
-        unsafe {
-            checked(libc::posix_spawn_file_actions_init(actions.as_mut_ptr()))?;
-            Ok(Self(actions.assume_init()))
-        }
-    }
-
-    fn give(&mut self, from: libc::c_int, to: libc::c_int) -> io::Result<()> {
-        // SAFETY: initialised above; two integers.
-        #[expect(unsafe_code, reason = "posix_spawn's own types")]
-        checked(unsafe { libc::posix_spawn_file_actions_adddup2(&raw mut self.0, from, to) })
-    }
-
-    fn enter(&mut self, folder: *const c_char) -> io::Result<()> {
-        // SAFETY: initialised above; the string is zero-terminated and copied by the call.
-        #[expect(unsafe_code, reason = "posix_spawn's own types")]
-        checked(unsafe { libc::posix_spawn_file_actions_addchdir_np(&raw mut self.0, folder) })
-    }
-}
-
-impl Drop for Actions {
-    fn drop(&mut self) {
-        // SAFETY: initialised in `new`, destroyed once.
-        #[expect(unsafe_code, reason = "posix_spawn's own types")]
-        unsafe {
-            libc::posix_spawn_file_actions_destroy(&raw mut self.0);
-        }
-    }
-}
-
-/// A group of its own, an empty signal mask, and SIGPIPE as programs expect it (Rust ignores it).
-struct Attributes(libc::posix_spawnattr_t);
-
-impl Attributes {
-    fn new() -> io::Result<Self> {
-        let mut attributes = MaybeUninit::uninit();
-        let mut signals = MaybeUninit::uninit();
-        let flags = libc::POSIX_SPAWN_SETPGROUP | libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF;
-        // SAFETY: each call initialises or changes what it is given, which lives here; assumed
-        // initialised only after the call that does it succeeded.
-        #[expect(unsafe_code, reason = "posix_spawn's own types")]
-        unsafe {
-            checked(libc::posix_spawnattr_init(attributes.as_mut_ptr()))?;
-            let mut made = Self(attributes.assume_init());
-            libc::sigemptyset(signals.as_mut_ptr());
-            let mut signals = signals.assume_init();
-            checked(libc::posix_spawnattr_setflags(&raw mut made.0, flags as libc::c_short))?;
-            checked(libc::posix_spawnattr_setpgroup(&raw mut made.0, 0))?;
-            checked(libc::posix_spawnattr_setsigmask(&raw mut made.0, &raw const signals))?;
-            libc::sigaddset(&raw mut signals, libc::SIGPIPE);
-            checked(libc::posix_spawnattr_setsigdefault(&raw mut made.0, &raw const signals))?;
-            Ok(made)
-        }
-    }
-}
-
-impl Drop for Attributes {
-    fn drop(&mut self) {
-        // SAFETY: initialised in `new`, destroyed once.
-        #[expect(unsafe_code, reason = "posix_spawn's own types")]
-        unsafe {
-            libc::posix_spawnattr_destroy(&raw mut self.0);
-        }
+        // Every string lies in `self.strings`, which nobody changes during the call.
+        child::start(&Plan {
+            file: self.pointer(self.file),
+            folder: self.folder.map_or(ptr::null(), |folder| self.pointer(folder)),
+            arguments: arguments.as_ptr(),
+            variables: variables.as_ptr(),
+            standard: [stdin, standard.stdout.as_raw_fd(), standard.stderr.as_raw_fd()],
+        })
     }
 }

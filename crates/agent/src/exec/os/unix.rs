@@ -78,9 +78,9 @@ pub(crate) fn spawn(program: &Program, feeds: bool) -> io::Result<Fresh> {
         stdout: task_stdout.as_fd(),
         stderr: task_stderr.as_fd(),
     };
+    let (pid, pidfd) = program.start(&standard)?;
     // From here on, dropping it kills it.
-    let process = Process { pid: program.start(&standard)?, status: None };
-    let pidfd = open_pidfd(process.pid.as_raw())?;
+    let process = Process { pid, status: None };
     let (stdin, stdout, stderr) = (stdin.map(OwnedFd::from), OwnedFd::from(stdout), OwnedFd::from(stderr));
     // Our ends do not block; the task's are other open files and do, as programs expect.
     for pipe in [&stdout, &stderr].into_iter().chain(&stdin) {
