@@ -7,7 +7,7 @@
 compile_error!("a release build must not hold faults: build without --cfg muster_mutants");
 
 /// Every fault with what it breaks. `cargo xtask mutants` runs them all.
-pub const ALL: [(&str, &str); 16] = [
+pub const ALL: [(&str, &str); 17] = [
     ("gate-open", "C1: answers and orders leave before their commit"),
     ("lease-early", "C1: a lease leaves before it is committed"),
     ("stop-early", "C1: an order to stop leaves before it is committed"),
@@ -23,6 +23,7 @@ pub const ALL: [(&str, &str); 16] = [
     ("fence-ignored", "C2: a leader that was replaced still writes"),
     ("authority-ignored", "A1, L1: a leader that was replaced still renews leases"),
     ("report-forgotten", "A2: a report is forgotten when it is sent"),
+    ("room-not-passed", "S3: what was begun in the place of another takes no room"),
     ("report-not-resent", "A2: a report is not sent again to the next session"),
 ];
 

@@ -1,7 +1,11 @@
 //! An agent as the daemon is: the real supervisor, a journal that survives it, processes that outlive it
 //! for a moment, and a stream that may break at any time.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use muster_agent::{
     exec::{KillReason, Order},
@@ -12,7 +16,7 @@ use muster_core::{
     id::{SessionId, TaskId, Token},
     resources::Request,
     state::End,
-    time::Timestamp,
+    time::{Mono, Timestamp},
 };
 
 /// A process that runs.
@@ -47,6 +51,8 @@ pub struct Agent {
     pub journal: Memory,
     /// Its processes.
     pub processes: BTreeMap<Token, Process>,
+    /// What may begin by itself where an attempt ended, and until when.
+    pub offers: VecDeque<(Arc<Order>, Mono)>,
 }
 
 impl Agent {
@@ -62,6 +68,7 @@ impl Agent {
             cut_until: 0,
             journal: Memory::default(),
             processes: BTreeMap::new(),
+            offers: VecDeque::new(),
         }
     }
 
@@ -76,6 +83,19 @@ impl Agent {
         self.life += 1;
         self.daemon = None;
         self.session = None;
+        self.offers.clear();
+    }
+
+    /// Takes an offer out that was not begun.
+    pub fn take_offer(&mut self, token: Token) -> Option<Arc<Order>> {
+        let at = self.offers.iter().position(|(order, _)| order.token == token)?;
+        self.offers.remove(at).map(|(order, _)| order)
+    }
+
+    /// The oldest offer, if it may begin `now` in the place of `ended`.
+    pub fn next_in_place(&mut self, ended: &Order, now: Mono) -> Option<Arc<Order>> {
+        let fits = |(next, until): &(Arc<Order>, Mono)| *until > now && next.spec.request == ended.spec.request;
+        if self.offers.front().is_some_and(fits) { self.offers.pop_front().map(|(order, _)| order) } else { None }
     }
 
     /// What running processes take together.
@@ -137,6 +157,8 @@ pub fn kill_takes(grace: Duration, roll: u64) -> u64 {
 pub fn about(action: &Action) -> Option<(Token, Option<TaskId>)> {
     match action {
         Action::Start(order) => Some((order.token, Some(order.task))),
+        Action::Offer { order, .. } => Some((order.token, Some(order.task))),
+        Action::Claim { token } | Action::Withdraw { token } => Some((*token, None)),
         Action::Kill { token, .. } => Some((*token, None)),
         Action::Send(report) => Some((report.token, Some(report.task))),
         _ => None,

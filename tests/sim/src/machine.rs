@@ -18,6 +18,19 @@ pub(crate) const GUARD_US: u64 = 300_000;
 
 impl World {
     pub(crate) fn process_starts(&mut self, agent: usize, order: Arc<Order>) {
+        let token = order.token;
+        self.process_begins(agent, order);
+        self.tell_start(agent, token);
+    }
+
+    fn tell_start(&mut self, agent: usize, token: Token) {
+        let at = self.now.wall;
+        let identity = ProcessIdentity { boot: Arc::from("boot"), pid: 1, start: token.0, group: 1 };
+        self.input(agent, Input::Exec(ExecEvent::Started { token, at, identity }));
+    }
+
+    /// Before the daemon hears of it.
+    fn process_begins(&mut self, agent: usize, order: Arc<Order>) {
         let (task, token) = (order.task, order.token);
         let now = self.now.wall;
         self.witness.process_starts(task, token, agent, &self.store);
@@ -26,8 +39,6 @@ impl World {
         let lasts =
             if self.rng.chance(15) { self.rng.within(1_000_000, 45_000_000) } else { self.rng.within(500, 400_000) };
         self.after(lasts, Coming::ProcessEnds { agent, token });
-        let identity = ProcessIdentity { boot: Arc::from("boot"), pid: 1, start: token.0, group: 1 };
-        self.input(agent, Input::Exec(ExecEvent::Started { token, at: now, identity }));
     }
 
     pub(crate) fn kill(&mut self, agent: usize, token: Token, reason: KillReason, takes: u64) {
@@ -54,16 +65,36 @@ impl World {
         let task = process.order.task;
         self.note(|| format!("agent {agent}: the process of {task} with {token} is dead: {end}"));
         let why = process.killed.map(|reason| Arc::from(reason.text()));
-        let event = ExecEvent::Ended { token, end, why, started: process.started, ended: now, result: None };
+        let started = process.started;
         if machine_is_awake(self, agent) {
             self.witness.process_ended(token, end);
-            self.input(agent, Input::Exec(event));
+            let next = if process.killed.is_none() { self.relay(agent, &process.order) } else { None };
+            self.input(
+                agent,
+                Input::Exec(ExecEvent::Ended { token, end, why, started, ended: now, result: None, next }),
+            );
+            next.into_iter().for_each(|next| self.tell_start(agent, next));
         } else if let Some(machine) = self.agents.get_mut(agent) {
             // The daemon is stopped: it will read the end when it goes on.
             machine.processes.insert(token, process);
             let at = machine.paused_until + 1;
             self.at(at, Coming::ProcessEnds { agent, token });
         }
+    }
+
+    /// Mostly the end of a short attempt is seen by the thread that can begin the next one by itself.
+    fn relay(&mut self, agent: usize, ended: &Order) -> Option<Token> {
+        let sees_it = self.rng.chance(70);
+        let now = self.now.mono;
+        let next = self
+            .agents
+            .get_mut(agent)
+            .filter(|machine| sees_it && machine.daemon.is_some())?
+            .next_in_place(ended, now)?;
+        let (task, token) = (next.task, next.token);
+        self.note(|| format!("agent {agent}: {task} with {token} begins in the place of {}", ended.task));
+        self.process_begins(agent, next);
+        Some(token)
     }
 
     pub(crate) fn agent_dies(&mut self, agent: usize) {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use muster_agent::{
-    exec::{Order, Swept},
+    exec::{ExecEvent, Order, Swept},
     supervisor::{Action, Input, Welcome},
 };
 use muster_core::{
@@ -273,6 +273,17 @@ impl World {
         match action {
             Action::Journal(entry) => machine.remember(&entry),
             Action::Start(order) => self.process_starts(agent, order),
+            Action::Offer { order, until } => machine.offers.push_back((order, until)),
+            Action::Claim { token } => {
+                if let Some(order) = machine.take_offer(token) {
+                    self.process_starts(agent, order);
+                }
+            }
+            Action::Withdraw { token } => {
+                if machine.take_offer(token).is_some() {
+                    self.input(agent, Input::Exec(ExecEvent::Withdrawn { token }));
+                }
+            }
             Action::Kill { token, reason, grace } => {
                 let roll = self.rng.roll();
                 self.kill(agent, token, reason, kill_takes(grace, roll));

@@ -31,6 +31,10 @@ const REPORTS_MAX: usize = 1 << 20;
 const GATHER_AHEAD: usize = 8;
 /// How long reports are gathered at most; far less than the work that is sent ahead lasts.
 const GATHER: Duration = Duration::from_millis(10);
+/// While so many leases can begin without us, ends of attempts are read together, [`READ_EVERY`] so often.
+const OFFERED_ENOUGH: usize = 8;
+/// Far less than the offers last, far more than one end costs.
+const READ_EVERY: Duration = Duration::from_millis(2);
 /// Between two tries to begin a new journal segment after one that failed.
 const JOURNAL_RETRY: Duration = Duration::from_secs(1);
 /// When nothing else is due.
@@ -42,6 +46,12 @@ pub(super) trait Processes: Send + 'static {
     fn start(&self, order: Arc<Order>);
     /// See [`Exec::kill`].
     fn kill(&self, token: Token, reason: KillReason, grace: Duration);
+    /// See [`Exec::offer`].
+    fn offer(&self, order: Arc<Order>, until: Mono);
+    /// See [`Exec::claim`].
+    fn claim(&self, token: Token);
+    /// See [`Exec::withdraw`].
+    fn withdraw(&self, token: Token);
 }
 
 impl Processes for Exec {
@@ -51,6 +61,18 @@ impl Processes for Exec {
 
     fn kill(&self, token: Token, reason: KillReason, grace: Duration) {
         Exec::kill(self, token, reason, grace);
+    }
+
+    fn offer(&self, order: Arc<Order>, until: Mono) {
+        Exec::offer(self, order, until);
+    }
+
+    fn claim(&self, token: Token) {
+        Exec::claim(self, token);
+    }
+
+    fn withdraw(&self, token: Token) {
+        Exec::withdraw(self, token);
     }
 }
 
@@ -132,7 +154,8 @@ impl<P: Processes> Agent<P> {
 
     /// Cancel safe in every branch: no event is lost when another one comes first.
     async fn wait(&self, sources: &mut Sources) -> News {
-        let pause = self.pause();
+        let unhurried = self.supervisor.offered() >= OFFERED_ENOUGH;
+        let pause = if unhurried { self.pause().min(READ_EVERY) } else { self.pause() };
         let blocked = self.up.as_ref().filter(|_| !self.outbox.is_empty() && self.gathering.is_none());
         let room = async {
             match blocked {
@@ -142,7 +165,7 @@ impl<P: Processes> Agent<P> {
         };
         tokio::select! {
             event = sources.link.recv() => News::Link(event),
-            event = sources.exec.recv() => News::Exec(event),
+            event = sources.exec.recv(), if !unhurried => News::Exec(event),
             stop = sources.stops.recv(), if !self.abandoned => News::Stop(stop),
             () = room => News::Nothing,
             () = tokio::time::sleep(pause) => News::Nothing,
@@ -232,6 +255,9 @@ impl<P: Processes> Agent<P> {
         match action {
             Action::Journal(_) => {}
             Action::Start(order) => self.processes.start(order),
+            Action::Offer { order, until } => self.processes.offer(order, until),
+            Action::Claim { token } => self.processes.claim(token),
+            Action::Withdraw { token } => self.processes.withdraw(token),
             Action::Kill { token, reason, grace } => {
                 info!(%token, reason = reason.text(), ?grace, "ending an attempt");
                 self.processes.kill(token, reason, grace);

@@ -1,6 +1,11 @@
 //! The loop, the journal and the link against a scripted controller, over real gRPC and a real disk.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use muster_common::{
     clock::Clock,
@@ -12,7 +17,7 @@ use muster_core::{
     resources::Request,
     spec::{Command, TaskSpec},
     state::End,
-    time::Timestamp,
+    time::{Mono, Timestamp},
 };
 use tempfile::TempDir;
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -35,6 +40,16 @@ const TERM: u64 = 5;
 struct Script {
     started: mpsc::Sender<Arc<Order>>,
     killed: mpsc::Sender<(Token, KillReason)>,
+    offers: Mutex<Vec<Arc<Order>>>,
+    exec: mpsc::Sender<ExecEvent>,
+}
+
+impl Script {
+    fn take_offer(&self, token: Token) -> Option<Arc<Order>> {
+        let mut offers = self.offers.lock().expect("nobody panicked");
+        let at = offers.iter().position(|order| order.token == token)?;
+        Some(offers.remove(at))
+    }
 }
 
 impl Processes for Script {
@@ -44,6 +59,21 @@ impl Processes for Script {
 
     fn kill(&self, token: Token, reason: KillReason, _grace: Duration) {
         self.killed.try_send((token, reason)).expect("the test looks");
+    }
+
+    // Nothing begins by itself here: an offer is an order that waits.
+    fn offer(&self, order: Arc<Order>, _until: Mono) {
+        self.offers.lock().expect("nobody panicked").push(order);
+    }
+
+    fn claim(&self, token: Token) {
+        self.take_offer(token).into_iter().for_each(|order| self.start(order));
+    }
+
+    fn withdraw(&self, token: Token) {
+        if self.take_offer(token).is_some() {
+            self.exec.try_send(ExecEvent::Withdrawn { token }).expect("the test looks");
+        }
     }
 }
 
@@ -77,7 +107,7 @@ impl World {
         let (killed_in, killed) = mpsc::channel(100);
         let (exec, exec_events) = mpsc::channel(10_000);
         let (stops, stop_requests) = mpsc::channel(2);
-        let script = Script { started: started_in, killed: killed_in };
+        let script = Script { started: started_in, killed: killed_in, offers: Mutex::default(), exec: exec.clone() };
         let me = (Arc::from("uid-1"), Offer { name: "worker".to_owned(), ..Offer::default() });
         let agent = Agent::new(clock, me, supervisor, journal, script);
         let sources = Sources { link: link_events, exec: exec_events, stops: stop_requests };
@@ -104,7 +134,7 @@ impl World {
 
     async fn end(&self, token: Token, end: End) {
         let (started, ended) = (Timestamp(1), Timestamp(2));
-        self.tell(ExecEvent::Ended { token, end, why: None, started, ended, result: None }).await;
+        self.tell(ExecEvent::Ended { token, end, why: None, started, ended, result: None, next: None }).await;
     }
 
     /// Dies as by `kill -9`: nothing more is written or said.

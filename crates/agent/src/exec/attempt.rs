@@ -23,7 +23,7 @@ use super::{
     os::{Fresh, Leader, Running, Status, Survivor},
     outcome,
     pipes::Pipes,
-    room::Room,
+    room::{Entry, Room},
     scratch::Scratch,
 };
 use crate::logs::Spool;
@@ -90,8 +90,9 @@ enum Cause {
 
 impl Attempt {
     /// Waits a little for the end, on this thread, if nobody else needs it; most short tasks are
-    /// over then, for the price of one wake-up. The others are handed to the runtime.
-    pub(super) fn begin(self, mut fresh: Fresh, may_linger: bool) {
+    /// over then, for the price of one wake-up. The others are handed to the runtime. Returns what this thread is to
+    /// start next.
+    pub(super) fn begin(self, mut fresh: Fresh, may_linger: bool) -> Option<Entry> {
         let room = Arc::clone(&self.room);
         let mut spool = room.spool(&self.order);
         let patient = self.order.spec.timeout.is_none_or(|limit| limit > LINGER * 2);
@@ -112,17 +113,18 @@ impl Attempt {
                 room.track(async move { self.tell(End::Lost, Some(why.into()), None).await });
             }
         }
+        None
     }
 
     /// Without the runtime, unless there is something that may take long.
-    fn end_at_once(self, status: Status) {
+    fn end_at_once(self, status: Status) -> Option<Entry> {
         let is_plain = self.scratch.as_deref().is_none_or(Scratch::is_empty)
             && !self.order.has_inputs
             && !outcome::is_there(&self.room.result_path(self.order.token));
         let room = Arc::clone(&self.room);
         if !is_plain {
             room.track(self.conclude(None, Some(status), Vec::new()));
-            return;
+            return None;
         }
         if let Some(folder) = self.scratch {
             room.scratch.put_empty(folder);
@@ -132,9 +134,10 @@ impl Attempt {
             Status::Exit(code) => End::Exit(code),
             Status::Signal(number) => End::Signal(number),
         };
-        let (token, ended) = (self.order.token, room.clock.wall());
+        let (token, started, ended) = (self.order.token, self.started, room.clock.wall());
         self.span.record("end", tracing::field::display(end));
-        room.over_at_once(ExecEvent::Ended { token, end, why: None, started: self.started, ended, result: None });
+        let word = |next| ExecEvent::Ended { token, end, why: None, started, ended, result: None, next };
+        room.over_at_once(&self.order, word)
     }
 
     /// Runs to the end and tells of it, exactly once.
@@ -166,7 +169,8 @@ impl Attempt {
         let (token, ended) = (self.order.token, self.room.clock.wall());
         self.span.record("end", tracing::field::display(end));
         debug!(%token, %end, "attempt over");
-        self.room.over(ExecEvent::Ended { token, end, why, started: self.started, ended, result }).await;
+        let started = self.started;
+        self.room.over(ExecEvent::Ended { token, end, why, started, ended, result, next: None }).await;
     }
 
     /// Kills what is left of it and takes what is left in its pipes. Returns how the leader ended, and

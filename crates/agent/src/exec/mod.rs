@@ -4,6 +4,7 @@ mod attempt;
 mod env;
 pub mod guard;
 mod launch;
+mod offers;
 mod order;
 mod os;
 mod outcome;
@@ -24,7 +25,7 @@ use std::{
 };
 
 use muster_common::clock::Clock;
-use muster_core::{id::Token, spec::Command};
+use muster_core::{id::Token, spec::Command, time::Mono};
 use tokio::{runtime::Runtime, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
@@ -153,6 +154,7 @@ impl Exec {
             files,
             events,
             live,
+            offers: offers::Offers::default(),
             hunter: os::Hunter::start(config.clock, Arc::clone(&instances.own), is_live).map_err(Error::Threads)?,
             pool: Arc::clone(&threads.pool),
             runtime: runtime.handle().clone(),
@@ -176,8 +178,9 @@ impl Exec {
         }
         let room = Arc::downgrade(&self.room);
         let work = move |(order, control)| {
-            if let Some(room) = room.upgrade() {
-                room.launch(order, control);
+            let mut next = Some((order, control));
+            while let Some((order, control)) = next {
+                next = room.upgrade().and_then(|room| room.launch(order, control));
             }
         };
         self.threads.pool.start(starters(), work).map_err(Error::Threads)
@@ -205,6 +208,26 @@ impl Exec {
     pub fn kill(&self, token: Token, reason: KillReason, grace: Duration) {
         if let Some(control) = self.room.live.get(token) {
             control.kill(reason, self.room.clock.mono().after(grace));
+        }
+    }
+
+    /// Lets `order` begin, until `until`, in the place of the next attempt that ends and asked for the same: without
+    /// being told, and before the events of that end are read. It has no inputs to fetch.
+    pub fn offer(&self, order: Arc<Order>, until: Mono) {
+        self.room.offers.add(order, until);
+    }
+
+    /// Starts an offered order now, as [`Exec::start`] does, unless it was begun.
+    pub fn claim(&self, token: Token) {
+        if let Some(order) = self.room.offers.take(token) {
+            self.start(order);
+        }
+    }
+
+    /// Takes an offer back; [`ExecEvent::Withdrawn`] says so, unless it was begun.
+    pub fn withdraw(&self, token: Token) {
+        if self.room.offers.take(token).is_some() {
+            self.room.tell_at_once(ExecEvent::Withdrawn { token });
         }
     }
 

@@ -109,6 +109,13 @@ pub enum ExecEvent {
         ended: Timestamp,
         /// What it left.
         result: Option<TaskResult>,
+        /// The offered order that was begun in its place.
+        next: Option<Token>,
+    },
+    /// An offer was taken back before it was begun; it never will be.
+    Withdrawn {
+        /// The order.
+        token: Token,
     },
 }
 
@@ -116,7 +123,7 @@ impl ExecEvent {
     /// The order that it is about.
     pub fn token(&self) -> Token {
         match self {
-            Self::Started { token, .. } | Self::Ended { token, .. } => *token,
+            Self::Started { token, .. } | Self::Ended { token, .. } | Self::Withdrawn { token } => *token,
         }
     }
 }

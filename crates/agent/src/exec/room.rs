@@ -16,7 +16,9 @@ use tracing::Span;
 use super::{
     ExecEvent, Links, Order,
     attempt::{Attempt, Control, Wish},
-    env, launch, os, outcome,
+    env, launch,
+    offers::Offers,
+    os, outcome,
     pool::Pool,
     scratch::Scratch,
 };
@@ -38,11 +40,15 @@ pub(super) struct Room {
     pub(super) files: PathBuf,
     pub(super) events: mpsc::Sender<ExecEvent>,
     pub(super) live: Arc<Live>,
+    pub(super) offers: Offers,
     pub(super) hunter: os::Hunter,
-    pub(super) pool: Arc<Pool<(Arc<Order>, Arc<Control>)>>,
+    pub(super) pool: Arc<Pool<Entry>>,
     pub(super) runtime: Handle,
     pub(super) tracker: TaskTracker,
 }
+
+/// What a starter's thread works on.
+pub(super) type Entry = (Arc<Order>, Arc<Control>);
 
 /// The attempts that are not over.
 #[derive(Default)]
@@ -116,13 +122,32 @@ impl Room {
         self.tell(event).await;
     }
 
-    /// The last word, from a thread that should not wait.
-    pub(super) fn over_at_once(self: &Arc<Self>, event: ExecEvent) {
-        self.live.remove(event.token());
+    /// From a thread that should not wait.
+    pub(super) fn tell_at_once(self: &Arc<Self>, event: ExecEvent) {
         if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
             let room = Arc::clone(self);
             self.track(async move { room.tell(event).await });
         }
+    }
+
+    /// The last word on an attempt of `ended`, from a thread that should not wait, and the offered order that this thread
+    /// begins in its place, if any: `word` makes the one event that tells of both.
+    pub(super) fn over_at_once(
+        self: &Arc<Self>,
+        ended: &Order,
+        word: impl FnOnce(Option<Token>) -> ExecEvent,
+    ) -> Option<Entry> {
+        self.live.remove(ended.token);
+        // Without room for the event, what is told of the next one could come before it.
+        let Ok(place) = self.events.try_reserve() else {
+            self.tell_at_once(word(None));
+            return None;
+        };
+        let now = self.clock.mono();
+        // Who waits for a thread came first.
+        let next = self.pool.is_idle().then(|| self.offers.begin(&ended.spec.request, now, &self.live)).flatten();
+        place.send(word(next.as_ref().map(|(order, _)| order.token)));
+        next
     }
 
     /// The last word on an attempt that never had a process.
@@ -133,14 +158,14 @@ impl Room {
         let (token, never) = (order.token, Timestamp(0));
         let ended = self.clock.wall();
         let why = why.map(Into::into);
-        self.over(ExecEvent::Ended { token, end, why, started: never, ended, result: None }).await;
+        self.over(ExecEvent::Ended { token, end, why, started: never, ended, result: None, next: None }).await;
     }
 
     /// A join point: over as soon as it is begun.
     pub(super) async fn acknowledge(&self, order: &Order) {
         let (token, now) = (order.token, self.clock.wall());
         let (end, why, result) = (End::Succeeded, None, None);
-        self.over(ExecEvent::Ended { token, end, why, started: now, ended: now, result }).await;
+        self.over(ExecEvent::Ended { token, end, why, started: now, ended: now, result, next: None }).await;
     }
 
     /// Gets the inputs of `order`, then has it started.
@@ -177,8 +202,8 @@ impl Room {
         }
     }
 
-    /// Starts the process; on a thread of the pool.
-    pub(super) fn launch(self: &Arc<Self>, order: Arc<Order>, control: Arc<Control>) {
+    /// Starts the process; on a thread of the pool. Returns what the thread is to start next, if it saw the end.
+    pub(super) fn launch(self: &Arc<Self>, order: Arc<Order>, control: Arc<Control>) -> Option<Entry> {
         let room = Arc::clone(self);
         let span = span_of(&order);
         let (end, why) = match control.wish() {
@@ -193,6 +218,7 @@ impl Room {
             },
         };
         self.track(async move { room.never_ran(&order, end, Some(why)).await });
+        None
     }
 
     fn spawn(&self, order: &Order, span: &Span) -> Result<(os::Fresh, Option<PathBuf>), String> {

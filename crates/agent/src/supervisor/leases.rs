@@ -11,25 +11,29 @@ use muster_core::{
     time::{Mono, Now, Timestamp},
 };
 
-use super::{Action, Entry, NEVER, Remembered, Supervisor, Unusable, text};
+use super::{Action, Entry, NEVER, Remembered, Supervisor, Unusable, offers::After, text};
 use crate::exec::{ExecEvent, KillReason, Order, ProcessIdentity, Swept};
 
 /// A lease that is not over.
 #[derive(Debug)]
 pub(super) struct Held {
-    order: Arc<Order>,
+    pub(super) order: Arc<Order>,
     arrived: Mono,
-    phase: Phase,
+    pub(super) phase: Phase,
     started: Timestamp,
     identity: Option<ProcessIdentity>,
     /// No longer ours: nothing is said of it.
     dropped: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
     /// For room.
     Waiting,
+    /// For room, and exec may begin it by itself.
+    Offered,
+    /// The offer was taken back; exec has not answered yet.
+    Withdrawn(After),
     Running,
     /// Being ended, with at most this grace.
     Ending(Duration),
@@ -37,7 +41,11 @@ enum Phase {
 
 impl Held {
     pub(super) fn waits(&self) -> bool {
-        self.phase == Phase::Waiting
+        matches!(self.phase, Phase::Waiting | Phase::Offered)
+    }
+
+    fn is_started(&self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Ending(_))
     }
 
     /// When it is given back if it still waits.
@@ -143,8 +151,11 @@ impl Supervisor {
                     break;
                 }
                 self.room.take(request);
+                actions.push(match held.phase {
+                    Phase::Offered => Action::Claim { token: *token },
+                    _ => Action::Start(held.order.clone()),
+                });
                 held.phase = Phase::Running;
-                actions.push(Action::Start(held.order.clone()));
             }
             self.queue.pop_front();
         }
@@ -158,20 +169,10 @@ impl Supervisor {
         let Some(held) = self.held.get(&token) else { return };
         let grace = held.order.spec.grace;
         match held.phase {
-            Phase::Waiting => {
-                let task = held.order.task;
-                self.held.remove(&token);
-                let what = What::Ended {
-                    end: End::Cancelled,
-                    why: text("cancelled before it started"),
-                    started: NEVER,
-                    ended: now.wall,
-                    result: None,
-                };
-                self.report(token, task, what, actions);
-            }
+            Phase::Waiting => self.cancel_unstarted(token, now.wall, actions),
+            Phase::Offered => self.withdraw(token, After::Cancel, actions),
             Phase::Running => self.kill(token, KillReason::Cancelled, grace, actions),
-            Phase::Ending(_) => {}
+            Phase::Withdrawn(_) | Phase::Ending(_) => {}
         }
     }
 
@@ -180,12 +181,13 @@ impl Supervisor {
     pub(super) fn drop_lease(&mut self, token: Token, actions: &mut Vec<Action>) {
         let Some(held) = self.held.get_mut(&token) else { return };
         held.dropped = true;
-        if held.waits() {
-            self.held.remove(&token);
-            actions.push(Action::Journal(Entry::Released { token }));
-        } else {
-            let grace = held.order.spec.grace.min(self.config.lost_grace);
-            self.kill(token, KillReason::Dropped, grace, actions);
+        match held.phase {
+            Phase::Waiting => self.drop_unstarted(token, actions),
+            Phase::Offered | Phase::Withdrawn(_) => self.withdraw(token, After::Drop, actions),
+            Phase::Running | Phase::Ending(_) => {
+                let grace = held.order.spec.grace.min(self.config.lost_grace);
+                self.kill(token, KillReason::Dropped, grace, actions);
+            }
         }
     }
 
@@ -194,20 +196,23 @@ impl Supervisor {
         let tokens: Vec<_> = self.held.keys().copied().collect();
         for token in tokens {
             let Some(held) = self.held.get(&token) else { continue };
-            if held.waits() {
-                self.give_back(token, reason.text(), actions);
-            } else {
-                let grace = held.order.spec.grace;
-                self.kill(token, reason, limit.map_or(grace, |limit| grace.min(limit)), actions);
+            match held.phase {
+                Phase::Waiting => self.give_back(token, reason.text(), actions),
+                Phase::Withdrawn(After::Drop) => {}
+                Phase::Offered | Phase::Withdrawn(_) => self.withdraw(token, After::End(reason, limit), actions),
+                Phase::Running | Phase::Ending(_) => {
+                    let grace = held.order.spec.grace;
+                    self.kill(token, reason, limit.map_or(grace, |limit| grace.min(limit)), actions);
+                }
             }
         }
     }
 
     /// Asks exec to end a started attempt; again only with a shorter grace.
-    fn kill(&mut self, token: Token, reason: KillReason, grace: Duration, actions: &mut Vec<Action>) {
+    pub(super) fn kill(&mut self, token: Token, reason: KillReason, grace: Duration, actions: &mut Vec<Action>) {
         let Some(held) = self.held.get_mut(&token) else { return };
         let sooner = match held.phase {
-            Phase::Waiting => false,
+            Phase::Waiting | Phase::Offered | Phase::Withdrawn(_) => false,
             Phase::Running => true,
             Phase::Ending(before) => grace < before,
         };
@@ -220,17 +225,19 @@ impl Supervisor {
     /// Gives back what found no room in time.
     pub(super) fn give_back_what_waits(&mut self, now: Now, actions: &mut Vec<Action>) {
         while let Some(token) = self.queue.front().copied() {
-            let due = self.held.get(&token).filter(|held| held.waits()).map(|held| held.until(self.config.hold));
-            match due {
-                Some(due) if due > now.mono => return,
-                Some(_) => self.give_back(token, "the agent had no room for it in time", actions),
+            let why = "the agent had no room for it in time";
+            let held = self.held.get(&token).filter(|held| held.waits());
+            match held.map(|held| (held.until(self.config.hold), held.phase == Phase::Offered)) {
+                Some((due, _)) if due > now.mono => return,
+                Some((_, true)) => self.withdraw(token, After::GiveBack(why), actions),
+                Some((_, false)) => self.give_back(token, why, actions),
                 None => {}
             }
             self.queue.pop_front();
         }
     }
 
-    fn give_back(&mut self, token: Token, why: &str, actions: &mut Vec<Action>) {
+    pub(super) fn give_back(&mut self, token: Token, why: &str, actions: &mut Vec<Action>) {
         if let Some(held) = self.held.remove(&token) {
             self.report(token, held.order.task, What::Returned { why: why.into() }, actions);
         }
@@ -249,15 +256,19 @@ impl Supervisor {
     pub(super) fn exec(&mut self, now: Now, event: ExecEvent, actions: &mut Vec<Action>) {
         match event {
             ExecEvent::Started { token, at, identity } => {
-                let Some(held) = self.held.get_mut(&token).filter(|held| !held.waits()) else { return };
+                let Some(held) = self.held.get_mut(&token).filter(|held| held.is_started()) else { return };
                 held.started = at;
                 held.identity = Some(identity.clone());
                 self.unannounced.push_back((now.mono.after(self.config.announce_after), token));
                 actions.push(Action::Journal(Entry::Started { token, identity }));
             }
-            ExecEvent::Ended { token, end, why, started, ended, result } => {
+            ExecEvent::Ended { token, end, why, started, ended, result, next } => {
                 self.over(token, Over { end, why, started, ended, result }, actions);
+                if let Some(next) = next {
+                    self.begun_in_place(next, actions);
+                }
             }
+            ExecEvent::Withdrawn { token } => self.withdrawn(now, token, actions),
         }
     }
 
@@ -272,7 +283,7 @@ impl Supervisor {
             }
             return;
         }
-        if self.held.get(&token).is_none_or(Held::waits) {
+        if !self.held.get(&token).is_some_and(Held::is_started) {
             return;
         }
         let Some(held) = self.held.remove(&token) else { return };
@@ -314,7 +325,7 @@ impl Supervisor {
     }
 
     /// Makes a report: kept, journaled, and sent as soon as there is somebody to send it to.
-    fn report(&mut self, token: Token, task: TaskId, what: What, actions: &mut Vec<Action>) {
+    pub(super) fn report(&mut self, token: Token, task: TaskId, what: What, actions: &mut Vec<Action>) {
         let report = self.outbox.push(token, task, what);
         actions.push(Action::Journal(Entry::Report(report.clone())));
         if self.is_attached() {

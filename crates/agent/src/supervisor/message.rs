@@ -93,6 +93,24 @@ pub enum Action {
     Journal(Entry),
     /// Start an attempt. Exactly one `Ended` comes back.
     Start(Arc<Order>),
+    /// Exec may begin this lease by itself where an attempt of the same request ended. It comes back as
+    /// that one's [`ExecEvent::Ended`] `next`, or not at all before it is claimed or withdrawn.
+    Offer {
+        /// Offers begin in the order in which they were made.
+        order: Arc<Order>,
+        /// It must not be begun then any more (A1).
+        until: Mono,
+    },
+    /// Start an offered lease, unless it has begun; its room is taken. Exactly one `Ended` comes back.
+    Claim {
+        /// Which.
+        token: Token,
+    },
+    /// Take an offer back. [`ExecEvent::Withdrawn`] comes back, unless it has begun.
+    Withdraw {
+        /// Which.
+        token: Token,
+    },
     /// End an attempt that was started. A second one for the same token shortens the grace.
     Kill {
         /// Which.

@@ -6,6 +6,7 @@
 
 mod leases;
 mod message;
+mod offers;
 mod outbox;
 #[cfg(test)]
 mod properties;
@@ -42,6 +43,9 @@ pub struct Config {
     /// The longest grace of an attempt whose lease is lost: it must be dead before another agent
     /// gets it, and the controller's margin for that is a few seconds (A1).
     pub lost_grace: Duration,
+    /// How many leases that wait exec may begin by itself ([`Action::Offer`]): more than end between two looks of ours,
+    /// fewer than are sent ahead; 0: none.
+    pub offers: usize,
     /// How long a stopping agent with nothing left to end waits for its reports to be acknowledged.
     pub farewell: Duration,
 }
@@ -54,6 +58,7 @@ impl Config {
             hold: Duration::from_secs(1),
             announce_after: Duration::from_millis(250),
             lost_grace: Duration::from_secs(1),
+            offers: 16,
             farewell: Duration::from_secs(3),
         }
     }
@@ -79,6 +84,8 @@ pub struct Supervisor {
     held: BTreeMap<Token, Held>,
     /// Those that wait for room, oldest first; entries of leases that no longer wait are skipped.
     queue: VecDeque<Token>,
+    /// How many of them were on offer when last looked.
+    offered: usize,
     /// Slots that something unkillable still holds (A3).
     stuck: BTreeMap<Token, Remembered>,
     /// Leases of an earlier instance that are not swept yet.
@@ -102,6 +109,7 @@ impl Supervisor {
             config,
             held: BTreeMap::new(),
             queue: VecDeque::new(),
+            offered: 0,
             stuck: BTreeMap::new(),
             orphans: memory.leases.into_iter().map(|lease| (lease.token, lease)).collect(),
             unannounced: VecDeque::new(),
@@ -141,6 +149,7 @@ impl Supervisor {
         }
         self.start_what_fits(actions);
         self.tidy();
+        self.offer(actions);
         self.finish_stop(now, actions);
     }
 
@@ -191,6 +200,11 @@ impl Supervisor {
     /// About how many leases wait here for room: those sent ahead.
     pub fn waiting(&self) -> usize {
         self.queue.len()
+    }
+
+    /// How many leases exec may begin by itself, about: while there are some, no end of an attempt waits for us.
+    pub fn offered(&self) -> usize {
+        self.offered
     }
 
     /// Whether the controller took us in over the present stream.

@@ -1,7 +1,7 @@
 //! Properties that hold after every input, whatever comes in whatever order.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -17,21 +17,30 @@ use proptest::prelude::*;
 
 use super::{
     Action, Config, Entry, Input, Memory, Supervisor,
-    tests::{TERM, TTL, capacity, ended, order, started, welcome},
+    tests::{TERM, TTL, capacity, ended, ended_with, order, started, welcome},
 };
-use crate::exec::Order;
+use crate::exec::{ExecEvent, Order};
 
 #[derive(Clone, Debug)]
 enum Step {
-    Lease { cpus: u64, empty: bool },
+    Lease {
+        cpus: u64,
+        empty: bool,
+    },
     Repeat(usize),
     Started(usize),
     Ended(usize, bool),
+    /// It ends, and exec begins the oldest offer in its place, if it may.
+    Relay(usize),
+    /// Exec answers a withdrawal.
+    Answer,
     Stop(usize),
     Ack(u64),
     HeartbeatAck,
     Connect,
-    Welcome { drop: Option<usize> },
+    Welcome {
+        drop: Option<usize>,
+    },
     Disconnect,
     LowerTerm,
     Wait(u64),
@@ -45,6 +54,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..8_usize).prop_map(Step::Repeat),
         6 => (0..4_usize).prop_map(Step::Started),
         8 => (0..4_usize, prop::bool::weighted(0.1)).prop_map(|(n, fails)| Step::Ended(n, fails)),
+        8 => (0..4_usize).prop_map(Step::Relay),
+        6 => Just(Step::Answer),
         2 => (0..8_usize).prop_map(Step::Stop),
         4 => (0..4_u64).prop_map(Step::Ack),
         4 => Just(Step::HeartbeatAck),
@@ -66,6 +77,9 @@ struct World {
     given: Vec<Arc<Order>>,
     accepted: BTreeSet<Token>,
     running: BTreeMap<Token, Arc<Order>>,
+    offers: VecDeque<(Arc<Order>, Mono)>,
+    /// Withdrawn and not answered.
+    answers: VecDeque<Token>,
     stuck: BTreeMap<Token, Arc<Order>>,
     started: BTreeSet<Token>,
     dropped: BTreeSet<Token>,
@@ -88,6 +102,8 @@ impl World {
             given: Vec::new(),
             accepted: BTreeSet::new(),
             running: BTreeMap::new(),
+            offers: VecDeque::new(),
+            answers: VecDeque::new(),
             stuck: BTreeMap::new(),
             started: BTreeSet::new(),
             dropped: BTreeSet::new(),
@@ -139,12 +155,25 @@ impl World {
                 self.accepted.insert(order.token);
             }
             Action::Journal(_) | Action::Disconnect { .. } | Action::Draining | Action::Goodbye => {}
-            Action::Start(order) => {
-                assert!(self.accepted.contains(&order.token), "journaled before it starts");
-                assert!(self.started.insert(order.token), "{} starts once", order.token);
+            Action::Start(order) => self.start(order),
+            Action::Offer { order, until } => {
                 let renewed = self.renewed.expect("a lease holds");
-                assert!(self.mono < renewed.after(TTL).0, "A1: nothing starts past the deadline");
-                self.running.insert(order.token, order);
+                assert!(until <= renewed.after(TTL), "A1: nothing is begun past the deadline");
+                assert!(!self.started.contains(&order.token), "{} starts once", order.token);
+                self.offers.push_back((order, until));
+            }
+            Action::Claim { token } => match self.offers.iter().position(|(order, _)| order.token == token) {
+                Some(at) => {
+                    let (order, _) = self.offers.remove(at).expect("found");
+                    self.start(order);
+                }
+                None => assert!(self.started.contains(&token), "a claim is of an offer"),
+            },
+            Action::Withdraw { token } => {
+                if let Some(at) = self.offers.iter().position(|(order, _)| order.token == token) {
+                    self.offers.remove(at);
+                    self.answers.push_back(token);
+                }
             }
             Action::Kill { token, .. } => assert!(self.running.contains_key(&token), "only what runs is killed"),
             Action::Hello { holding, .. } => {
@@ -163,6 +192,35 @@ impl World {
                 assert!(self.running.is_empty(), "nothing runs after the end");
                 self.stopped = true;
             }
+        }
+    }
+
+    fn start(&mut self, order: Arc<Order>) {
+        assert!(self.accepted.contains(&order.token), "journaled before it starts");
+        assert!(self.started.insert(order.token), "{} starts once", order.token);
+        let renewed = self.renewed.expect("a lease holds");
+        assert!(self.mono < renewed.after(TTL).0, "A1: nothing starts past the deadline");
+        self.running.insert(order.token, order);
+    }
+
+    /// As exec does it, before anybody hears of it.
+    fn relay(&mut self, n: usize) {
+        let Some(token) = self.running.keys().nth(n).copied() else { return };
+        let Some(before) = self.running.remove(&token) else { return };
+        let fits = |(next, until): &(Arc<Order>, Mono)| until.0 > self.mono && next.spec.request == before.spec.request;
+        let next = self.offers.front().is_some_and(fits).then(|| self.offers.pop_front()).flatten();
+        let next = next.map(|(order, _)| {
+            let token = order.token;
+            assert!(self.started.insert(token), "{token} starts once");
+            self.running.insert(token, order);
+            token
+        });
+        self.take(ended_with(token.0, End::Succeeded, next));
+    }
+
+    fn answer(&mut self) {
+        if let Some(token) = self.answers.pop_front() {
+            self.take(Input::Exec(ExecEvent::Withdrawn { token }));
         }
     }
 
@@ -187,6 +245,8 @@ impl World {
                 }
             }
             Step::Ended(n, fails) => self.end(n, fails),
+            Step::Relay(n) => self.relay(n),
+            Step::Answer => self.answer(),
             Step::Stop(n) => {
                 if let Some(token) = self.given.iter().rev().nth(n).map(|order| order.token) {
                     self.take(Input::Stop { term: TERM, token });
@@ -248,6 +308,8 @@ impl World {
             assert!(leftovers.iter().any(|leftover| leftover.token == *token), "what runs is swept");
         }
         self.running.clear();
+        self.offers.clear();
+        self.answers.clear();
         self.stuck.clear();
         let dead = leftovers.into_iter().map(|leftover| (leftover.token, crate::exec::Swept::Dead)).collect();
         self.take(Input::Swept(dead));
@@ -257,9 +319,11 @@ impl World {
     fn settle(&mut self) {
         self.take(Input::Disconnected);
         self.take(Input::Shutdown);
-        while !self.running.is_empty() {
+        while !(self.running.is_empty() && self.answers.is_empty()) {
+            self.answer();
             self.end(0, false);
         }
+        assert!(self.offers.is_empty() || self.stopped, "a stopping agent leaves no offer");
         for token in &self.accepted {
             let words = self.last_words.get(token).copied().unwrap_or(0);
             let fine = if self.dropped.contains(token) { words <= 1 } else { words == 1 };

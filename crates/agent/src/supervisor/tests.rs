@@ -18,9 +18,9 @@ pub(super) const TTL: Duration = Duration::from_secs(15);
 pub(super) const TERM: Term = Term(5);
 
 /// An agent of two processors, its time, and what it asked for last.
-struct Agent {
-    supervisor: Supervisor,
-    mono: u64,
+pub(super) struct Agent {
+    pub(super) supervisor: Supervisor,
+    pub(super) mono: u64,
 }
 
 pub(super) fn capacity(cpus: u64) -> Request {
@@ -53,7 +53,7 @@ pub(super) fn task(token: u64) -> TaskId {
     TaskId::new(JobId(1), u32::try_from(token).expect("small"))
 }
 
-fn process(token: u64) -> Arc<Order> {
+pub(super) fn process(token: u64) -> Arc<Order> {
     order(token, Command::Argv(vec!["true".to_owned()]), 1)
 }
 
@@ -77,6 +77,11 @@ pub(super) fn started(token: u64) -> Input {
 }
 
 pub(super) fn ended(token: u64, end: End) -> Input {
+    ended_with(token, end, None)
+}
+
+/// With the offered order that was begun in its place.
+pub(super) fn ended_with(token: u64, end: End, next: Option<Token>) -> Input {
     Input::Exec(ExecEvent::Ended {
         token: Token(token),
         end,
@@ -84,34 +89,41 @@ pub(super) fn ended(token: u64, end: End) -> Input {
         started: Timestamp(11),
         ended: Timestamp(12),
         result: None,
+        next,
     })
 }
 
-fn give(orders: &[Arc<Order>]) -> Input {
+pub(super) fn give(orders: &[Arc<Order>]) -> Input {
     Input::Leases { term: TERM, orders: orders.to_vec(), unusable: Vec::new() }
 }
 
-fn over(end: End) -> What {
+pub(super) fn over(end: End) -> What {
     What::Ended { end, why: None, started: Timestamp(11), ended: Timestamp(12), result: None }
 }
 
 /// Journaled, then sent.
-fn reported(seq: u64, token: u64, what: What) -> Vec<Action> {
+pub(super) fn reported(seq: u64, token: u64, what: What) -> Vec<Action> {
     let report = Report { seq, token: Token(token), task: task(token), what };
     vec![Action::Journal(Entry::Report(report.clone())), Action::Send(report)]
 }
 
-fn kill(token: u64, reason: KillReason, secs: u64) -> Action {
+pub(super) fn kill(token: u64, reason: KillReason, secs: u64) -> Action {
     Action::Kill { token: Token(token), reason, grace: Duration::from_secs(secs) }
 }
 
 impl Agent {
-    fn remembering(memory: Memory) -> Self {
-        Self { supervisor: Supervisor::new(Config::new(capacity(2)), memory), mono: 1_000_000 }
+    pub(super) fn remembering(memory: Memory) -> Self {
+        // What is offered has tables of its own.
+        Self::offering(0, memory)
+    }
+
+    pub(super) fn offering(offers: usize, memory: Memory) -> Self {
+        let config = Config { offers, ..Config::new(capacity(2)) };
+        Self { supervisor: Supervisor::new(config, memory), mono: 1_000_000 }
     }
 
     /// Connected and taken in; both at one instant.
-    fn attached() -> Self {
+    pub(super) fn attached() -> Self {
         let mut agent = Self::remembering(Memory { term: TERM, ..Memory::default() });
         agent.expect(Input::Connected, vec![Action::Hello { holding: vec![], term: TERM }]);
         agent.expect(welcome(&[]), vec![Action::Attached { agent: AgentId(3), session: SessionId(8) }]);
@@ -119,7 +131,7 @@ impl Agent {
     }
 
     /// Attached and running these orders.
-    fn running(orders: &[Arc<Order>]) -> Self {
+    pub(super) fn running(orders: &[Arc<Order>]) -> Self {
         let mut agent = Self::attached();
         agent.take(give(orders));
         for order in orders {
@@ -128,7 +140,7 @@ impl Agent {
         agent
     }
 
-    fn take(&mut self, input: Input) -> Vec<Action> {
+    pub(super) fn take(&mut self, input: Input) -> Vec<Action> {
         let mut actions = Vec::new();
         let now = Now { wall: Timestamp(77), mono: Mono(self.mono) };
         self.supervisor.handle(now, input, &mut actions);
@@ -136,12 +148,12 @@ impl Agent {
     }
 
     #[track_caller]
-    fn expect(&mut self, input: Input, expected: Vec<Action>) {
+    pub(super) fn expect(&mut self, input: Input, expected: Vec<Action>) {
         let shown = format!("{input:?}");
         assert_eq!(self.take(input), expected, "after {shown} with {:#?}", self.supervisor);
     }
 
-    fn wait(&mut self, duration: Duration) {
+    pub(super) fn wait(&mut self, duration: Duration) {
         self.mono += micros(duration);
     }
 }

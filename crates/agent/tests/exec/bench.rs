@@ -18,7 +18,7 @@ use muster_core::{
     record::TaskResult,
     spec::{Command, TaskSpec},
     state::End,
-    time::Timestamp,
+    time::{Mono, Timestamp},
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -116,13 +116,25 @@ impl Bench {
         Token(token)
     }
 
+    /// Offers one for an hour, and returns its token.
+    pub(crate) fn offer(&mut self, spec: TaskSpec) -> Token {
+        self.offer_until(spec, Clock::system().mono().after(Duration::from_secs(3600)))
+    }
+
+    pub(crate) fn offer_until(&mut self, spec: TaskSpec, until: Mono) -> Token {
+        let token = self.next;
+        self.next += 1;
+        self.exec.offer(Arc::new(order(token, spec)), until);
+        Token(token)
+    }
+
     pub(crate) async fn event(&mut self) -> ExecEvent {
         tokio::time::timeout(LIMIT, self.events.recv()).await.expect("an event in time").expect("exec lives")
     }
 
     pub(crate) async fn over(&mut self) -> Over {
         loop {
-            if let ExecEvent::Ended { token, end, why, started, ended, result } = self.event().await {
+            if let ExecEvent::Ended { token, end, why, started, ended, result, next: _ } = self.event().await {
                 let why = why.as_deref().unwrap_or_default().to_owned();
                 return Over { token, end, why, started, ended, result };
             }

@@ -4,4 +4,5 @@
 mod bench;
 mod ends;
 mod kills;
+mod offers;
 mod output;
