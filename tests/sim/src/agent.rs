@@ -19,6 +19,8 @@ use muster_core::{
     time::{Mono, Timestamp},
 };
 
+use crate::clocks::Clock;
+
 /// A process that runs.
 #[derive(Clone, Debug)]
 pub struct Process {
@@ -37,6 +39,8 @@ pub struct Agent {
     pub uid: Arc<str>,
     /// What it offers.
     pub capacity: Request,
+    /// Its machine's.
+    pub(crate) clock: Clock,
     /// The daemon; none: it is dead.
     pub daemon: Option<Supervisor>,
     /// Counts its lives, so that what was meant for one does not reach the next.
@@ -57,10 +61,11 @@ pub struct Agent {
 
 impl Agent {
     /// A machine whose daemon is not started yet.
-    pub fn new(number: usize, capacity: Request) -> Self {
+    pub(crate) fn new(number: usize, capacity: Request, clock: Clock) -> Self {
         Self {
             uid: Arc::from(format!("agent-{number}")),
             capacity,
+            clock,
             daemon: None,
             life: 0,
             session: None,

@@ -12,7 +12,7 @@ use muster_core::{
     time::Now,
 };
 
-use crate::world::Pieces;
+use crate::{clocks::Clock, world::Pieces};
 
 /// What waits for a commit.
 #[derive(Clone, Debug)]
@@ -46,6 +46,8 @@ pub struct Controller {
     pub cluster: Cluster,
     /// Its leadership.
     pub term: Term,
+    /// Of the machine that it runs on.
+    clock: Clock,
     /// What is held back.
     gate: Gate<Held>,
     /// What the commit in flight carries.
@@ -60,17 +62,28 @@ impl Controller {
     ///
     /// # Errors
     /// As [`Cluster::recover`].
-    pub fn start(term: Term, store: &BTreeMap<Key, Piece>, now: Now) -> Result<Self, RecoverError> {
-        let (cluster, _) = Cluster::recover(Config::default(), store.clone(), now)?;
+    pub(crate) fn start(
+        term: Term,
+        store: &BTreeMap<Key, Piece>,
+        clock: Clock,
+        now: Now,
+    ) -> Result<Self, RecoverError> {
+        let (cluster, _) = Cluster::recover(Config::default(), store.clone(), clock.read(now))?;
         let gate = Gate::default();
         Ok(Self {
             cluster,
             term,
+            clock,
             gate,
             in_flight: Vec::new(),
             sessions: BTreeMap::new(),
             next_session: term.0 * SESSIONS + 1,
         })
+    }
+
+    /// What its clock shows when it is `now` in truth.
+    pub fn time(&self, now: Now) -> Now {
+        self.clock.read(now)
     }
 
     /// A connection for an agent.
@@ -83,7 +96,7 @@ impl Controller {
 
     /// Handles an event; returns what need not wait.
     pub fn handle(&mut self, now: Now, event: Event, caller: Caller) -> Vec<Held> {
-        let (step, answer) = self.cluster.handle(now, event);
+        let (step, answer) = self.cluster.handle(self.time(now), event);
         self.gate.changed(step.changes);
         let mut free = Vec::new();
         for effect in step.effects {

@@ -2,6 +2,7 @@
 //! crashes, delays, repeats and forgets. A seed decides everything; the same seed is the same run.
 
 pub mod agent;
+mod clocks;
 pub mod controller;
 mod faults;
 mod machine;

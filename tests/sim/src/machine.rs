@@ -24,7 +24,7 @@ impl World {
     }
 
     fn tell_start(&mut self, agent: usize, token: Token) {
-        let at = self.now.wall;
+        let at = self.time_of(agent).wall;
         let identity = ProcessIdentity { boot: Arc::from("boot"), pid: 1, start: token.0, group: 1 };
         self.input(agent, Input::Exec(ExecEvent::Started { token, at, identity }));
     }
@@ -32,7 +32,7 @@ impl World {
     /// Before the daemon hears of it.
     fn process_begins(&mut self, agent: usize, order: Arc<Order>) {
         let (task, token) = (order.task, order.token);
-        let now = self.now.wall;
+        let now = self.time_of(agent).wall;
         self.witness.process_starts(task, token, agent, &self.store);
         let Some(machine) = self.agents.get_mut(agent) else { return };
         machine.processes.insert(token, Process { order, started: now, killed: None });
@@ -51,7 +51,7 @@ impl World {
 
     pub(crate) fn process_ends(&mut self, agent: usize, token: Token) {
         let roll = self.rng.within(0, 99);
-        let now = self.now.wall;
+        let now = self.time_of(agent).wall;
         let Some(machine) = self.agents.get_mut(agent) else { return };
         let Some(process) = machine.processes.remove(&token) else { return };
         self.witness.process_is_dead(process.order.task, token);
@@ -85,7 +85,7 @@ impl World {
     /// Mostly the end of a short attempt is seen by the thread that can begin the next one by itself.
     fn relay(&mut self, agent: usize, ended: &Order) -> Option<Token> {
         let sees_it = self.rng.chance(70);
-        let now = self.now.mono;
+        let now = self.time_of(agent).mono;
         let next = self
             .agents
             .get_mut(agent)

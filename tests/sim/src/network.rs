@@ -242,7 +242,7 @@ impl World {
 
     /// The daemon takes something in, and does what it decides, unless it dies in between.
     pub(crate) fn input(&mut self, agent: usize, input: Input) {
-        let now = self.now;
+        let now = self.time_of(agent);
         let Some(machine) = self.agents.get_mut(agent) else { return };
         let Some(daemon) = machine.daemon.as_mut() else { return };
         let mut actions = Vec::new();

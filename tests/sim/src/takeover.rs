@@ -28,9 +28,11 @@ impl World {
         let left = self.rng.within(0, SESSION_US);
         let ends = if mutant::is_on("authority-ignored") { FOREVER_US } else { left * 4 / 5 };
         self.after(ends, Coming::OldEnds { term });
-        // Early or late: a store that was busy ends sessions late, never early.
+        // A store that was busy ends sessions late; one whose clock is fast ends them early, within that margin.
+        let early = self.rng.within(0, left - ends.min(left));
         let late = self.rng.within(0, 2_000_000);
-        self.after(left + late, Coming::ControllerStarts);
+        let wait = if self.rng.chance(50) { left - early } else { left + late };
+        self.after(wait, Coming::ControllerStarts);
     }
 
     /// Whether this is the term of the one that was replaced.

@@ -15,6 +15,7 @@ use muster_core::{
 
 use crate::{
     agent::Agent,
+    clocks::Clock,
     controller::{Caller, Controller},
     network::Message,
     rng::Rng,
@@ -28,6 +29,9 @@ const FAULTS_US: u64 = 60_000_000;
 const HEAL_US: u64 = 400_000_000;
 /// What the wall clock shows when the world begins.
 const EPOCH_US: u64 = 1_000_000_000_000;
+/// How wrong the time of day may be: of controllers, whose hours decide when a task starts, and of agents.
+const CONTROLLERS_OFF_US: u64 = 2_000_000;
+const AGENTS_OFF_US: u64 = 3_600_000_000;
 const AGENTS: usize = 3;
 const JOBS: usize = 5;
 
@@ -143,7 +147,10 @@ impl World {
     fn new(seed: u64, traced: bool) -> Self {
         let mut rng = Rng::new(seed);
         let agents = (0..AGENTS)
-            .map(|n| Agent::new(n, Request { cpu_milli: rng.within(2, 4) * 1000, ..Request::default() }))
+            .map(|n| {
+                let capacity = Request { cpu_milli: rng.within(2, 4) * 1000, ..Request::default() };
+                Agent::new(n, capacity, Clock::any(&mut rng, AGENTS_OFF_US))
+            })
             .collect();
         let now = Now { wall: Timestamp(EPOCH_US), mono: Mono(0) };
         let jobs = (0..JOBS).map(|n| (Arc::new(workload::job(&mut rng, n, now.wall)), None)).collect();
@@ -184,6 +191,11 @@ impl World {
             let wait = self.rng.within(0, FAULTS_US);
             self.after(wait, Coming::Fault);
         }
+    }
+
+    /// What the clock of an agent's machine shows.
+    pub(crate) fn time_of(&self, agent: usize) -> Now {
+        self.agents.get(agent).map_or(self.now, |machine| machine.clock.read(self.now))
     }
 
     /// Puts something `wait` microseconds ahead.
@@ -250,7 +262,7 @@ impl World {
     /// All invariants that can be seen from here.
     fn inspect(&mut self) {
         if let Some(controller) = &self.controller {
-            for wrong in check(&controller.cluster, self.now) {
+            for wrong in check(&controller.cluster, controller.time(self.now)) {
                 self.witness.violations.push(wrong);
             }
         }
@@ -295,7 +307,7 @@ impl World {
         let known: Vec<JobId> = self.jobs.iter().filter_map(|(_, job)| *job).collect();
         let mut lines = Vec::new();
         for job in known {
-            for open in controller.cluster.explain(self.now, Target::Job(job)).unwrap_or_default() {
+            for open in controller.cluster.explain(controller.time(self.now), Target::Job(job)).unwrap_or_default() {
                 if !open.state.is_final() {
                     let why: Vec<&str> = open.reasons.iter().map(|reason| reason.text.as_str()).collect();
                     lines.push(format!("open: {} x{} is {}: {}", open.task, open.count, open.state, why.join("; ")));
@@ -366,7 +378,8 @@ impl World {
             return;
         }
         self.term = Term(self.term.0 + 1);
-        match Controller::start(self.term, &self.store, self.now) {
+        let clock = Clock::any(&mut self.rng, CONTROLLERS_OFF_US);
+        match Controller::start(self.term, &self.store, clock, self.now) {
             Ok(controller) => self.controller = Some(controller),
             Err(error) => self.witness.violations.push(format!("K1: the store cannot be taken up: {error}")),
         }
