@@ -6,7 +6,8 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
-    let files = ["agent", "muster", "record", "spec", "work"].map(|name| root.join(format!("muster/v1/{name}.proto")));
+    let files = ["admin", "agent", "identity", "muster", "record", "spec", "work"]
+        .map(|name| root.join(format!("muster/v1/{name}.proto")));
     for file in &files {
         println!("cargo::rerun-if-changed={}", file.display());
     }

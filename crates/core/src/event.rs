@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     id::{AgentId, JobId, SessionId, TaskId, Token},
-    mutant,
+    identity, mutant,
     record::{Key, Offer, Queue, TaskResult},
     spec::JobSpec,
     state::End,
@@ -37,6 +37,8 @@ pub enum Event {
     },
     /// A person sets a queue's limits.
     SetQueue(Queue),
+    /// Machines join and are sent away. The answer is [`Answer::Identity`].
+    Identity(identity::Change),
     /// An agent connected. The answer is [`Answer::Attached`].
     Attach {
         /// Stable for the agent's data folder.
@@ -306,6 +308,8 @@ pub enum Answer {
         /// Leases it names that are not, or no longer, its own: it ends them and reports nothing.
         drop: Vec<Token>,
     },
+    /// To `Identity`.
+    Identity(identity::Answer),
     /// To everything else.
     Done,
 }
@@ -332,6 +336,9 @@ pub enum Refusal {
     /// It cannot be done in the state that the thing is in.
     #[error("{0}")]
     Conflict(String),
+    /// Whoever asks may not.
+    #[error("{0}")]
+    Denied(String),
     /// A message over a connection that is not the agent's current one.
     #[error("agent {agent} has a newer connection, or none")]
     StaleSession {

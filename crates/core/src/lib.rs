@@ -7,6 +7,7 @@ mod config;
 pub mod event;
 pub mod gate;
 pub mod id;
+pub mod identity;
 pub mod mutant;
 mod ready;
 pub mod record;

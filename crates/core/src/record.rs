@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{AgentId, JobId, TaskId},
+    identity,
     resources::Request,
     spec::JobSpec,
     state::{Chunk, JobState, State, Tally},
@@ -17,6 +18,8 @@ use crate::{
 pub enum Key {
     /// Counters that must never go back.
     Meta,
+    /// Who machines are.
+    Identity(identity::Name),
     /// A named lane.
     Queue(Arc<str>),
     /// A machine.
@@ -35,7 +38,7 @@ impl Key {
     /// The job that this is a piece of.
     pub fn job(&self) -> Option<JobId> {
         match self {
-            Self::Meta | Self::Queue(_) | Self::Agent(_) => None,
+            Self::Meta | Self::Identity(_) | Self::Queue(_) | Self::Agent(_) => None,
             Self::Job(job) | Self::Cancel(job) | Self::Chunk(job, _) => Some(*job),
             Self::Result(task) => Some(task.job),
         }
@@ -47,6 +50,8 @@ impl Key {
 pub enum Piece {
     /// See [`Key::Meta`].
     Meta(Meta),
+    /// See [`Key::Identity`].
+    Identity(identity::Piece),
     /// See [`Key::Queue`].
     Queue(Arc<Queue>),
     /// See [`Key::Agent`].

@@ -9,6 +9,8 @@ mod agents;
 mod deps;
 #[path = "cluster/ends.rs"]
 mod ends;
+#[path = "cluster/identity.rs"]
+mod identity;
 #[path = "cluster/people.rs"]
 mod people;
 #[path = "cluster/place.rs"]

@@ -4,7 +4,7 @@
 //! order of numbers, and a job stands right before its pieces:
 //!
 //! ```text
-//! meta  queues/<name>  agents/<20 digits>
+//! meta  queues/<name>  agents/<20 digits>  identity/{ca,joins/<hash>,machines/<name>}
 //! jobs/<20 digits>  jobs/<20 digits>/{c/<10 digits>,cancel,r/<10 digits>}
 //! ```
 //!
@@ -24,7 +24,7 @@ use muster_core::{
 };
 use prost::Message;
 
-use super::{Error, link, narrow, required, spec, work};
+use super::{Error, identity, link, narrow, required, spec, work};
 use crate::proto::v1;
 
 /// The version of every record that this build writes, and the highest that it reads.
@@ -37,6 +37,7 @@ const WRITTEN_BY: &str = concat!("muster ", env!("CARGO_PKG_VERSION"));
 pub fn key_bytes(key: &Key) -> String {
     match key {
         Key::Meta => "meta".to_owned(),
+        Key::Identity(name) => format!("identity/{}", identity::key(name)),
         Key::Queue(name) => format!("queues/{name}"),
         Key::Agent(id) => format!("agents/{id:020}", id = id.0),
         Key::Job(job) => format!("jobs/{id:020}", id = job.0),
@@ -62,6 +63,7 @@ fn parse(text: &str) -> Option<Key> {
     let (room, rest) = text.split_once('/')?;
     match room {
         "queues" => (!rest.is_empty()).then(|| Key::Queue(rest.into())),
+        "identity" => identity::parse(rest).map(Key::Identity),
         "agents" => number(rest, 20).map(|id| Key::Agent(AgentId(id))),
         "jobs" => {
             let (job, piece) = rest.split_once('/').map_or((rest, None), |(job, piece)| (job, Some(piece)));
@@ -89,6 +91,7 @@ pub fn encode(piece: &Piece, key: &Key) -> Vec<u8> {
     debug_assert!(belongs(piece, key), "{piece:?} does not belong under {key:?}");
     match piece {
         Piece::Meta(meta) => meta_to_proto(meta).encode_to_vec(),
+        Piece::Identity(piece) => identity::encode(piece),
         Piece::Queue(queue) => queue_to_proto(queue).encode_to_vec(),
         Piece::Agent(agent) => agent_to_proto(agent).encode_to_vec(),
         Piece::Job(job) => job_to_proto(job).encode_to_vec(),
@@ -134,6 +137,7 @@ fn belongs(piece: &Piece, key: &Key) -> bool {
         | (Key::Cancel(_), Piece::Cancel(_))
         | (Key::Chunk(..), Piece::Chunk(_))
         | (Key::Result(_), Piece::Result(_)) => true,
+        (Key::Identity(name), Piece::Identity(piece)) => identity::belongs(piece, name),
         (Key::Queue(name), Piece::Queue(queue)) => **name == *queue.name,
         (Key::Agent(id), Piece::Agent(agent)) => *id == agent.id,
         (Key::Job(id), Piece::Job(job)) => *id == job.id,
@@ -146,6 +150,7 @@ type Damage = Box<dyn std::error::Error + Send + Sync>;
 fn piece_of(key: &Key, bytes: &[u8]) -> Result<Piece, Damage> {
     let piece = match key {
         Key::Meta => Piece::Meta(meta_from_proto(&v1::MetaRecord::decode(bytes)?)),
+        Key::Identity(name) => Piece::Identity(identity::decode(name, bytes)?),
         Key::Queue(_) => Piece::Queue(Arc::new(queue_from_proto(v1::QueueRecord::decode(bytes)?))),
         Key::Agent(_) => Piece::Agent(Arc::new(agent_from_proto(v1::AgentRecord::decode(bytes)?)?)),
         Key::Job(_) => Piece::Job(Arc::new(job_from_proto(v1::JobRecord::decode(bytes)?)?)),

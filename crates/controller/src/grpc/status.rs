@@ -27,6 +27,7 @@ fn of_refusal(refusal: Refusal) -> Status {
         Refusal::QueueFull { .. } => {
             Status::resource_exhausted(format!("{text}; submit again when some have ended, or raise its limit"))
         }
+        Refusal::Denied(_) => Status::permission_denied(text),
         Refusal::Conflict(_) => Status::failed_precondition(text),
         Refusal::StaleSession { .. } => Status::aborted(text),
     }

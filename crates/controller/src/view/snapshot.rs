@@ -8,6 +8,7 @@ use std::{
 use imbl::{OrdMap, OrdSet};
 use muster_core::{
     id::{AgentId, JobId},
+    identity::{self, Machine},
     record::{AgentRecord, Cancel, Job, Key, Piece, Queue, Summary, TaskResult},
     spec::TaskSpec,
     state::{CHUNK_TASKS, Chunk, JobState, State, Tally, Task},
@@ -25,6 +26,8 @@ pub struct Snapshot {
     pub jobs: OrdMap<JobId, Arc<JobView>>,
     /// Every agent that was here, by number.
     pub agents: OrdMap<AgentId, Arc<AgentRecord>>,
+    /// Every agent that was enrolled, by name.
+    pub machines: OrdMap<Arc<str>, Arc<Machine>>,
     /// Every queue whose limits were set, by name.
     pub queues: OrdMap<Arc<str>, Arc<Queue>>,
     /// Which jobs have a name.
@@ -101,6 +104,9 @@ impl Snapshot {
     /// Puts one piece in its place. A job's header comes before its other pieces.
     pub fn put(&mut self, key: Key, piece: Piece) {
         match (key, piece) {
+            (Key::Identity(_), Piece::Identity(identity::Piece::Machine(machine))) => {
+                self.machines.insert(Arc::clone(&machine.name), machine);
+            }
             (Key::Queue(name), Piece::Queue(queue)) => _ = self.queues.insert(name, queue),
             (Key::Agent(id), Piece::Agent(agent)) => _ = self.agents.insert(id, agent),
             (Key::Job(id), Piece::Job(job)) => self.put_job(id, job),
@@ -118,6 +124,8 @@ impl Snapshot {
     fn remove(&mut self, key: &Key) {
         match key {
             Key::Meta => {}
+            Key::Identity(identity::Name::Machine(name)) => _ = self.machines.remove(name),
+            Key::Identity(_) => {}
             Key::Queue(name) => _ = self.queues.remove(name),
             Key::Agent(id) => _ = self.agents.remove(id),
             Key::Job(id) => self.remove_job(*id),

@@ -6,6 +6,7 @@ pub mod check;
 mod deps;
 mod entry;
 mod explain;
+mod identity;
 mod lease;
 mod queues;
 mod recover;
@@ -36,6 +37,7 @@ use crate::{
     time::{Mono, Now, Timestamp},
 };
 use entry::Entry;
+use identity::Identities;
 use queues::Lane;
 
 /// When `Event::Tick` is next of use, by each clock; none: not before something happens.
@@ -89,6 +91,7 @@ pub struct Cluster {
     agents: BTreeMap<AgentId, Agent>,
     uids: BTreeMap<Arc<str>, AgentId>,
     deadlines: BTreeSet<(Mono, AgentId)>,
+    identities: Identities,
     queues: BTreeMap<Arc<str>, Lane>,
     ready: Ready,
     timers: BTreeSet<(Timestamp, Due)>,
@@ -114,6 +117,7 @@ impl Cluster {
             agents: BTreeMap::new(),
             uids: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            identities: Identities::default(),
             queues: BTreeMap::new(),
             ready: Ready::default(),
             timers: BTreeSet::new(),
@@ -137,6 +141,7 @@ impl Cluster {
             Event::Cancel { target, by, reason, teardown_too } => self.cancel(now, target, &by, &reason, teardown_too),
             Event::Retry { target, which } => self.retry(now, target, which),
             Event::SetQueue(queue) => self.set_queue(queue),
+            Event::Identity(change) => self.identify(now, change),
             Event::Attach { uid, offer, session, holding } => self.attach(now, uid, offer, session, &holding),
             Event::Heartbeat { agent, session, stamp } => self.heartbeat(now, agent, session, stamp),
             Event::Report { agent, session, report } => self.report(now, agent, session, report),
@@ -159,6 +164,7 @@ impl Cluster {
         let entry = |job: &JobId| self.jobs.get(job);
         match key {
             Key::Meta => Some(Piece::Meta(self.meta)),
+            Key::Identity(name) => self.identities.piece(name).map(Piece::Identity),
             Key::Queue(name) => self.queues.get(name)?.stored().map(Piece::Queue),
             Key::Agent(id) => self.agents.get(id).map(|agent| Piece::Agent(Arc::clone(&agent.record))),
             Key::Job(id) => entry(id).map(|entry| Piece::Job(Arc::clone(&entry.job))),

@@ -49,6 +49,8 @@ impl Cluster {
         for (key, piece) in pieces {
             match (key, piece) {
                 (Key::Meta, Piece::Meta(meta)) => cluster.meta = meta,
+                (Key::Identity(name), Piece::Identity(piece))
+                    if cluster.identities.remember(name.clone(), piece.clone()) => {}
                 (Key::Queue(name), Piece::Queue(queue)) => cluster.lane(&name).set(queue),
                 (Key::Agent(id), Piece::Agent(record)) if record.id == id => cluster.remember(record, deadline),
                 (Key::Job(id), Piece::Job(job)) if job.id == id => jobs.push(job),

@@ -315,6 +315,7 @@ fn place(key: &Key) -> impl Ord + use<> {
     // Agents, then each job before its pieces, by number.
     match key {
         Key::Agent(id) => (0, id.0, 0, 0),
+        Key::Identity(_) => (0, u64::MAX, 0, 0),
         Key::Job(job) => (1, job.0, 0, 0),
         Key::Chunk(job, n) => (1, job.0, 1, *n),
         Key::Cancel(job) => (1, job.0, 2, 0),
