@@ -6,6 +6,7 @@ use muster_common::{
     DEFAULT_PORT,
     jobfile::text,
     settings::{self, Key, Problem, words},
+    tls::JoinToken,
 };
 use toml::de::DeValue;
 
@@ -16,7 +17,7 @@ use crate::{exec::guard, host, link::Address};
 pub struct Config {
     /// The agent's own folder: its identity, its journal, its scratch and output spools.
     pub data_dir: PathBuf,
-    /// Controllers, tried in turn: `http://host:port`.
+    /// Controllers, tried in turn: `https://host:port`.
     pub controllers: Vec<String>,
     /// What a person says instead of what was found on the machine.
     pub machine: host::Overrides,
@@ -24,6 +25,10 @@ pub struct Config {
     pub log_limit: u64,
     /// Bytes of output of all attempts together that the controller does not have yet.
     pub log_quota: u64,
+    /// What it joins with, if it has no certificate yet.
+    pub join: Option<JoinToken>,
+    /// Plain text is spoken to other machines, too: whoever says so trusts the network.
+    pub insecure: bool,
     /// How this program becomes the guard that ends what a killed agent leaves; none: there is no guard.
     pub guard: Option<guard::Program>,
 }
@@ -36,6 +41,8 @@ impl Default for Config {
             machine: host::Overrides::default(),
             log_limit: 256 << 20,
             log_quota: 4 << 30,
+            join: None,
+            insecure: false,
             guard: None,
         }
     }
@@ -89,6 +96,8 @@ const KEYS: &[Key<Config>] = &[
     ("resources", |config, value| table(value, count).map(|found| config.machine.named = found)),
     ("labels", |config, value| table(value, words).map(|found| config.machine.labels = found)),
     ("log_limit", |config, value| bytes(&number(value)).map(|n| config.log_limit = n)),
+    ("join", |config, value| join(value).map(|token| config.join = Some(token))),
+    ("insecure", |config, value| truth(value).map(|insecure| config.insecure = insecure)),
     ("log_quota", |config, value| bytes(&number(value)).map(|n| config.log_quota = n)),
 ];
 
@@ -104,13 +113,21 @@ fn number(value: &DeValue<'_>) -> String {
     }
 }
 
+fn join(value: &DeValue<'_>) -> Result<JoinToken, String> {
+    words(value)?.parse().map_err(|_| "must be a token of `ctl admin join-token`".to_owned())
+}
+
+fn truth(value: &DeValue<'_>) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| "must be true or false".to_owned())
+}
+
 fn count(value: &DeValue<'_>) -> Result<u64, String> {
     let found = value.as_integer().and_then(|number| u64::from_str_radix(number.as_str(), number.radix()).ok());
     found.ok_or_else(|| "must be a whole number, 0 or more".to_owned())
 }
 
 fn controllers(value: &DeValue<'_>) -> Result<Vec<String>, String> {
-    let expected = || "must be a list like [\"http://host:7717\"]".to_owned();
+    let expected = || "must be a list like [\"https://host:7717\"]".to_owned();
     let list = value.as_array().filter(|list| !list.is_empty()).ok_or_else(expected)?;
     let address = |value: &DeValue<'_>| {
         let text = value.as_str().ok_or_else(expected)?;

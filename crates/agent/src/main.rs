@@ -3,9 +3,9 @@
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{Parser, builder::FalseyValueParser};
 use muster_agent::{app, config, config::Config, exec::guard};
-use muster_common::{shutdown, telemetry};
+use muster_common::{shutdown, telemetry, tls::JoinToken};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -18,7 +18,7 @@ const GUARD: &str = "guard";
 #[command(name = "muster-agent", version)]
 struct Flags {
     /// A controller; several are tried in turn [default: http://127.0.0.1:7717]
-    #[arg(long, value_name = "http://HOST:PORT", env = "MUSTER_CONTROLLER", value_delimiter = ',')]
+    #[arg(long, value_name = "https://HOST:PORT", env = "MUSTER_CONTROLLER", value_delimiter = ',')]
     controller: Vec<String>,
     /// The agent's own folder; each agent needs its own [default: muster-agent-data]
     #[arg(long, value_name = "FOLDER")]
@@ -41,6 +41,12 @@ struct Flags {
     /// A label that tasks may require; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
+    /// What to join with for the first time: a token of `ctl admin join-token`
+    #[arg(long, value_name = "TOKEN", env = "MUSTER_JOIN", hide_env_values = true)]
+    join: Option<JoinToken>,
+    /// Speak plain text to other machines, too: everybody on the network may read and change it
+    #[arg(long, env = "MUSTER_INSECURE", value_parser = FalseyValueParser::new())]
+    insecure: bool,
     /// A TOML file with everything that may be set; flags win over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -96,6 +102,8 @@ fn configuration(flags: Flags) -> anyhow::Result<Config> {
         config.controllers = flags.controller;
     }
     config.data_dir = flags.data.unwrap_or(config.data_dir);
+    config.join = flags.join.or(config.join);
+    config.insecure |= flags.insecure;
     let machine = &mut config.machine;
     machine.name = flags.name.or(machine.name.take());
     machine.cpu_milli = flags.cpus.or(machine.cpu_milli);

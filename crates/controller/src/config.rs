@@ -33,8 +33,30 @@ pub struct Config {
     pub log_quota: u64,
     /// Bytes of logs held in memory before they are stored, all jobs together.
     pub log_buffer: u64,
+    /// How it secures connections; none: it speaks plain text, which only `listen` on this machine allows.
+    pub tls: Option<Tls>,
+    /// Plain text is spoken to other machines, too: whoever says so trusts the network.
+    pub insecure: bool,
     /// Its place among others, where the store is etcd.
     pub cluster: Cluster,
+}
+
+/// How connections are secured.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// PEM files of an authority and its key. None: Muster makes one and keeps it in the store.
+    pub authority: Option<(PathBuf, PathBuf)>,
+    /// More names and addresses under which this controller is reached.
+    pub names: Vec<String>,
+    /// How long certificates of agents last; they are renewed when two thirds of it are over.
+    pub life: Duration,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        // An agent that was off for a holiday comes back by itself.
+        Self { authority: None, names: Vec::new(), life: Duration::from_secs(30 * 24 * 3600) }
+    }
 }
 
 /// What a controller must know to be one of several.
@@ -94,6 +116,8 @@ impl Default for Config {
             placement: core.placement,
             log_quota: 16 << 30,
             log_buffer: 64 << 20,
+            tls: None,
+            insecure: false,
             cluster: Cluster::default(),
         }
     }
@@ -152,6 +176,8 @@ const KEYS: &[Key<Config>] = &[
     ("placement", |config, value| placement(value).map(|p| config.placement = p)),
     ("log_quota", |config, value| bytes(value).map(|n| config.log_quota = n)),
     ("log_buffer", |config, value| bytes(value).map(|n| config.log_buffer = n)),
+    ("tls", |config, value| tls(value).map(|tls| config.tls = tls)),
+    ("insecure", |config, value| truth(value).map(|insecure| config.insecure = insecure)),
     ("store", |config, value| words(value).map(|to| config.cluster.store = Some(to))),
     ("advertise", |config, value| words(value).map(|to| config.cluster.advertise = Some(to))),
     ("name", |config, value| words(value).map(|name| config.cluster.name = Some(name))),
@@ -174,6 +200,41 @@ fn duration(value: &DeValue<'_>, least: Duration) -> Result<Duration, String> {
     let found = value.as_str().and_then(|text| humantime::parse_duration(text).ok());
     let found = found.ok_or_else(|| expected.to_owned())?;
     if found < least { Err(format!("must be at least {least:?}")) } else { Ok(found) }
+}
+
+fn truth(value: &DeValue<'_>) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| "must be true or false".to_owned())
+}
+
+/// `tls = true`, or a table.
+fn tls(value: &DeValue<'_>) -> Result<Option<Tls>, String> {
+    let Some(table) = value.as_table() else {
+        let is_on = truth(value).map_err(|_| "must be true, or a table like [tls]".to_owned())?;
+        return Ok(is_on.then(Tls::default));
+    };
+    let (mut tls, mut ca, mut ca_key) = (Tls::default(), None, None);
+    for (key, value) in table {
+        let (name, value) = (key.get_ref(), value.get_ref());
+        let set = match &**name {
+            "ca" => words(value).map(|path| ca = Some(PathBuf::from(path))),
+            "ca_key" => words(value).map(|path| ca_key = Some(PathBuf::from(path))),
+            "names" => list(value).map(|names| tls.names = names),
+            "life" => duration(value, Duration::from_secs(3)).map(|life| tls.life = life),
+            _ => return Err(format!("has `{name}`, which is not known; known are: ca, ca_key, names, life")),
+        };
+        set.map_err(|expected| format!("has `{name}`, which {expected}"))?;
+    }
+    tls.authority = match (ca, ca_key) {
+        (None, None) => None,
+        (Some(ca), Some(key)) => Some((ca, key)),
+        _ => return Err("needs `ca` and `ca_key` together, or none of them".to_owned()),
+    };
+    Ok(Some(tls))
+}
+
+fn list(value: &DeValue<'_>) -> Result<Vec<String>, String> {
+    let expected = || "must be a list of texts like [\"muster.example.org\"]".to_owned();
+    value.as_array().ok_or_else(expected)?.iter().map(|value| words(value.get_ref()).map_err(|_| expected())).collect()
 }
 
 fn count(value: &DeValue<'_>) -> Result<u16, String> {
@@ -223,6 +284,28 @@ mod tests {
     }
 
     #[test]
+    fn tls_is_a_word_or_a_table() {
+        assert!(Config::parse("tls = true").unwrap().tls.is_some());
+        assert!(Config::parse("tls = false").unwrap().tls.is_none());
+        let text = "insecure = true\n[tls]\nca = 'a'\nca_key = 'b'\nnames = ['x', '10.0.0.1']\nlife = '7d'\n";
+        let config = Config::parse(text).expect("it is right");
+        let tls = config.tls.expect("it is on");
+        assert_eq!(tls.authority, Some(("a".into(), "b".into())));
+        assert_eq!((tls.names.len(), tls.life, config.insecure), (2, Duration::from_secs(7 * 24 * 3600), true));
+        for (text, problem) in [
+            ("tls = 'yes'", "must be true, or a table"),
+            ("tls = { ca = 'a' }", "`ca` and `ca_key` together"),
+            ("tls = { cert = 'a' }", "known are: ca, ca_key, names, life"),
+            ("tls = { life = '1s' }", "has `life`, which must be at least 3s"),
+            ("tls = { names = 'x' }", "has `names`, which must be a list"),
+            ("insecure = 1", "must be true or false"),
+        ] {
+            let problems = Config::parse(text).expect_err(text);
+            assert!(problems[0].message.contains(problem), "{text}: {}", problems[0]);
+        }
+    }
+
+    #[test]
     fn an_empty_file_is_the_default() {
         let config = Config::parse("# nothing\n").expect("it is right");
         assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
@@ -241,7 +324,7 @@ mod tests {
                 "line 4: `losses_max` must be a number from 1 to 65535",
                 "line 5: `retention` must be a time like \"15s\", \"2m\" or \"30d\"",
                 "line 6: `xyz` is not known; known are: data, listen, lease_ttl, lease_margin, heartbeat, losses_max, \
-                 retention, placement, log_quota, log_buffer, store, advertise, name, session_ttl, \
+                 retention, placement, log_quota, log_buffer, tls, insecure, store, advertise, name, session_ttl, \
                  store_budget, etcd_user, etcd_password_file, etcd_ca, etcd_certificate, etcd_key",
                 "line 7: `log_quota` must be at least 1 MiB, like \"64 MiB\" or \"16 GiB\"",
                 "line 8: `lease_ttl` must be a time like \"15s\", \"2m\" or \"30d\"",

@@ -7,6 +7,7 @@ pub mod engine;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod grpc;
+pub mod identity;
 #[cfg(feature = "etcd")]
 pub mod leader;
 pub mod logs;

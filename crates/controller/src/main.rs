@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, builder::FalseyValueParser};
 use muster_common::{shutdown, telemetry};
 use muster_controller::app::{self, Config, cluster};
 
@@ -28,9 +28,15 @@ struct Flags {
     /// A store that several controllers share: etcd://HOST:PORT,… [default: one of its own in --data]
     #[arg(long, value_name = "URL", env = "MUSTER_STORE")]
     store: Option<String>,
-    /// Where other controllers reach this one: http://HOST:PORT [default: where it listens]
+    /// Where other controllers reach this one: https://HOST:PORT [default: where it listens]
     #[arg(long, value_name = "URL", env = "MUSTER_ADVERTISE")]
     advertise: Option<String>,
+    /// Secure every connection; Muster makes its own certificates, or takes an authority from [tls] in the file
+    #[arg(long, env = "MUSTER_TLS", value_parser = FalseyValueParser::new(), conflicts_with = "insecure")]
+    tls: bool,
+    /// Speak plain text to other machines, too: everybody on the network may read and do everything
+    #[arg(long, env = "MUSTER_INSECURE", value_parser = FalseyValueParser::new())]
+    insecure: bool,
     /// A TOML file with everything that may be set; flags win over it
     #[arg(long, value_name = "FILE", env = "MUSTER_CONFIG")]
     config: Option<PathBuf>,
@@ -56,17 +62,30 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
 
 async fn serve(flags: Flags) -> anyhow::Result<()> {
     let config = configuration(flags)?;
+    raise_files();
     let closed = "cannot say where it listens: standard output is closed";
     if config.cluster.store.is_some() {
         let mut member = cluster::start(config).await?;
-        announce(member.addr, &member.store).context(closed)?;
+        announce(member.scheme, member.addr, &member.store).context(closed)?;
         let failed = until_asked(member.failed()).await;
         return finish(failed, member.stop()).await;
     }
     let mut running = app::start(config).await?;
-    announce(running.addr, &running.data_dir.display().to_string()).context(closed)?;
+    announce(running.scheme, running.addr, &running.data_dir.display().to_string()).context(closed)?;
     let failed = until_asked(running.failed()).await;
     finish(failed, running.stop()).await
+}
+
+/// Each agent holds two connections, and shells mostly allow a thousand files.
+fn raise_files() {
+    #[cfg(unix)]
+    {
+        use nix::sys::resource::{Resource::RLIMIT_NOFILE, getrlimit, setrlimit};
+        let raised = getrlimit(RLIMIT_NOFILE).and_then(|(_, most)| setrlimit(RLIMIT_NOFILE, most, most));
+        if let Err(error) = raised {
+            tracing::warn!(%error, "the limit on open files stays as it is");
+        }
+    }
 }
 
 /// Until somebody asks it to stop, or it fails by itself: why.
@@ -97,12 +116,16 @@ fn configuration(flags: Flags) -> anyhow::Result<Config> {
     config.listen = flags.listen.unwrap_or(config.listen);
     config.data_dir = flags.data.unwrap_or(config.data_dir);
     config.cluster.store = flags.store.or(config.cluster.store);
+    if flags.tls {
+        config.tls.get_or_insert_default();
+    }
+    config.insecure |= flags.insecure;
     config.cluster.advertise = flags.advertise.or(config.cluster.advertise);
     Ok(config)
 }
 
-fn announce(addr: SocketAddr, store: &str) -> io::Result<()> {
+fn announce(scheme: &str, addr: SocketAddr, store: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "muster-controller listens on http://{addr}, data in {store}")?;
+    writeln!(out, "muster-controller listens on {scheme}://{addr}, data in {store}")?;
     out.flush()
 }

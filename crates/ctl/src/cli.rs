@@ -1,11 +1,13 @@
 //! The grammar of the command line: what may be typed, and nothing of what it does.
 
-use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, builder::FalseyValueParser};
 
 use crate::{
     commands::{
-        agents, cancel, completions, dev, explain, list, logs, queue, result, retry, run, schema, show, stats, status,
-        submit, validate, version, wait,
+        admin, agents, cancel, completions, dev, explain, list, logs, queue, result, retry, run, schema, show, stats,
+        status, submit, validate, version, wait,
     },
     output::{Format, style::When},
 };
@@ -29,6 +31,16 @@ pub(crate) struct Cli {
     /// port 7717 of this machine (`run` starts a system of its own instead).
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) controller: Option<String>,
+
+    /// The certificate of the CA that signed the controller's, for https:// addresses
+    ///
+    /// Without it: the variable MUSTER_CA, then `ca` in ~/.config/muster/ctl.toml.
+    #[arg(long, global = true, value_name = "FILE", env = "MUSTER_CA", hide_env = true)]
+    pub(crate) ca: Option<PathBuf>,
+
+    /// Speak plain text to other machines, too; also MUSTER_INSECURE=1 and `insecure` in the file
+    #[arg(long, global = true, env = "MUSTER_INSECURE", hide_env = true, value_parser = FalseyValueParser::new())]
+    pub(crate) insecure: bool,
 
     /// When to use colours; NO_COLOR is honoured
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
@@ -72,6 +84,8 @@ pub(crate) enum Command {
     Agents(agents::Args),
     /// List queues or change one
     Queue(queue::Args),
+    /// Run the installation: let agents join, send them away
+    Admin(admin::Args),
     /// Check job files without handing them in
     Validate(validate::Args),
     /// Print the JSON Schema of job files

@@ -30,12 +30,14 @@ pub(crate) struct Options {
     pub(crate) data: Option<PathBuf>,
     pub(crate) listen: SocketAddr,
     pub(crate) offer: OfferArgs,
+    /// Plain text is spoken to other machines, too.
+    pub(crate) insecure: bool,
 }
 
 impl Default for Options {
     /// Temporary, on a port that is free, with everything this machine has.
     fn default() -> Self {
-        Self { data: None, listen: SocketAddr::from(([127, 0, 0, 1], 0)), offer: OfferArgs::default() }
+        Self { data: None, listen: SocketAddr::from(([127, 0, 0, 1], 0)), offer: OfferArgs::default(), insecure: false }
     }
 }
 
@@ -103,10 +105,12 @@ impl System {
         let config = muster_controller::app::Config {
             data_dir: folder.path().join("controller"),
             listen: options.listen,
+            insecure: options.insecure,
             ..Default::default()
         };
         let controller = muster_controller::app::start(config).await.map_err(|error| fault("controller", &error))?;
-        let config = agent_config(&folder, controller.addr, options.offer)?;
+        let mut config = agent_config(&folder, controller.addr, options.offer)?;
+        config.insecure = options.insecure;
         match muster_agent::app::start(config).await {
             Ok(agent) => Ok(Self { controller, agent, folder }.attached().await),
             Err(error) => {
@@ -144,7 +148,7 @@ impl System {
 
     /// A connection to its controller.
     pub(crate) async fn client(&self) -> Result<Client, Error> {
-        Client::connect(Place { url: self.url(), source: Source::Inside }).await
+        Client::connect(Place { url: self.url(), source: Source::Inside, ca: None, insecure: true }).await
     }
 
     /// Waits until one of the two cannot go on. Cancel safe.

@@ -1,7 +1,9 @@
 //! Puts an agent together, starts it and stops it cleanly. `muster-agent` and `ctl` use this door.
 
+mod credentials;
 mod identity;
 mod run;
+mod secure;
 #[cfg(test)]
 mod tests;
 
@@ -84,7 +86,10 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         total_limit: config.log_quota,
     })
     .with_context(|| format!("cannot use the output spool in {}", data_dir.display()))?;
-    let (link, link_events, bulk) = Link::new(addresses);
+    let who = secure::Who { name: &offer.name, uid: &identity.uid };
+    let secured = secure::take(&config, &addresses, who, clock).await?;
+    let tls = secured.as_ref().map(|secured| Arc::clone(&secured.tls));
+    let (link, link_events, bulk) = Link::new(addresses, tls);
     let grpc = logs::Grpc::new(Arc::new(bulk));
     let links = exec::Links { inputs: Arc::new(grpc.clone()), results: Arc::new(grpc.clone()), spools: spools.clone() };
     let settings = exec::Config { data_dir, agent: offer.name.as_str().into(), clock, path: None, guard: config.guard };
@@ -95,6 +100,9 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
 
     let (links_tracker, tracker, stop) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
     link.start(&links_tracker, &stop);
+    if let Some(secured) = secured {
+        tracker.spawn(secured.keep(stop.clone()));
+    }
     tracker.spawn(spools.clone().ship(grpc, stop.clone()));
     let (stops, stop_requests) = mpsc::channel(2);
     let mut journal = journal;

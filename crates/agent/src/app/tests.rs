@@ -100,7 +100,7 @@ impl World {
         let dead = supervisor.leftovers().iter().map(|leftover| (leftover.token, Swept::Dead)).collect();
         super::restore(clock, &mut supervisor, &mut journal, dead);
         let addresses: Vec<Address> = addresses.iter().map(|text| text.parse().expect("an address")).collect();
-        let (link, link_events, _bulk) = Link::new(addresses);
+        let (link, link_events, _bulk) = Link::new(addresses, None);
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         link.start(&tracker, &stop);
         let (started_in, started) = mpsc::channel(10_000);

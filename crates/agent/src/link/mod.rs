@@ -7,6 +7,7 @@ mod address;
 mod backoff;
 mod bulk;
 mod down;
+mod join;
 #[cfg(test)]
 pub(crate) mod kit;
 
@@ -14,17 +15,21 @@ use std::{sync::Arc, time::Duration};
 
 use muster_common::proto::v1::{self, agent_link_client::AgentLinkClient};
 use muster_core::id::AgentId;
+use rustls::ClientConfig;
 use tokio::{
     sync::{mpsc, watch},
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::Endpoint;
 use tracing::{debug, info, warn};
 
 use self::bulk::Attachment;
-pub use self::{address::Address, bulk::Bulk};
+pub use self::{
+    address::Address,
+    bulk::Bulk,
+    join::{JoinError, Joiner, Signed, enrol, renew},
+};
 use crate::supervisor::Input;
 
 /// For the stream to be opened and for the welcome to come; a controller that takes up a large
@@ -75,6 +80,7 @@ pub struct Up {
     sender: mpsc::Sender<v1::AgentUp>,
     cut: CancellationToken,
     address: Arc<Address>,
+    tls: Option<Arc<ClientConfig>>,
     attachment: Arc<watch::Sender<Attachment>>,
 }
 
@@ -100,7 +106,7 @@ impl Up {
 
     /// We were taken in under this number: bulk may begin.
     pub fn attached(&self, agent: AgentId) {
-        self.attachment.send_replace(Some((self.address.bulk(), agent)));
+        self.attachment.send_replace(Some((self.address.bulk(self.tls.as_ref()), agent)));
     }
 
     /// Ends the stream; the next controller is tried.
@@ -113,17 +119,18 @@ impl Up {
 #[derive(Debug)]
 pub struct Link {
     addresses: Vec<Arc<Address>>,
+    tls: Option<Arc<ClientConfig>>,
     events: mpsc::Sender<Event>,
     attachment: Arc<watch::Sender<Attachment>>,
 }
 
 impl Link {
-    /// A link to one of these controllers, what will come of it, and its bulk connection.
-    pub fn new(addresses: Vec<Address>) -> (Self, mpsc::Receiver<Event>, Bulk) {
+    /// A link to one of these controllers, secured as `tls` says; what will come of it, and its bulk connection.
+    pub fn new(addresses: Vec<Address>, tls: Option<Arc<ClientConfig>>) -> (Self, mpsc::Receiver<Event>, Bulk) {
         let (events, receiver) = mpsc::channel(EVENTS);
         let (attachment, watched) = watch::channel(None);
         let addresses = addresses.into_iter().map(Arc::new).collect();
-        (Self { addresses, events, attachment: Arc::new(attachment) }, receiver, Bulk::new(watched))
+        (Self { addresses, tls, events, attachment: Arc::new(attachment) }, receiver, Bulk::new(watched))
     }
 
     /// Looks for a controller and keeps a stream to it until `stop`.
@@ -161,12 +168,12 @@ impl Link {
 
     /// One stream from its opening to its end.
     async fn session(&self, address: &Arc<Address>, welcomed: &mut bool) -> Result<std::convert::Infallible, Error> {
-        let endpoint: &Endpoint = address.control();
-        let channel = endpoint.connect().await.map_err(Error::Connect)?;
+        let channel = address.connect(self.tls.as_ref()).await.map_err(Error::Connect)?;
         let mut client = AgentLinkClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
         let (sender, inbox) = mpsc::channel(UP_MESSAGES);
         let cut = CancellationToken::new();
-        let up = Up { sender, cut: cut.clone(), address: address.clone(), attachment: self.attachment.clone() };
+        let (address, tls, attachment) = (address.clone(), self.tls.clone(), self.attachment.clone());
+        let up = Up { sender, cut: cut.clone(), address, tls, attachment };
         if self.events.send(Event::Opened(up)).await.is_err() {
             return Err(Error::Left);
         }

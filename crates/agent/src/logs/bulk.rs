@@ -49,8 +49,13 @@ impl Grpc {
 
     async fn fetch_once(&self, order: &Order, to: &Path) -> Result<(), TransferError> {
         let (mut client, agent) = self.client().await;
-        let request =
-            v1::InputsRequest { agent: agent.0, token: order.token.0, job: order.task.job.0, group: order.group };
+        let request = v1::InputsRequest {
+            agent: agent.0,
+            token: order.token.0,
+            job: order.task.job.0,
+            group: order.group,
+            task: Some(order.task.index),
+        };
         let mut parts = client.inputs(request).await.map_err(refused)?.into_inner();
         let mut file = tokio::fs::File::create(to).await.map_err(|error| unwritable(to, &error))?;
         while let Some(part) = parts.message().await.map_err(refused)? {

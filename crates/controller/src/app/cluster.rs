@@ -10,13 +10,14 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Doors, explain_end,
     lead::{About, Lead},
-    listen, open_logs, prepare,
+    listen, open_logs, prepare, secure,
 };
 use crate::{
     config::{Cluster, Config},
     engine::{Ended, StartError},
     etcd::{Access, Address, Etcd},
     grpc::Door,
+    identity::{Authority, Own},
     leader::{Candidate, Leader, Leadership, Presence},
     store::{
         self,
@@ -26,6 +27,8 @@ use crate::{
 
 /// After a leadership that could not begin, so that a store that is away is not asked without pause.
 const PAUSE: Duration = Duration::from_secs(1);
+/// While nobody has made an authority yet.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Told to those who call one that stops; they find another.
 const STOPPING: &str = "the controller is stopping";
 /// Told to those who call while nobody leads; their programs try again.
@@ -36,6 +39,8 @@ const NOBODY: &str = "no controller leads right now; one is being elected, try a
 pub struct Member {
     /// Where it listens.
     pub addr: SocketAddr,
+    /// What it speaks there: `http` or `https`.
+    pub scheme: &'static str,
     /// Where its logs are.
     pub data_dir: PathBuf,
     /// Where its store is.
@@ -54,40 +59,84 @@ pub async fn start(config: Config) -> anyhow::Result<Member> {
     let address: Address = cluster.store.as_deref().unwrap_or_default().parse()?;
     let access = access(&cluster)?;
     let clock = Clock::system();
+    secure::check(&config)?;
     let listener = listen(config.listen).await?;
     let addr = listener.local_addr().context("the socket has no address")?;
     let data_dir = prepare(&config.data_dir)?;
     let store = address.to_string();
     let etcd = Arc::new(Etcd::new(address, &access));
-    let door = Door::closed(NOBODY);
-    door.wait(NOBODY);
-    let doors = Doors::open(listener, door.clone());
-    let stop = CancellationToken::new();
-    let address = advertised(&cluster, addr)?;
+    let scheme = secure::scheme(&config);
+    let address = advertised(&cluster, addr, scheme)?;
     let name = cluster.name.clone().unwrap_or_else(|| address.clone());
+    let identity = secure::own(&config, &name, &address, addr, clock)?;
+    let door = Door::closed(NOBODY).showing(identity.clone());
+    door.wait(NOBODY);
+    let doors = Doors::open(listener, door.clone(), identity.clone());
+    let stop = CancellationToken::new();
+    if let Some(identity) = &identity {
+        tokio::spawn(learn(Arc::clone(identity), Arc::clone(&etcd), data_dir.clone(), stop.clone()));
+    }
     let presence = Presence::new(Arc::clone(&etcd), clock, address.clone(), name.clone());
     let members = presence.members();
     tokio::spawn(presence.run(stop.clone()));
     let own = address.clone();
     let candidate = Candidate::new(Arc::clone(&etcd), clock, address, name, cluster.session_ttl);
-    let turns =
-        Turns { config, clock, data_dir: data_dir.clone(), etcd, candidate, members, door, own, stop: stop.clone() };
+    let turns = Turns {
+        config,
+        clock,
+        data_dir: data_dir.clone(),
+        etcd,
+        candidate,
+        members,
+        door,
+        own,
+        identity,
+        stop: stop.clone(),
+    };
     let task = tokio::spawn(turns.run());
-    Ok(Member { addr, data_dir, store, doors, stop, task })
+    Ok(Member { addr, scheme, data_dir, store, doors, stop, task })
 }
 
 /// Where others reach this controller.
-fn advertised(cluster: &Cluster, addr: SocketAddr) -> anyhow::Result<String> {
+fn advertised(cluster: &Cluster, addr: SocketAddr, scheme: &str) -> anyhow::Result<String> {
     match &cluster.advertise {
-        Some(url) if url.strip_prefix("http://").is_some_and(|host| !host.is_empty()) => Ok(url.clone()),
-        Some(url) => bail!("`{url}` is no URL for --advertise; write it like http://HOST:PORT"),
+        Some(url) if is_url(url, scheme) => Ok(url.clone()),
+        Some(url) => bail!("`{url}` is no URL for --advertise; write it like {scheme}://HOST:PORT"),
         None if addr.ip().is_unspecified() => {
             bail!(
-                "it listens on {addr}, which names no machine: say where others reach it, --advertise http://HOST:PORT"
+                "it listens on {addr}, which names no machine: say where others reach it, --advertise {scheme}://HOST:PORT"
             )
         }
-        None => Ok(format!("http://{addr}")),
+        None => Ok(format!("{scheme}://{addr}")),
     }
+}
+
+fn is_url(url: &str, scheme: &str) -> bool {
+    url.split_once("://").is_some_and(|(found, host)| found == scheme && !host.is_empty())
+}
+
+/// Looks for the authority in the store until it is there, whoever leads: a standby answers in its name, too.
+async fn learn(own: Arc<Own>, etcd: Arc<Etcd>, data_dir: PathBuf, stop: CancellationToken) {
+    let work = async {
+        while own.ready().is_none() {
+            match store::etcd::authority(&etcd).await {
+                Ok(None) => {}
+                Ok(Some(record)) => {
+                    let taken = Authority::of_record(&record).and_then(|authority| own.take(authority));
+                    if let Err(error) = taken {
+                        let error = format!("{:#}", anyhow::Error::new(error));
+                        tracing::error!(error, "the authority in the store cannot be used");
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "the authority cannot be looked for"),
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        if let Err(error) = secure::publish(&own, &data_dir) {
+            tracing::warn!(error = format!("{error:#}"), "people do not find the authority's certificate");
+        }
+    };
+    stop.run_until_cancelled(work).await;
 }
 
 /// Reads the files that the configuration names.
@@ -154,6 +203,8 @@ struct Turns {
     door: Door,
     /// Where others reach this controller.
     own: String,
+    /// Who it is; none: all speak plain text.
+    identity: Option<Arc<Own>>,
     stop: CancellationToken,
 }
 
@@ -200,7 +251,8 @@ impl Turns {
         let _ends_with_us = upkeep.clone().drop_guard();
         tokio::spawn(Arc::clone(&store).upkeep(self.clock, upkeep));
         let logs = open_logs(&self.data_dir, &self.config, self.clock).await?;
-        let about = About { store: self.etcd.address().to_string(), members: self.members.clone() };
+        let about =
+            About { store: self.etcd.address().to_string(), members: self.members.clone(), own: self.identity.clone() };
         let mut lead = match Lead::begin(&self.door, store, logs, &self.config, self.clock, about).await {
             Ok(lead) => lead,
             Err(error) if passes(&error) => {
@@ -237,7 +289,7 @@ fn passes(error: &anyhow::Error) -> bool {
         Some(StartError::Store(error)) => Some(error),
         _ => None,
     });
-    store.is_some_and(|error| error.may_pass() || is_deposed(error))
+    secure::passes(error) || store.is_some_and(|error| error.may_pass() || is_deposed(error))
 }
 
 /// Opens the door to whoever leads, for as long as it is polled.
@@ -251,8 +303,8 @@ async fn show_leader(mut leader: watch::Receiver<Option<Leader>>, door: &Door, o
             Some(leader) => {
                 tracing::info!(leader = leader.name, at = leader.address, "another controller leads");
                 if let Err(error) = door.forward_to(&leader.address) {
-                    tracing::error!(%error, at = leader.address, "the leader's address is no URL");
-                    door.close("the leader's address is no URL; set --advertise on it");
+                    tracing::error!(%error, at = leader.address, "calls cannot be passed on to the leader");
+                    door.close(&error.to_string());
                 }
             }
         }

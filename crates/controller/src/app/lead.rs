@@ -12,11 +12,13 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::secure;
 use crate::{
     config::Config,
     dispatch::Sessions,
     engine::{self, Ended, Handle},
     grpc::{self, Door, Services},
+    identity::Own,
     logs::LogStore,
     store::{Gauge, Store},
     view::View,
@@ -34,6 +36,8 @@ pub(super) struct About {
     pub(super) store: String,
     /// Which controllers there are.
     pub(super) members: watch::Receiver<Vec<v1::MemberView>>,
+    /// Who this controller is; none: it speaks plain text.
+    pub(super) own: Option<Arc<Own>>,
 }
 
 /// One leadership at work; a controller on a store of its own has one only.
@@ -79,6 +83,14 @@ impl Lead {
         rest_tasks.spawn(logs.clone().run(rest.clone()));
         rest_tasks.spawn(forget_logs(logs.clone(), forgotten, view.clone(), rest.clone()));
         let engine_task = Some(tokio::spawn(engine.run(stop.clone())));
+        if let Some(own) = &about.own
+            && let Err(error) = secure::found(own, &handle).await
+        {
+            stop.cancel();
+            rest.cancel();
+            store.close().await;
+            return Err(error);
+        }
         let (gauged, name) = (Arc::clone(&store), about.store.clone());
         let parts = grpc::Parts {
             handle: handle.clone(),
@@ -89,6 +101,7 @@ impl Lead {
             store: about.store,
             gauge: Arc::new(move || store_view(&name, &gauged.gauge())),
             members: about.members,
+            own: about.own,
         };
         let services = Services::open(door, parts);
         Ok(Self { handle, view, services, engine: stop, engine_task, rest, rest_tasks, store })

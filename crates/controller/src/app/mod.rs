@@ -3,6 +3,7 @@
 #[cfg(feature = "etcd")]
 pub mod cluster;
 mod lead;
+mod secure;
 
 use std::{
     fs,
@@ -22,6 +23,7 @@ pub use crate::config::Config;
 use crate::{
     engine::{Ended, Handle},
     grpc::{self, Door},
+    identity::Own,
     logs::{self, LogStore},
     store::{Store, embedded::Embedded},
     view::View,
@@ -32,6 +34,8 @@ use crate::{
 pub struct Running {
     /// Where it listens.
     pub addr: SocketAddr,
+    /// What it speaks there: `http` or `https`.
+    pub scheme: &'static str,
     /// Where its data is.
     pub data_dir: PathBuf,
     /// The way in to its engine, for programs that run it inside.
@@ -48,25 +52,32 @@ pub struct Running {
 /// In words for people: what is in the way, and what to do about it.
 pub async fn start(config: Config) -> anyhow::Result<Running> {
     let clock = Clock::system();
+    secure::check(&config)?;
     let listener = listen(config.listen).await?;
     let addr = listener.local_addr().context("the socket has no address")?;
     let data_dir = prepare(&config.data_dir)?;
+    let scheme = secure::scheme(&config);
+    let address = config.cluster.advertise.clone().unwrap_or_else(|| format!("{scheme}://{addr}"));
+    let own = secure::own(&config, config.cluster.name.as_deref().unwrap_or("this"), &address, addr, clock)?;
     let store = open_store(data_dir.clone()).await?;
     let logs = open_logs(&data_dir, &config, clock).await?;
     let door = Door::closed("the controller is starting");
-    let own = v1::MemberView {
+    let member = v1::MemberView {
         name: "this".to_owned(),
-        address: format!("http://{addr}"),
+        address,
         leads: true,
         since_us: clock.wall().0,
         release: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let store_name = format!("embedded store in {}", data_dir.display());
-    let about = About { store: store_name, members: watch::channel(vec![own]).1 };
+    let about = About { store: store_name, members: watch::channel(vec![member]).1, own: own.clone() };
     let lead = Lead::begin(&door, store, logs, &config, clock, about).await?;
     let (handle, view) = (lead.handle.clone(), lead.view.clone());
-    let doors = Doors::open(listener, door);
-    Ok(Running { addr, data_dir, handle, view, doors, lead })
+    if let Some(own) = &own {
+        secure::publish(own, &data_dir)?;
+    }
+    let doors = Doors::open(listener, door, own);
+    Ok(Running { addr, scheme, data_dir, handle, view, doors, lead })
 }
 
 impl Running {
@@ -101,9 +112,12 @@ struct Doors {
 }
 
 impl Doors {
-    fn open(listener: TcpListener, door: Door) -> Self {
+    fn open(listener: TcpListener, door: Door, own: Option<Arc<Own>>) -> Self {
         let cancel = CancellationToken::new();
-        let serving = grpc::serve(listener, door.clone(), cancel.clone());
+        if let Some(own) = &own {
+            tokio::spawn(Arc::clone(own).keep(cancel.clone()));
+        }
+        let serving = grpc::serve(listener, door.clone(), own, cancel.clone());
         let server = tokio::spawn(async move {
             if let Err(error) = serving.await {
                 tracing::error!(error = format!("{:#}", anyhow::Error::new(error)), "nobody can connect any more");

@@ -7,7 +7,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::grpc::{Parts, bulk, control, inputs};
+use crate::grpc::{Parts, bulk, control, inputs, machine::Speaker};
 
 /// Messages that wait for an agent's connection to take them.
 const ROOM: usize = 16;
@@ -56,26 +56,30 @@ impl AgentLink for Agents {
     type InputsStream = Answers<v1::InputsPart>;
 
     async fn control(&self, request: Request<Streaming<v1::AgentUp>>) -> Result<Response<Self::ControlStream>, Status> {
+        let speaker = Speaker::of(&self.parts, &request)?;
         let (parts, up) = (self.parts.clone(), request.into_inner());
-        Ok(self.answer(|back| control::run(parts, up, back)))
+        Ok(self.answer(|back| control::run(parts, speaker, up, back)))
     }
 
     async fn logs(&self, request: Request<Streaming<v1::LogUp>>) -> Result<Response<Self::LogsStream>, Status> {
+        let speaker = Speaker::of(&self.parts, &request)?;
         let (parts, up) = (self.parts.clone(), request.into_inner());
-        Ok(self.answer(|back| bulk::logs(parts, up, back)))
+        Ok(self.answer(|back| async move { speaker.clone().allowed(bulk::logs(parts, speaker, up, back)).await }))
     }
 
     async fn inputs(&self, request: Request<v1::InputsRequest>) -> Result<Response<Self::InputsStream>, Status> {
-        let plan = inputs::plan(&self.parts, request.get_ref())?;
+        let speaker = Speaker::of(&self.parts, &request)?;
+        let plan = inputs::plan(&self.parts, &speaker, request.get_ref())?;
         let parts = self.parts.clone();
-        Ok(self.answer(|back| inputs::send(parts, plan, back)))
+        Ok(self.answer(|back| async move { speaker.allowed(inputs::send(parts, plan, back)).await }))
     }
 
     async fn put_result(
         &self,
         request: Request<Streaming<v1::ResultPart>>,
     ) -> Result<Response<v1::ResultKept>, Status> {
-        let kept = bulk::put_result(&self.parts, request.into_inner());
+        let speaker = Speaker::of(&self.parts, &request)?;
+        let kept = speaker.allowed(bulk::put_result(&self.parts, &speaker, request.into_inner()));
         match self.cancel.run_until_cancelled(kept).await {
             Some(kept) => kept.map(Response::new),
             None => Err(super::status::stopping()),

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
 use crate::{
-    grpc::{Parts, agents::Back, layout::known, status::of_logs},
+    grpc::{Parts, agents::Back, layout::known, machine::Speaker, status::of_logs},
     logs::{ResultWriter, Source},
     view::Snapshot,
 };
@@ -18,11 +18,16 @@ use crate::{
 /// How long an agent may not read what it is told. Its stream is then ended; it sends again.
 const READ_WITHIN: std::time::Duration = std::time::Duration::from_secs(30);
 
-pub(super) async fn logs(parts: Parts, mut up: Streaming<v1::LogUp>, back: Back<v1::LogDown>) -> Result<(), Status> {
+pub(super) async fn logs(
+    parts: Parts,
+    speaker: Speaker,
+    mut up: Streaming<v1::LogUp>,
+    back: Back<v1::LogDown>,
+) -> Result<(), Status> {
     let source = parts.logs.source();
     let take = async {
         while let Some(message) = up.message().await? {
-            take_batches(&parts, &source, message).await?;
+            take_batches(&parts, &speaker, &source, message).await?;
         }
         Ok(())
     };
@@ -42,9 +47,10 @@ pub(super) async fn logs(parts: Parts, mut up: Streaming<v1::LogUp>, back: Back<
     }
 }
 
-async fn take_batches(parts: &Parts, source: &Source, message: v1::LogUp) -> Result<(), Status> {
+async fn take_batches(parts: &Parts, speaker: &Speaker, source: &Source, message: v1::LogUp) -> Result<(), Status> {
     let snapshot = parts.view.load();
     let agent = AgentId(message.agent);
+    speaker.check_agent(&snapshot, agent)?;
     for batch in message.batches {
         let task = TaskId::new(JobId(batch.job), batch.task);
         let lease = attempt(&snapshot, agent, task, Token(batch.token));
@@ -60,18 +66,24 @@ async fn take_batches(parts: &Parts, source: &Source, message: v1::LogUp) -> Res
 
 /// The attempt that an agent has or had with this token. What is leased is shown before the agent hears of it, so
 /// that an attempt which is not found is none.
-fn attempt(snapshot: &Snapshot, agent: AgentId, task: TaskId, token: Token) -> Option<&Attempt> {
+pub(super) fn attempt(snapshot: &Snapshot, agent: AgentId, task: TaskId, token: Token) -> Option<&Attempt> {
     let found = known(snapshot.job(task.job)?, task.index)?;
     let all = found.attempt.iter().map(|attempt| -> &Attempt { attempt }).chain(&found.past);
     all.into_iter().find(|attempt| attempt.token == token && attempt.agent == agent)
 }
 
-pub(super) async fn put_result(parts: &Parts, mut up: Streaming<v1::ResultPart>) -> Result<v1::ResultKept, Status> {
+pub(super) async fn put_result(
+    parts: &Parts,
+    speaker: &Speaker,
+    mut up: Streaming<v1::ResultPart>,
+) -> Result<v1::ResultKept, Status> {
     let first = up.message().await?;
     let first = first.ok_or_else(|| Status::invalid_argument("no part of a result came"))?;
     let (task, token) = (TaskId::new(JobId(first.job), first.task), Token(first.token));
     let agent = AgentId(first.agent);
-    if attempt(&parts.view.load(), agent, task, token).is_none_or(|attempt| attempt.end.is_some()) {
+    let snapshot = parts.view.load();
+    speaker.check_agent(&snapshot, agent)?;
+    if attempt(&snapshot, agent, task, token).is_none_or(|attempt| attempt.end.is_some()) {
         return Err(Status::failed_precondition(format!(
             "lease {token} of task {task} is not, or no longer, with agent {agent}; drop the result"
         )));

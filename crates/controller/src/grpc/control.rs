@@ -27,6 +27,7 @@ use crate::{
         Parts,
         agents::Back,
         jobs::unexpected,
+        machine::Speaker,
         status::{of_engine, of_field, of_wire},
     },
 };
@@ -48,8 +49,14 @@ struct Session {
     left: bool,
 }
 
-pub(super) async fn run(parts: Parts, mut up: Streaming<v1::AgentUp>, back: Back<v1::AgentDown>) -> Result<(), Status> {
+pub(super) async fn run(
+    parts: Parts,
+    speaker: Speaker,
+    mut up: Streaming<v1::AgentUp>,
+    back: Back<v1::AgentDown>,
+) -> Result<(), Status> {
     let hello = hello(&mut up).await?;
+    speaker.check_hello(&hello)?;
     let (id, outgoing) = parts.sessions.open();
     let attached = attach(&parts, id, hello).await;
     let (agent, welcome) = match attached {
@@ -65,10 +72,14 @@ pub(super) async fn run(parts: Parts, mut up: Streaming<v1::AgentUp>, back: Back
     let result = async {
         send(&back, patience, Down::Welcome(welcome)).await?;
         let writer = write(&parts.handle, outgoing, &back);
-        tokio::select! {
-            result = session.read(&mut up) => result,
-            result = writer => result,
-        }
+        let work = async {
+            tokio::select! {
+                result = session.read(&mut up) => result,
+                result = writer => result,
+            }
+        };
+        // Inside: whoever is sent away is detached like anybody else.
+        speaker.allowed(work).await
     }
     .await;
     tracing::info!(%agent, session = %id, "agent disconnected");

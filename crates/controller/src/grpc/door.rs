@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use hyper_util::rt::TokioIo;
+use muster_common::tls::{self, Who};
 use tokio::{
     net::TcpStream,
     sync::watch,
@@ -22,14 +24,13 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::engine::Handle;
+use super::peer::{self, FORWARDED};
+use crate::{engine::Handle, identity::Own};
 
 /// A leader that does not answer a ping for this long is gone.
 const PING_EVERY: Duration = Duration::from_secs(3);
 const PING_WITHIN: Duration = Duration::from_secs(3);
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
-/// On a call that was forwarded once: two that take each other for the leader do not play ball.
-const FORWARDED: &str = "muster-forwarded-by";
 /// On every answer of a leader's services to a forwarded call: where to go next time.
 const LEADER: &str = "muster-leader";
 
@@ -45,6 +46,8 @@ const HELD_FOR: Duration = Duration::from_secs(8);
 #[derive(Clone)]
 pub struct Door {
     way: Arc<watch::Sender<Arc<Way>>>,
+    /// Who this controller is to the one that leads; none: all speak plain text.
+    own: Option<Arc<Own>>,
 }
 
 /// Where it leads.
@@ -83,7 +86,13 @@ impl std::fmt::Debug for Door {
 impl Door {
     /// Everybody is told why it is closed.
     pub fn closed(why: &str) -> Self {
-        Self { way: Arc::new(watch::Sender::new(Arc::new(Way::Closed(why.to_owned())))) }
+        Self { way: Arc::new(watch::Sender::new(Arc::new(Way::Closed(why.to_owned())))), own: None }
+    }
+
+    /// The same, which shows `own` to other controllers.
+    #[must_use]
+    pub fn showing(self, own: Option<Arc<Own>>) -> Self {
+        Self { own, ..self }
     }
 
     /// Closes it; calls that are open go on.
@@ -99,12 +108,20 @@ impl Door {
     /// Leads to the controller at `url` from now on.
     ///
     /// # Errors
-    /// It is no URL.
-    pub fn forward_to(&self, url: &str) -> Result<(), tonic::transport::Error> {
+    /// It is no URL, or asks for what this controller does not speak.
+    pub fn forward_to(&self, url: &str) -> Result<(), BadLeader> {
         if matches!(&**self.way.borrow(), Way::There(there) if there.url == url) {
             return Ok(());
         }
-        let endpoint = Endpoint::from_shared(url.to_owned())?
+        let bare = match (url.split_once("://"), &self.own) {
+            (Some(("http", rest)), None) | (Some(("https", rest)), Some(_)) => rest,
+            (Some(("https", _)), None) => return Err(BadLeader::Secure),
+            (Some(("http", _)), Some(_)) => return Err(BadLeader::Plain),
+            _ => return Err(BadLeader::NoUrl),
+        };
+        // What secures the connection is ours, and not the library's: it is told of a plain one.
+        let endpoint = Endpoint::from_shared(format!("http://{bare}"))
+            .map_err(|_| BadLeader::NoUrl)?
             .connect_timeout(CONNECT_WITHIN)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(PING_EVERY)
@@ -115,7 +132,10 @@ impl Door {
         let authority = endpoint.uri().authority().map(ToString::to_string).unwrap_or_default();
         let has_port = endpoint.uri().port().is_some();
         let host = if has_port { authority } else { format!("{authority}:{}", muster_common::DEFAULT_PORT) };
-        let channel = endpoint.connect_lazy();
+        let channel = match &self.own {
+            None => endpoint.connect_lazy(),
+            Some(own) => endpoint.connect_with_connector_lazy(Secured { own: Arc::clone(own), host: host.clone() }),
+        };
         self.lead(Way::There(Remote { url: url.to_owned(), host, channel, answered: Mutex::default() }));
         Ok(())
     }
@@ -167,7 +187,12 @@ where
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let door = self.clone();
-        let request = request.map(Body::new);
+        let mut request = request.map(Body::new);
+        let who = peer::establish(&mut request);
+        if matches!(who, Some(Who::Agent { .. })) && is_for_people(request.uri().path()) {
+            let text = "an agent's certificate is good for its own work only; people's calls come without it";
+            return Box::pin(std::future::ready(Ok(Status::permission_denied(text).into_http())));
+        }
         Box::pin(async move {
             Ok(match &*door.reachable().await {
                 Way::Closed(why) | Way::Soon(why) => Status::unavailable(why.clone()).into_http(),
@@ -177,6 +202,50 @@ where
                 },
                 Way::There(leader) => leader.forward(request).await,
             })
+        })
+    }
+}
+
+/// Whether this is a call of a person, or of a program for one.
+fn is_for_people(path: &str) -> bool {
+    path.starts_with("/muster.v1.Muster/") || path.starts_with("/muster.v1.Admin/")
+}
+
+/// Why calls cannot be passed on to a leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadLeader {
+    /// See its text.
+    #[error("the leader's address is no URL; set --advertise on it")]
+    NoUrl,
+    /// See its text.
+    #[error("the leader speaks TLS and this controller does not; start all controllers with --tls, or none")]
+    Secure,
+    /// See its text.
+    #[error("this controller speaks TLS and the leader does not; start all controllers with --tls, or none")]
+    Plain,
+}
+
+/// Connects to another controller and shows our certificate.
+#[derive(Clone)]
+struct Secured {
+    own: Arc<Own>,
+    host: String,
+}
+
+impl Service<http::Uri> for Secured {
+    type Response = TokioIo<tls::Stream>;
+    type Error = std::io::Error;
+    type Future = Pin<Box<dyn Future<Output = std::io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Uri) -> Self::Future {
+        let Self { own, host } = self.clone();
+        Box::pin(async move {
+            let ready = own.when_ready().await;
+            tls::connect(&host, Some(&ready.client)).await.map(TokioIo::new)
         })
     }
 }
@@ -203,7 +272,7 @@ impl Remote {
             let text = format!("this controller does not lead any more; {url} does, as far as it knows");
             return Status::unavailable(text).into_http();
         }
-        request.headers_mut().insert(FORWARDED, http::HeaderValue::from_static("1"));
+        peer::introduce(&mut request);
         let mut channel = self.channel.clone();
         let ready = poll_fn(|context| Service::<http::Request<Body>>::poll_ready(&mut channel, context)).await;
         let answer = match ready {

@@ -5,13 +5,13 @@ use std::{ops::Range, sync::Arc};
 use futures::StreamExt as _;
 use muster_common::proto::v1;
 use muster_core::{
-    id::{JobId, TaskId},
+    id::{AgentId, JobId, TaskId, Token},
     spec::After,
 };
 use tonic::Status;
 
 use crate::{
-    grpc::{Parts, agents::Back, layout::Layout, result},
+    grpc::{Parts, agents::Back, bulk::attempt, layout::Layout, machine::Speaker, result},
     view::{JobView, Snapshot},
 };
 
@@ -27,11 +27,30 @@ pub(super) struct Entry {
     is_array: bool,
 }
 
-/// Which entries the document has: every named dependency, once.
-pub(super) fn plan(parts: &Parts, request: &v1::InputsRequest) -> Result<Vec<Entry>, Status> {
+/// Which entries the document has: every named dependency, once. Only who has a lease in that group is told.
+pub(super) fn plan(parts: &Parts, speaker: &Speaker, request: &v1::InputsRequest) -> Result<Vec<Entry>, Status> {
     let snapshot = parts.view.load();
-    let id = JobId(request.job);
+    let (id, agent, token) = (JobId(request.job), AgentId(request.agent), Token(request.token));
+    speaker.check_agent(&snapshot, agent)?;
     let job = snapshot.job(id).ok_or_else(|| Status::not_found(format!("job {id} does not exist")))?;
+    let has_lease = match request.task {
+        Some(task) => {
+            let task = TaskId::new(id, task);
+            let is_of_group = job.group_of(task.index).is_some_and(|group| group.index == request.group);
+            is_of_group && attempt(&snapshot, agent, task, token).is_some_and(|attempt| attempt.end.is_none())
+        }
+        // An agent of an earlier release does not say which task.
+        None => job.known_tasks().any(|(index, task)| {
+            task.live().is_some_and(|attempt| attempt.token == token && attempt.agent == agent)
+                && job.group_of(index).is_some_and(|group| group.index == request.group)
+        }),
+    };
+    if !has_lease {
+        let group = request.group;
+        let text =
+            format!("agent {agent} has no lease {token} in entry {group} of job {id}; its inputs are not for it");
+        return Err(Status::permission_denied(text));
+    }
     let group = usize::try_from(request.group).ok().and_then(|group| job.job.spec.tasks.get(group));
     let group = group.ok_or_else(|| Status::not_found(format!("job {id} has no entry {}", request.group)))?;
     let mut entries: Vec<Entry> = Vec::with_capacity(group.after.len());

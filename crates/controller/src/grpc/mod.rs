@@ -2,6 +2,8 @@
 //!
 //! Never touches state: what changes something goes to the engine, what only looks reads the view.
 
+mod accept;
+mod admin;
 mod agents;
 mod bulk;
 mod control;
@@ -9,12 +11,16 @@ mod door;
 mod filter;
 mod fleet;
 mod follow;
+mod identity;
 mod inputs;
 mod installation;
 mod jobs;
 mod layout;
+mod machine;
 mod orders;
+pub mod peer;
 mod people;
+mod quiet;
 mod result;
 mod select;
 mod stats;
@@ -29,20 +35,20 @@ use muster_common::{
     clock::Clock,
     proto::{
         DESCRIPTORS,
-        v1::{MemberView, StoreView, agent_link_server::AgentLinkServer, muster_server::MusterServer},
+        v1::{
+            MemberView, StoreView, admin_server::AdminServer, agent_link_server::AgentLinkServer,
+            identity_server::IdentityServer, muster_server::MusterServer,
+        },
     },
 };
 use tokio::{net::TcpListener, sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{service::Routes, transport::Server};
 use tonic_health::server::HealthReporter;
 
-pub use self::door::Door;
-use self::{agents::Agents, door::Way, people::People};
-use crate::{dispatch::Sessions, engine::Handle, logs::LogStore, view::View};
+pub use self::door::{BadLeader, Door};
+use self::{admin::Admins, agents::Agents, door::Way, identity::Machines, people::People};
+use crate::{dispatch::Sessions, engine::Handle, identity::Own, logs::LogStore, view::View};
 
 /// A peer that does not answer a ping for this long is gone (D4).
 const PING_EVERY: Duration = Duration::from_secs(10);
@@ -57,6 +63,7 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// A spec of ten thousand tasks that are all written out, each with its script.
 const PEOPLE_MESSAGE_MAX: usize = 64 << 20;
 const AGENT_MESSAGE_MAX: usize = 4 << 20;
+const SMALL_MESSAGE_MAX: usize = 64 << 10;
 /// How long open calls may take to end when we stop.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// How often, and how patiently, it is asked whether the engine answers.
@@ -82,6 +89,8 @@ pub struct Parts {
     pub gauge: Arc<dyn Fn() -> StoreView + Send + Sync>,
     /// Which controllers there are.
     pub members: watch::Receiver<Vec<MemberView>>,
+    /// Who this controller is; none: it speaks plain text.
+    pub own: Option<Arc<Own>>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -113,10 +122,13 @@ impl Services {
     pub fn open(door: &Door, parts: Parts) -> Self {
         let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
         let handle = parts.handle.clone();
+        let (machines, admins) = (Machines { parts: parts.clone() }, Admins { parts: parts.clone() });
         let people = People { started: parts.clock.wall(), parts: parts.clone(), cancel: cancel.clone() };
         let agents = Agents { parts, tracker: tracker.clone(), cancel: cancel.clone() };
         let routes = Routes::new(MusterServer::new(people).max_decoding_message_size(PEOPLE_MESSAGE_MAX))
-            .add_service(AgentLinkServer::new(agents).max_decoding_message_size(AGENT_MESSAGE_MAX));
+            .add_service(AgentLinkServer::new(agents).max_decoding_message_size(AGENT_MESSAGE_MAX))
+            .add_service(IdentityServer::new(machines).max_decoding_message_size(SMALL_MESSAGE_MAX))
+            .add_service(AdminServer::new(admins).max_decoding_message_size(SMALL_MESSAGE_MAX));
         door.lead(Way::Here(Box::new(routes.prepare()), handle));
         Self { tracker, cancel }
     }
@@ -131,11 +143,16 @@ impl Services {
     }
 }
 
-/// Serves until cancelled; then lets open calls end for a short while.
+/// Serves until cancelled; then lets open calls end for a short while. With `own`, all that comes in is TLS.
 ///
 /// # Errors
 /// The server cannot run.
-pub async fn serve(listener: TcpListener, door: Door, cancel: CancellationToken) -> Result<(), Error> {
+pub async fn serve(
+    listener: TcpListener,
+    door: Door,
+    own: Option<Arc<Own>>,
+    cancel: CancellationToken,
+) -> Result<(), Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
     let reporting = tokio::spawn(report_health(health, door.clone(), cancel.clone()));
     let reflection = || {
@@ -143,9 +160,9 @@ pub async fn serve(listener: TcpListener, door: Door, cancel: CancellationToken)
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let own =
+    let always =
         Routes::new(health_service).add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
-    let routes = Routes::from(own.into_axum_router().fallback_service(door)).prepare();
+    let routes = Routes::from(always.into_axum_router().fallback_service(door)).prepare();
     let router = Server::builder()
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_WITHIN))
@@ -155,7 +172,7 @@ pub async fn serve(listener: TcpListener, door: Door, cancel: CancellationToken)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .add_routes(routes);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = accept::incoming(listener, own, cancel.clone());
     let server = router.serve_with_incoming_shutdown(incoming, cancel.clone().cancelled_owned());
     tokio::pin!(server);
     let served = tokio::select! {

@@ -27,7 +27,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(ctl: &Ctl, args: Args) -> Result<Exit, Error> {
     let kept = args.data.clone();
-    let options = system::Options { data: args.data, listen: args.listen, offer: args.offer };
+    let options = system::Options { data: args.data, listen: args.listen, offer: args.offer, insecure: ctl.insecure };
     let mut system = tokio::select! {
         system = System::start(options) => system?,
         _ = shutdown::signal() => return Ok(Exit::INTERRUPTED),
@@ -52,7 +52,7 @@ fn greeting(ctl: &Ctl, system: &System, kept: Option<PathBuf>) -> String {
         |dir| dir.display().to_string(),
     );
     let paint = |text: &str| ctl.output.style.paint(Look::Head, text);
-    let point = if url == find::fallback().url {
+    let point = if url == format!("http://127.0.0.1:{DEFAULT_PORT}") {
         "ctl on this machine finds it by itself".to_owned()
     } else if cfg!(windows) {
         format!("set {}={url}", find::VARIABLE)

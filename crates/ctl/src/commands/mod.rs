@@ -1,5 +1,6 @@
 //! One file per subcommand: its arguments and what it does.
 
+pub(crate) mod admin;
 pub(crate) mod agents;
 pub(crate) mod cancel;
 pub(crate) mod completions;
@@ -20,7 +21,7 @@ pub(crate) mod validate;
 pub(crate) mod version;
 pub(crate) mod wait;
 
-use std::sync::OnceLock;
+use std::{path::PathBuf, sync::OnceLock};
 
 use crate::{
     cli::{Cli, Command},
@@ -29,7 +30,7 @@ use crate::{
     output::Output,
     remote::{
         Client,
-        find::{self, Place},
+        find::{self, Place, Security},
     },
     system::Folder,
 };
@@ -39,6 +40,8 @@ use crate::{
 pub(crate) struct Ctl {
     pub(crate) output: Output,
     controller: Option<String>,
+    ca: Option<PathBuf>,
+    pub(crate) insecure: bool,
     /// A folder that is to go when nobody writes there any more.
     left: OnceLock<Folder>,
 }
@@ -46,7 +49,13 @@ pub(crate) struct Ctl {
 impl Ctl {
     /// From the global flags.
     pub(crate) fn new(cli: &Cli) -> Self {
-        Self { output: Output::new(cli.output, cli.color), controller: cli.controller.clone(), left: OnceLock::new() }
+        Self {
+            output: Output::new(cli.output, cli.color),
+            controller: cli.controller.clone(),
+            ca: cli.ca.clone(),
+            insecure: cli.insecure,
+            left: OnceLock::new(),
+        }
     }
 
     /// Takes a system's folder; it goes with this, after the last thread.
@@ -57,12 +66,19 @@ impl Ctl {
 
     /// The controller that somebody named.
     pub(crate) fn named(&self) -> Result<Option<Place>, Error> {
-        find::named(self.controller.as_deref())
+        find::named(self.controller.as_deref(), &self.security())
     }
 
     /// The controller that is named, or the one on this machine.
     pub(crate) fn place(&self) -> Result<Place, Error> {
-        Ok(self.named()?.unwrap_or_else(find::fallback))
+        match self.named()? {
+            Some(place) => Ok(place),
+            None => find::fallback(&self.security()),
+        }
+    }
+
+    fn security(&self) -> Security<'_> {
+        Security { ca: self.ca.as_deref(), insecure: self.insecure }
     }
 
     /// A connection to it.
@@ -87,6 +103,7 @@ pub(crate) async fn dispatch(ctl: &Ctl, command: Command) -> Result<Exit, Error>
         Command::Explain(args) => Box::pin(explain::run(ctl, args)).await,
         Command::Stats(args) => Box::pin(stats::run(ctl, args)).await,
         Command::Status(args) => Box::pin(status::run(ctl, args)).await,
+        Command::Admin(args) => Box::pin(admin::run(ctl, args)).await,
         Command::Agents(args) => Box::pin(agents::run(ctl, args)).await,
         Command::Queue(args) => Box::pin(queue::run(ctl, args)).await,
         Command::Version(args) => Box::pin(version::run(ctl, args)).await,

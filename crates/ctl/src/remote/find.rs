@@ -17,6 +17,24 @@ pub(crate) const VARIABLE: &str = "MUSTER_CONTROLLER";
 pub(crate) struct Place {
     pub(crate) url: String,
     pub(crate) source: Source,
+    /// Whose certificates are believed; none: nobody said.
+    pub(crate) ca: Option<Trusted>,
+    /// Plain text is spoken to other machines, too.
+    pub(crate) insecure: bool,
+}
+
+/// The file with the CA's certificate, and who named it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Trusted {
+    pub(crate) ca: PathBuf,
+    pub(crate) source: String,
+}
+
+/// How a connection may be made, as somebody said it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Security<'a> {
+    pub(crate) ca: Option<&'a Path>,
+    pub(crate) insecure: bool,
 }
 
 impl Place {
@@ -25,12 +43,13 @@ impl Place {
     pub(crate) fn hosts(&self) -> Result<Vec<String>, Error> {
         let refuse = |what: String| {
             Error::new(Exit::USAGE, format!("`{}` ({}): {what}", self.url, self.source))
-                .next("write it like http://127.0.0.1:7717, or 127.0.0.1:7717; several with commas between them")
+                .next("write it like https://HOST:7717, or 127.0.0.1:7717; several with commas between them")
         };
         let host = |text: &str| {
             let text = text.trim();
             let text = match text.split_once("://") {
-                None | Some(("http", _)) => text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/'),
+                None => text.trim_end_matches('/'),
+                Some(("http" | "https", rest)) => rest.trim_end_matches('/'),
                 Some((scheme, _)) => return Err(refuse(format!("`{scheme}` is not spoken here"))),
             };
             if text.is_empty() || text.contains(['/', ' ', '@']) {
@@ -41,6 +60,42 @@ impl Place {
             Ok(if has_port { text.to_owned() } else { format!("{text}:{}", muster_common::DEFAULT_PORT) })
         };
         self.url.split(',').map(host).collect()
+    }
+
+    /// Whom to believe; none: plain text is spoken. Refuses plain text to other machines, unless somebody asked for it.
+    pub(crate) fn trusted(&self) -> Result<Option<&Trusted>, Error> {
+        let refuse = |what: &str| Error::new(Exit::USAGE, format!("`{}` ({}): {what}", self.url, self.source));
+        // Without a scheme it is as the others are, and TLS where a CA is named.
+        let schemes = self.url.split(',').filter_map(|text| text.trim().split_once("://").map(|(scheme, _)| scheme));
+        let (mut secure, mut plain) = (false, false);
+        for scheme in schemes {
+            match scheme {
+                "https" => secure = true,
+                _ => plain = true,
+            }
+        }
+        if secure && plain {
+            return Err(refuse("all addresses are https://, or none").next("all controllers speak TLS, or none does"));
+        }
+        if secure || (!plain && self.ca.is_some()) {
+            return self.ca.as_ref().map(Some).ok_or_else(|| {
+                refuse("https needs to know whom to trust").next(
+                    "name the CA's certificate with --ca FILE, MUSTER_CA or `ca` in ctl.toml; the controller keeps it as \
+                     `ca.pem` in its data folder",
+                )
+            });
+        }
+        let hosts = self.hosts()?;
+        let elsewhere = hosts.iter().find(|host| {
+            !muster_common::tls::is_loopback(host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name))
+        });
+        match elsewhere {
+            Some(host) if !self.insecure => Err(refuse(&format!("{host} is another machine, and plain text can be read on the way")).next(
+                "use https:// with --ca FILE; or say --insecure (MUSTER_INSECURE=1, `insecure = true` in ctl.toml) on a \
+                 network that you trust",
+            )),
+            _ => Ok(None),
+        }
     }
 }
 
@@ -72,34 +127,61 @@ impl fmt::Display for Source {
 #[serde(deny_unknown_fields)]
 struct File {
     controller: Option<String>,
+    ca: Option<PathBuf>,
+    #[serde(default)]
+    insecure: bool,
 }
 
 /// The address that somebody named; none when nobody did.
-pub(crate) fn named(flag: Option<&str>) -> Result<Option<Place>, Error> {
+pub(crate) fn named(flag: Option<&str>, security: &Security<'_>) -> Result<Option<Place>, Error> {
     let variable = env::var(VARIABLE).ok();
-    choose(flag, variable.as_deref(), file_path().as_deref())
+    choose(flag, variable.as_deref(), file_path().as_deref(), security)
 }
 
 /// The address to try when nobody named one.
-pub(crate) fn fallback() -> Place {
-    Place { url: format!("http://127.0.0.1:{}", muster_common::DEFAULT_PORT), source: Source::Default }
+pub(crate) fn fallback(security: &Security<'_>) -> Result<Place, Error> {
+    let file = file_path().map(|path| read(&path)).transpose()?.unwrap_or_default();
+    let ca = trusted(security, &file, file_path().as_deref());
+    let scheme = if ca.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://127.0.0.1:{}", muster_common::DEFAULT_PORT);
+    Ok(Place { url, source: Source::Default, ca, insecure: false })
 }
 
-fn choose(flag: Option<&str>, variable: Option<&str>, file: Option<&Path>) -> Result<Option<Place>, Error> {
+fn choose(
+    flag: Option<&str>,
+    variable: Option<&str>,
+    path: Option<&Path>,
+    security: &Security<'_>,
+) -> Result<Option<Place>, Error> {
+    let file = path.map(read).transpose()?.unwrap_or_default();
+    let ca = trusted(security, &file, path);
+    let insecure = security.insecure || file.insecure;
+    let place = |text: &str, source| Place { url: url(text, ca.is_some()), source, ca: ca.clone(), insecure };
     if let Some(text) = flag {
-        return Ok(Some(Place { url: url(text), source: Source::Flag }));
+        return Ok(Some(place(text, Source::Flag)));
     }
     if let Some(text) = variable.filter(|text| !text.is_empty()) {
-        return Ok(Some(Place { url: url(text), source: Source::Variable }));
+        return Ok(Some(place(text, Source::Variable)));
     }
-    let Some(path) = file else { return Ok(None) };
-    let controller = read(path)?.controller;
-    Ok(controller.map(|text| Place { url: url(&text), source: Source::File(path.to_owned()) }))
+    let (Some(text), Some(path)) = (&file.controller, path) else { return Ok(None) };
+    Ok(Some(place(text, Source::File(path.to_owned()))))
 }
 
-/// `host:port` is enough.
-fn url(text: &str) -> String {
-    if text.contains("://") { text.to_owned() } else { format!("http://{text}") }
+fn trusted(security: &Security<'_>, file: &File, path: Option<&Path>) -> Option<Trusted> {
+    if let Some(ca) = security.ca {
+        return Some(Trusted { ca: ca.to_owned(), source: "--ca or MUSTER_CA".to_owned() });
+    }
+    let ca = file.ca.clone()?;
+    Some(Trusted { ca, source: path.map_or_else(String::new, |path| path.display().to_string()) })
+}
+
+/// `host:port` is enough; it is TLS where a CA is named.
+fn url(text: &str, secure: bool) -> String {
+    match (text.contains("://"), secure) {
+        (true, _) => text.to_owned(),
+        (false, true) => format!("https://{text}"),
+        (false, false) => format!("http://{text}"),
+    }
 }
 
 fn read(path: &Path) -> Result<File, Error> {
@@ -111,7 +193,7 @@ fn read(path: &Path) -> Result<File, Error> {
     toml::from_str(&text).map_err(|error| {
         let error = error.to_string();
         Error::new(Exit::USAGE, format!("{} is not as it should be:\n{}", path.display(), error.trim_end()))
-            .next("it may hold one line: controller = \"http://HOST:PORT\"")
+            .next("it may hold controller = \"https://HOST:PORT\", ca = \"FILE\" and insecure = true")
     })
 }
 
@@ -130,28 +212,37 @@ fn file_path() -> Option<PathBuf> {
 mod tests {
     use super::*;
 
+    fn nothing() -> Security<'static> {
+        Security::default()
+    }
+
+    fn flag(text: &str, security: &Security<'_>) -> Place {
+        choose(Some(text), None, None, security).unwrap().unwrap()
+    }
+
     #[test]
     fn the_flag_goes_before_the_variable_and_the_variable_before_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("ctl.toml");
         fs::write(&file, "controller = \"http://file:1\"\n").unwrap();
-        let place = |flag, variable| choose(flag, variable, Some(&file)).unwrap().unwrap();
-        assert_eq!(
-            place(Some("flag:1"), Some("http://var:1")),
-            Place { url: "http://flag:1".into(), source: Source::Flag }
-        );
-        assert_eq!(place(None, Some("https://var:1")), Place { url: "https://var:1".into(), source: Source::Variable });
-        assert_eq!(place(None, Some("")), Place { url: "http://file:1".into(), source: Source::File(file.clone()) });
-        assert_eq!(choose(None, None, Some(&dir.path().join("none.toml"))).unwrap(), None);
-        assert_eq!(choose(None, None, None).unwrap(), None);
+        let place = |flag, variable| {
+            let place = choose(flag, variable, Some(&file), &nothing()).unwrap().unwrap();
+            (place.url, place.source)
+        };
+        assert_eq!(place(Some("flag:1"), Some("http://var:1")), ("http://flag:1".into(), Source::Flag));
+        assert_eq!(place(None, Some("https://var:1")), ("https://var:1".into(), Source::Variable));
+        assert_eq!(place(None, Some("")), ("http://file:1".into(), Source::File(file.clone())));
+        assert_eq!(choose(None, None, Some(&dir.path().join("none.toml")), &nothing()).unwrap(), None);
+        assert_eq!(choose(None, None, None, &nothing()).unwrap(), None);
     }
 
     #[test]
     fn a_scheme_that_is_not_spoken_is_refused_and_never_taken_as_another() {
-        let check = |text: &str| Place { url: url(text), source: Source::Flag }.hosts();
+        let check = |text: &str| flag(text, &nothing()).hosts();
         assert_eq!(check("host:1").unwrap(), ["host:1"]);
         assert_eq!(check("http://a:1/,b,http://[::1]:5").unwrap(), ["a:1", "b:7717", "[::1]:5"]);
-        for text in ["https://host:1", "ftp://host:1", "://host:1", "a:1,https://b:1"] {
+        assert_eq!(check("https://a:1").unwrap(), ["a:1"]);
+        for text in ["ftp://host:1", "://host:1", "a:1,ftp://b:1"] {
             let error = check(text).unwrap_err();
             assert_eq!(error.exit(), Exit::USAGE, "{text}");
             assert!(error.to_string().contains(text), "{error}");
@@ -159,13 +250,50 @@ mod tests {
     }
 
     #[test]
+    fn plain_text_goes_to_this_machine_or_where_somebody_insists() {
+        let ca = Path::new("ca.pem");
+        let secure = Security { ca: Some(ca), insecure: false };
+        let insecure = Security { ca: None, insecure: true };
+        for text in ["127.0.0.1:1", "http://localhost", "http://[::1]:5,127.0.0.1"] {
+            assert_eq!(flag(text, &nothing()).trusted().unwrap(), None, "{text}");
+        }
+        for text in ["10.0.0.1:1", "http://host", "127.0.0.1:1,http://host:1"] {
+            let error = flag(text, &nothing()).trusted().unwrap_err().to_string();
+            assert!(error.contains("--insecure") && error.contains("https://"), "{text}: {error}");
+            assert_eq!(flag(text, &insecure).trusted().unwrap(), None, "{text}");
+        }
+        assert!(flag("https://host", &nothing()).trusted().unwrap_err().to_string().contains("--ca FILE"));
+        assert!(flag("https://a,http://127.0.0.1", &secure).trusted().unwrap_err().to_string().contains("or none"));
+        for text in ["https://host", "host:1", "https://a,b"] {
+            assert_eq!(flag(text, &secure).trusted().unwrap().unwrap().ca, ca, "{text}");
+        }
+        // Who writes http means it.
+        assert_eq!(flag("http://127.0.0.1:1", &secure).trusted().unwrap(), None);
+    }
+
+    #[test]
+    fn a_config_file_names_the_ca_and_a_flag_goes_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ctl.toml");
+        fs::write(&file, "controller = \"host:1\"\nca = \"/etc/ca.pem\"\n").unwrap();
+        let place = choose(None, None, Some(&file), &nothing()).unwrap().unwrap();
+        assert_eq!(
+            (&*place.url, place.trusted().unwrap().unwrap().ca.as_path()),
+            ("https://host:1", Path::new("/etc/ca.pem"))
+        );
+        let security = Security { ca: Some(Path::new("mine.pem")), insecure: false };
+        let place = choose(None, None, Some(&file), &security).unwrap().unwrap();
+        assert_eq!(place.trusted().unwrap().unwrap().ca, Path::new("mine.pem"));
+    }
+
+    #[test]
     fn a_config_file_with_an_unknown_key_is_refused_with_what_it_may_hold() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("ctl.toml");
         fs::write(&file, "controler = \"x\"\n").unwrap();
-        let error = choose(None, None, Some(&file)).unwrap_err();
+        let error = choose(None, None, Some(&file), &nothing()).unwrap_err();
         assert_eq!(error.exit(), Exit::USAGE);
         let text = error.to_string();
-        assert!(text.contains("controler") && text.contains("may hold one line"), "{text}");
+        assert!(text.contains("controler") && text.contains("it may hold"), "{text}");
     }
 }

@@ -1,21 +1,21 @@
 //! The controller that ctl speaks to: finding it, following work, paging through answers.
 
-mod dial;
 pub(crate) mod find;
 pub(crate) mod follow;
 pub(crate) mod output;
 pub(crate) mod submit;
 pub(crate) mod tasks;
 
-use std::{error::Error as _, time::Duration};
+use std::{error::Error as _, sync::Arc, time::Duration};
 
-use muster_common::proto::v1::{self, muster_client::MusterClient};
+use muster_common::{
+    proto::v1::{self, admin_client::AdminClient, muster_client::MusterClient},
+    tls::{self, Dial, Trust},
+};
+use rustls::{CertificateError, ClientConfig};
 use tonic::transport::{Channel, Endpoint};
 
-use self::{
-    dial::Dial,
-    find::{Place, Source},
-};
+use self::find::{Place, Source, Trusted};
 use crate::{error::Error, exit::Exit};
 
 /// One submission may carry an array of a million items; answers are pages and stay small.
@@ -35,6 +35,8 @@ pub(crate) type Rpc = MusterClient<Channel>;
 pub(crate) struct Client {
     /// Calls take `&mut`; clones share the connection.
     pub(crate) rpc: Rpc,
+    /// Of those who run the installation.
+    pub(crate) admin: AdminClient<Channel>,
     pub(crate) place: Place,
 }
 
@@ -42,6 +44,7 @@ impl Client {
     /// Connects, so that a controller that is not there is named at once.
     pub(crate) async fn connect(place: Place) -> Result<Self, Error> {
         let hosts = place.hosts()?;
+        let tls = secure(&place)?;
         // The first stands for all of them: what is dialled is for `Dial` to say.
         let first = hosts.first().map_or_else(String::new, |host| format!("http://{host}"));
         let endpoint = Endpoint::from_shared(first)
@@ -52,13 +55,26 @@ impl Client {
             .connect_timeout(CONNECT_LIMIT)
             .http2_keep_alive_interval(PING_EVERY)
             .keep_alive_while_idle(true);
-        let channel =
-            endpoint.connect_with_connector(Dial::new(hosts)).await.map_err(|error| unreachable(&place, &error))?;
+        let channel = endpoint.connect_with_connector(Dial::new(hosts, tls)).await;
+        let channel = channel.map_err(|error| unreachable(&place, &error))?;
+        let admin = AdminClient::new(channel.clone());
         let rpc = MusterClient::new(channel)
             .max_decoding_message_size(LARGEST_ANSWER)
             .max_encoding_message_size(LARGEST_ANSWER);
-        Ok(Self { rpc, place })
+        Ok(Self { rpc, admin, place })
     }
+}
+
+/// How connections to it are secured; none: it is spoken to in plain text.
+fn secure(place: &Place) -> Result<Option<Arc<ClientConfig>>, Error> {
+    let Some(Trusted { ca, source }) = place.trusted()? else { return Ok(None) };
+    let usage = |error: tls::Error| {
+        Error::new(Exit::USAGE, format!("{error} ({source})"))
+            .next("the controller keeps its CA certificate as `ca.pem` in its data folder: copy that")
+    };
+    let certificates = tls::certificates(ca, "a CA certificate").map_err(usage)?;
+    let config = tls::client(&Trust::Authority(certificates), None).map_err(usage)?;
+    Ok(Some(Arc::new(config)))
 }
 
 /// What a person reads when nobody answers: what was tried, and what to do.
@@ -66,6 +82,9 @@ fn unreachable(place: &Place, error: &tonic::transport::Error) -> Error {
     let mut reason = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {
+        if let Some(tls) = tls_error(inner) {
+            return distrusted(place, tls);
+        }
         reason = inner.to_string();
         source = inner.source();
     }
@@ -80,6 +99,43 @@ fn unreachable(place: &Place, error: &tonic::transport::Error) -> Error {
         }
         Source::Inside => error.next("this is a fault of Muster; `ctl dev` in another terminal may say more"),
     }
+}
+
+/// What TLS says, inside or as the cause of an error of the socket.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let inside = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let inside = inside.and_then(|inside| inside.downcast_ref());
+    inside.or_else(|| error.downcast_ref())
+}
+
+/// What a person reads when somebody answers who is not believed.
+fn distrusted(place: &Place, error: &rustls::Error) -> Error {
+    let url = &place.url;
+    let ca = place.ca.as_ref().map(|trusted| format!("the CA is from {}", trusted.source));
+    let (what, next) = match error {
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => (
+            format!("{url} shows a certificate that another CA signed"),
+            "check that the address is right, and take `ca.pem` from the data folder of that controller",
+        ),
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => (
+            format!("{url} shows a certificate for other names: {error}"),
+            "use a name that stands in it, or add this one to `names` under [tls] in the controller's file",
+        ),
+        rustls::Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            (format!("{url} shows a certificate that has expired"), "check the clocks of both machines")
+        }
+        rustls::Error::InvalidMessage(_) => {
+            (format!("{url} does not speak TLS"), "use http:// if that controller was started without --tls")
+        }
+        other => (format!("no secure connection to {url}: {other}"), "the controller's log may say more"),
+    };
+    let mut told = Error::new(Exit::UNREACHABLE, what).detail(format!("the address is from {}", place.source));
+    if let Some(ca) = ca {
+        told = told.detail(ca);
+    }
+    told.next(next)
 }
 
 /// Work as a person names it.

@@ -20,6 +20,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "engine",
             "etcd",
             "grpc",
+            "identity",
             "leader",
             "logs",
             "notify",
@@ -35,7 +36,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     // Connections only: what is kept there is for those who use them.
     ("etcd", &[]),
     // `dispatch`: the agents' stream is opened and closed here.
-    ("grpc", &["dispatch", "engine", "leader", "logs", "view"]),
+    ("grpc", &["dispatch", "engine", "identity", "leader", "logs", "view"]),
+    // Signs and is shown; what is stored of it comes and goes through the engine.
+    ("identity", &[]),
     // The authority that it renews is the store's.
     ("leader", &["etcd", "store"]),
     ("logs", &[]),

@@ -136,7 +136,24 @@ fn inputs_are_one_document_of_what_dependencies_left() {
         }
         let lease = agent.lease().await;
         assert!(agent.specs[0].has_inputs);
-        let request = v1::InputsRequest { agent: agent.id(), token: lease.token, job: id, group: agent.specs[0].group };
+        let group = agent.specs[0].group;
+        let request =
+            v1::InputsRequest { agent: agent.id(), token: lease.token, job: id, group, task: Some(lease.task) };
+        // Inputs are for who has the lease, and for the entry that it is for.
+        for wrong in [
+            v1::InputsRequest { agent: agent.id() + 1, ..request },
+            v1::InputsRequest { agent: agent.id() + 1, task: None, ..request },
+            v1::InputsRequest { token: lease.token + 1, ..request },
+            v1::InputsRequest { token: lease.token + 1, task: None, ..request },
+            v1::InputsRequest { task: Some(0), ..request },
+            v1::InputsRequest { group: 0, ..request },
+        ] {
+            let error = agent.client.inputs(wrong).await.unwrap_err();
+            assert_eq!(error.code(), Code::PermissionDenied, "{wrong:?}: {error}");
+        }
+        // An agent of the release before does not name the task.
+        let older = v1::InputsRequest { task: None, ..request };
+        agent.client.inputs(older).await.unwrap();
         let mut stream = agent.client.inputs(request).await.unwrap().into_inner();
         let mut document = Vec::new();
         while let Some(part) = within(stream.message()).await.unwrap() {
@@ -153,7 +170,7 @@ fn inputs_are_one_document_of_what_dependencies_left() {
         }
         assert_eq!(String::from_utf8(stored).unwrap(), large);
         let request = v1::InputsRequest { job: id, group: 99, ..Default::default() };
-        assert_eq!(agent.client.inputs(request).await.unwrap_err().code(), Code::NotFound);
+        assert_eq!(agent.client.inputs(request).await.unwrap_err().code(), Code::PermissionDenied);
     });
 }
 

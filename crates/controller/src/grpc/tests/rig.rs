@@ -73,12 +73,12 @@ impl Rig {
         let gauge = Arc::new(|| v1::StoreView { about: "memory".to_owned(), bytes: 7, ..v1::StoreView::default() });
         let members =
             tokio::sync::watch::channel(vec![v1::MemberView { name: "a".to_owned(), ..Default::default() }]).1;
-        let parts = Parts { handle, sessions, view, logs, clock, store, gauge, members };
+        let parts = Parts { handle, sessions, view, logs, clock, store, gauge, members, own: None };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let door = grpc::Door::closed("it starts");
         let services = grpc::Services::open(&door, parts.clone());
-        let server = tokio::spawn(grpc::serve(listener, door, cancel.clone()));
+        let server = tokio::spawn(grpc::serve(listener, door, None, cancel.clone()));
         let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
         Self { parts, people: MusterClient::new(channel.clone()), channel, cancel, services, server }
     }

@@ -3,6 +3,7 @@
 //! Every transaction asks that our leader key is the one that we made (C2), and that the last commit is the one that we
 //! know. So a transaction may be sent again after an error: it is done once, or found done, or another controller leads.
 
+mod identity;
 mod load;
 mod pack;
 mod upkeep;
@@ -15,6 +16,7 @@ use async_trait::async_trait;
 use muster_core::id::Term;
 use tokio::sync::Mutex;
 
+pub use self::identity::authority;
 use self::pack::Limits;
 use crate::{
     etcd::{self, Etcd},
