@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod etcd;
 pub mod probe;
 pub mod proxy;
+pub mod secure;
 pub mod skip;
 pub mod system;
 pub mod wait;

@@ -18,6 +18,10 @@ mod first_command;
 #[cfg(unix)]
 mod followers;
 #[cfg(unix)]
+mod hostile;
+#[cfg(unix)]
+mod identity;
+#[cfg(unix)]
 mod output;
 #[cfg(unix)]
 mod processes;

@@ -106,7 +106,9 @@ fn a_controller_that_cannot_be_one_of_several_says_why_and_what_to_write() -> Re
     let folder = tempfile::tempdir()?;
     let wrong: &[(&[&str], &str)] = &[
         (&["--store", "http://a:2379"], "etcd://host-a:2379"),
-        (&["--store", "etcd://a", "--listen", "0.0.0.0:0"], "--advertise http://HOST:PORT"),
+        (&["--store", "etcd://a", "--listen", "0.0.0.0:0", "--insecure"], "--advertise http://HOST:PORT"),
+        (&["--store", "etcd://a", "--listen", "0.0.0.0:0", "--tls"], "--advertise https://HOST:PORT"),
+        (&["--store", "etcd://a", "--tls", "--advertise", "http://a:7717"], "https://HOST:PORT"),
         (&["--store", "etcd://a", "--advertise", "a:7717"], "http://HOST:PORT"),
     ];
     for (arguments, word) in wrong {
