@@ -1,4 +1,7 @@
-//! A TCP proxy that breaks: it delays, drops what flows one way or both, closes, or holds connections half open.
+//! A TCP proxy that breaks: it delays, drops what flows one way or both, loses answers, closes, or holds connections
+//! half open.
+//!
+//! A connection that lost bytes never carries a byte again: TCP has no gaps, and no program could be asked to bear one.
 
 use std::{
     io,
@@ -26,6 +29,10 @@ pub enum Mode {
     Delay(Duration),
     /// What clients say is heard; what they are answered is lost.
     DropAnswers,
+    /// What clients say is lost; what the other side says by itself is heard.
+    DropQuestions,
+    /// One answer of so many is lost together with its connection, after its question was heard.
+    LoseAnswers(u16),
     /// Nothing arrives anywhere, and nobody hears of it: half open.
     Hole,
     /// Every connection is reset, and no new one is made.
@@ -44,7 +51,13 @@ pub struct Proxy {
 impl Proxy {
     /// Between a new port of the loopback and `target`.
     pub fn start(target: SocketAddr) -> Result<Self> {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").context("no port of the loopback is free")?;
+        Self::between(SocketAddr::from(([127, 0, 0, 1], 0)), target)
+    }
+
+    /// Between `address` and `target`, in the network of the thread that calls.
+    pub fn between(address: SocketAddr, target: SocketAddr) -> Result<Self> {
+        let listener =
+            std::net::TcpListener::bind(address).with_context(|| format!("the proxy cannot listen on {address}"))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let (mode, watched) = watch::channel(Mode::Pass);
@@ -90,15 +103,14 @@ async fn relay(client: TcpStream, target: SocketAddr, mut mode: watch::Receiver<
     let _no_delay = (client.set_nodelay(true), server.set_nodelay(true));
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
-    let (asked, answered) = (mode.clone(), mode.clone());
-    let up = pump(&mut from_client, &mut to_server, asked, |mode| mode == Mode::Hole);
-    let down = pump(&mut from_server, &mut to_client, answered, |mode| matches!(mode, Mode::Hole | Mode::DropAnswers));
-    tokio::select! {
-        _ = up => {}
-        _ = down => {}
-        () = was_reset(&mut mode) => {}
-    }
-    if let (Ok(client), true) = (from_client.reunite(to_client), *mode.borrow() == Mode::Reset) {
+    let up = pump(&mut from_client, &mut to_server, Way::Up, mode.clone());
+    let down = pump(&mut from_server, &mut to_client, Way::Down, mode.clone());
+    let is_broken = tokio::select! {
+        ended = up => ended.is_err(),
+        ended = down => ended.is_err(),
+        () = was_reset(&mut mode) => true,
+    };
+    if let (Ok(client), true) = (from_client.reunite(to_client), is_broken) {
         reset(&client);
     }
 }
@@ -112,13 +124,21 @@ async fn was_reset(mode: &mut watch::Receiver<Mode>) {
     let _gone = mode.wait_for(|mode| *mode == Mode::Reset).await;
 }
 
+/// From the client, or to it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Up,
+    Down,
+}
+
 async fn pump(
     from: &mut tokio::net::tcp::OwnedReadHalf,
     to: &mut tokio::net::tcp::OwnedWriteHalf,
+    way: Way,
     mode: watch::Receiver<Mode>,
-    is_lost: impl Fn(Mode) -> bool,
 ) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
+    let mut has_gap = false;
     loop {
         let read = from.read(&mut buffer).await?;
         if read == 0 {
@@ -128,8 +148,32 @@ async fn pump(
         if let Mode::Delay(by) = now {
             tokio::time::sleep(by).await;
         }
-        if !is_lost(now) {
-            to.write_all(&buffer[..read]).await?;
+        let is_lost = match now {
+            Mode::Hole => true,
+            Mode::DropAnswers => way == Way::Down,
+            Mode::DropQuestions => way == Way::Up,
+            Mode::LoseAnswers(one_in) if way == Way::Down && one_in_so_many(one_in) => return Err(broken()),
+            Mode::Pass | Mode::Delay(_) | Mode::Reset | Mode::LoseAnswers(_) => false,
+        };
+        has_gap |= is_lost;
+        match (is_lost, has_gap) {
+            (true, _) => {}
+            (false, true) => return Err(broken()),
+            (false, false) => to.write_all(&buffer[..read]).await?,
         }
     }
+}
+
+fn broken() -> io::Error {
+    io::ErrorKind::ConnectionReset.into()
+}
+
+/// The same sequence in every run of a program; which answer meets which number is the network's affair anyway.
+fn one_in_so_many(many: u16) -> bool {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    // SplitMix64 (Steele, Lea, Flood 2014).
+    let mut z = COUNT.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    (z ^ (z >> 31)).is_multiple_of(u64::from(many.max(1)))
 }
