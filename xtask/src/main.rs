@@ -1,6 +1,8 @@
 //! One home for every developer command: `cargo xtask help` lists them.
 
 mod bench;
+mod chaos;
+mod etcd;
 mod lint;
 mod mutants;
 mod setup;
@@ -48,6 +50,8 @@ enum Command {
     Sim(sim::Args),
     /// Break one rule after another on purpose: the simulation must notice each time
     Mutants,
+    /// Break a cluster of real processes as a seed says, and check from outside what it promised
+    Chaos(chaos::Args),
     /// The Windows build
     Windows {
         #[command(subcommand)]
@@ -76,6 +80,7 @@ fn main() -> Result<ExitCode> {
         Command::Tidy => lint::tidy(),
         Command::Sim(args) => sim::run(&args),
         Command::Mutants => mutants::command(),
+        Command::Chaos(args) => chaos::run(&args),
         Command::Windows { what: Windows::Check } => windows::run(),
         Command::Bench(args) => bench::run(&args),
         Command::Ci => step::run("ci", &mut std::process::Command::new(tree::root().join(".ci/run"))),

@@ -2,16 +2,19 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
 };
 
 use anyhow::{Context, Result};
 
-use crate::{step, tree, windows};
+use crate::{etcd, step, tree, windows};
 
 /// The Python packages of the second gRPC client; a line of `pip install` each.
 const PYTHON_PACKAGES: &str = include_str!("../../tests/integration/requirements.txt");
+
+/// The library that moves the clocks of programs, where Debian puts it.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
 /// What of the needs is there.
 pub(crate) struct Found {
@@ -19,6 +22,10 @@ pub(crate) struct Found {
     pub(crate) windows: Result<windows::Way, String>,
     /// etcd and etcdctl, or why they are not there.
     pub(crate) etcd: Result<PathBuf, String>,
+    /// A newer etcd of our own build, or why there is none.
+    pub(crate) newer_etcd: Result<PathBuf, String>,
+    /// What chaos needs: networks of their own and a library that moves clocks; or why they are not there.
+    pub(crate) chaos: Result<(), String>,
     /// A Python with the packages of `tests/integration/requirements.txt`, or why there is none.
     pub(crate) python: Result<PathBuf, String>,
 }
@@ -30,7 +37,15 @@ pub(crate) fn run() -> Result<ExitCode> {
     let windows = found.windows.map(|way| way.to_string());
     let python = found.python.map(|path| path.display().to_string());
     let etcd = found.etcd.map(|path| path.display().to_string());
-    for (what, state) in [("windows build", windows), ("etcd", etcd), ("second grpc client", python)] {
+    let newer = found.newer_etcd.map(|path| path.display().to_string());
+    let chaos = found.chaos.map(|()| "iproute2, libfaketime".to_owned());
+    for (what, state) in [
+        ("windows build", windows),
+        ("etcd", etcd),
+        ("etcd 3.6", newer),
+        ("chaos", chaos),
+        ("second grpc client", python),
+    ] {
         match state {
             Ok(how) => step::show(&format!("{what}: ready ({how})")),
             Err(why) => {
@@ -52,7 +67,17 @@ pub(crate) fn ensure() -> Found {
         install(&["etcd-server", "etcd-client"])?;
         etcd()
     });
-    Found { windows, etcd, python: python() }
+    Found { windows, etcd, newer_etcd: etcd::newer(), chaos: chaos(), python: python() }
+}
+
+/// What chaos needs beside etcd.
+pub(crate) fn chaos() -> Result<(), String> {
+    let is_there = || tree::on_path("ip") && Path::new(FAKETIME).is_file();
+    if is_there() {
+        return Ok(());
+    }
+    install(&["iproute2", "libfaketime"])?;
+    if is_there() { Ok(()) } else { Err(format!("`ip` or {FAKETIME} is not there")) }
 }
 
 fn etcd() -> Result<PathBuf, String> {

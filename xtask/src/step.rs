@@ -12,6 +12,8 @@ use anyhow::{Context, Result};
 pub(crate) struct Ended {
     /// Whether the program exited with 0.
     pub(crate) ok: bool,
+    /// Its exit code, if it has one.
+    pub(crate) code: Option<i32>,
     took: Duration,
 }
 
@@ -43,7 +45,7 @@ pub(crate) fn watched(name: &str, command: &mut Command, mut see: impl FnMut(&st
         }
     }
     let status = child.wait().with_context(|| format!("{name}: could not wait for its end"))?;
-    let ended = Ended { ok: status.success(), took: began.elapsed() };
+    let ended = Ended { ok: status.success(), code: status.code(), took: began.elapsed() };
     let word = if ended.ok { "ok".to_owned() } else { format!("FAILED ({status})") };
     eprintln!("    {name}: {word}, {:.1} s", ended.took.as_secs_f64());
     Ok(ended)

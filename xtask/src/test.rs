@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    mutants,
+    chaos, mutants,
     setup::{self, Found},
     sim, step,
     tally::Tally,
@@ -30,6 +30,7 @@ pub(crate) fn run() -> Result<ExitCode> {
             eprintln!("    {error:#}");
         }
         tally.step("mutants", verdict.is_ok_and(|verdict| verdict));
+        run_chaos(&mut tally, &found);
     } else {
         tally.step("build", false);
     }
@@ -62,6 +63,21 @@ fn run_tests(tally: &mut Tally, found: &Found) -> Result<()> {
         tally.step("tests (a test program ended before it could say which test failed)", false);
     }
     Ok(())
+}
+
+/// Two minutes of it, with a seed that stays the same.
+fn run_chaos(tally: &mut Tally, found: &Found) {
+    if let Err(why) = &found.chaos {
+        return tally.skip("chaos", why);
+    }
+    match chaos::check() {
+        Ok(Ok(is_good)) => tally.step("chaos", is_good),
+        Ok(Err(why)) => tally.skip("chaos", &why),
+        Err(error) => {
+            eprintln!("    {error:#}");
+            tally.step("chaos", false);
+        }
+    }
 }
 
 /// A program whose end is one verdict. One that cannot be started has failed; the rest still runs.
