@@ -52,6 +52,8 @@ pub(super) trait Processes: Send + 'static {
     fn claim(&self, token: Token);
     /// See [`Exec::withdraw`].
     fn withdraw(&self, token: Token);
+    /// See [`Exec::hold_until`].
+    fn hold_until(&self, ends: Option<Mono>);
 }
 
 impl Processes for Exec {
@@ -73,6 +75,10 @@ impl Processes for Exec {
 
     fn withdraw(&self, token: Token) {
         Exec::withdraw(self, token);
+    }
+
+    fn hold_until(&self, ends: Option<Mono>) {
+        Exec::hold_until(self, ends);
     }
 }
 
@@ -244,6 +250,8 @@ impl<P: Processes> Agent<P> {
             }
         }
         self.write_journal();
+        // A1: before anything more is started under a lease.
+        self.processes.hold_until(self.supervisor.lease_ends());
         for action in actions.drain(..) {
             self.do_one(action);
         }

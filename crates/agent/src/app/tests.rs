@@ -75,6 +75,7 @@ impl Processes for Script {
             self.exec.try_send(ExecEvent::Withdrawn { token }).expect("the test looks");
         }
     }
+    fn hold_until(&self, _ends: Option<Mono>) {}
 }
 
 /// An agent of four processors with scripted attempts, in a real data folder.

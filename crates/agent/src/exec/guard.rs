@@ -3,20 +3,29 @@
 //! It holds the read end of a pipe whose write end only the agent has. The end of that pipe is the
 //! end of the agent, however it came; then every process that carries the agent's cookie is killed.
 //! So a lease that is given away is not still being run here.
+//!
+//! An agent that is frozen (SIGSTOP, a debugger, a disk that hangs) closes no pipe. So it also says
+//! until when its leases hold, each time they are renewed; if that time comes and the agent has not
+//! said another word, it cannot end its attempts itself, and the guard does (A1).
 
 use std::{
     ffi::OsString,
     io::{Read, Write},
     path::PathBuf,
     process::{ExitCode, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
     time::Duration,
 };
 
 use muster_common::clock::Clock;
+use muster_core::time::Mono;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     process::{Child, ChildStdin, Command},
+    sync::watch,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -26,7 +35,18 @@ use super::{Error, os};
 /// What the guard says when it watches.
 const READY: &str = "muster guard: ready";
 /// What an agent says that has ended all attempts.
-const FAREWELL: &[u8; 1] = b".";
+const FAREWELL: u8 = b'.';
+/// Before eight bytes: the milliseconds for which leases still hold. [`FOREVER`]: nothing is held by a lease.
+const HOLD: u8 = b'h';
+/// See [`HOLD`].
+const FOREVER: u64 = u64::MAX;
+/// An agent that is not frozen ends its attempts itself when their leases end, and says so within this. Well below the
+/// margin that a controller waits before it gives work away.
+const HEAR_WITHIN: Duration = Duration::from_millis(500);
+/// The guard reads at once; one that does not is stopped itself, and must not keep the agent.
+const TELL_WITHIN: Duration = Duration::from_secs(1);
+/// Words that wait for the guard; a full line only makes the pipe wait.
+const WORDS: usize = 16;
 /// After a sudden end, so many looks in a row must find nobody: what was just being started may
 /// show its environment only a little later.
 const LOOKS: u32 = 3;
@@ -59,8 +79,9 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     if writeln!(std::io::stdout(), "{READY}").and_then(|()| std::io::stdout().flush()).is_err() {
         return ExitCode::FAILURE;
     }
-    let looks = if farewell() { 1 } else { LOOKS };
-    match os::sweep_blocking(Clock::system(), &instance, looks, SWEEP_LIMIT) {
+    let clock = Clock::system();
+    let looks = if stand_by(clock, &instance) { 1 } else { LOOKS };
+    match os::sweep_blocking(clock, &instance, looks, SWEEP_LIMIT) {
         0 => ExitCode::SUCCESS,
         left => {
             complain(&format!("{left} processes of agent instance {instance} could not be killed"));
@@ -69,16 +90,61 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Waits for the end of the agent. Whether it said that it ends, and everything with it.
-fn farewell() -> bool {
-    let mut said = false;
-    let mut byte = [0; 1];
-    let mut pipe = std::io::stdin().lock();
-    // An error ends it like the end of the pipe: better to sweep once too often.
-    while pipe.read(&mut byte).is_ok_and(|read| read > 0) {
-        said = byte == *FAREWELL;
+/// What the agent says.
+enum Word {
+    Farewell,
+    /// For how long its leases hold; none: nothing is held by one.
+    Hold(Option<Duration>),
+}
+
+/// Waits for the end of the agent, and ends its attempts when it is frozen past its leases. Whether it said that it
+/// ends, and everything with it.
+fn stand_by(clock: Clock, instance: &str) -> bool {
+    let (say, words) = mpsc::sync_channel(WORDS);
+    std::thread::spawn(move || listen(&mut std::io::stdin().lock(), &say));
+    let (mut said, mut ends) = (false, None::<Mono>);
+    loop {
+        let word = match ends {
+            Some(at) => words.recv_timeout(at.since(clock.mono())),
+            None => words.recv().map_err(RecvTimeoutError::from),
+        };
+        match word {
+            Ok(Word::Farewell) => said = true,
+            Ok(Word::Hold(hold)) => ends = hold.map(|hold| clock.mono().after(hold + HEAR_WITHIN)),
+            Err(RecvTimeoutError::Timeout) => {
+                ends = None;
+                complain("the agent did not end its attempts when their leases did; they are killed");
+                let left = os::sweep_blocking(clock, instance, LOOKS, SWEEP_LIMIT);
+                if left > 0 {
+                    complain(&format!("{left} processes of agent instance {instance} could not be killed"));
+                }
+            }
+            // The agent has ended, or what it says is unreadable: better to sweep once too often.
+            Err(RecvTimeoutError::Disconnected) => return said,
+        }
     }
-    said
+}
+
+/// Reads until the pipe ends or breaks.
+fn listen(pipe: &mut impl Read, say: &mpsc::SyncSender<Word>) {
+    let mut byte = [0; 1];
+    while pipe.read_exact(&mut byte).is_ok() {
+        let word = match byte[0] {
+            FAREWELL => Word::Farewell,
+            HOLD => {
+                let mut ms = [0; 8];
+                if pipe.read_exact(&mut ms).is_err() {
+                    return;
+                }
+                let ms = u64::from_le_bytes(ms);
+                Word::Hold((ms != FOREVER).then(|| Duration::from_millis(ms)))
+            }
+            _ => return,
+        };
+        if say.send(word).is_err() {
+            return;
+        }
+    }
 }
 
 fn complain(text: &str) {
@@ -120,29 +186,94 @@ pub(super) async fn start(program: &Program, instance: &str) -> Result<Guard, Er
     }
 }
 
+/// Whom a guard watches, and what it must know.
+pub(super) struct Watched {
+    /// What becomes the next guard, should this one end.
+    pub(super) program: Program,
+    /// The cookie of this agent.
+    pub(super) instance: Arc<str>,
+    pub(super) clock: Clock,
+    /// Until when leases hold.
+    pub(super) lease_ends: watch::Receiver<Option<Mono>>,
+}
+
 /// Keeps a guard alive until `stop`; then lets it do its last work and waits for its end.
-pub(super) async fn keep(mut guard: Guard, program: Program, instance: Arc<str>, stop: CancellationToken) {
+pub(super) async fn keep(mut guard: Guard, mut watched: Watched, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             status = guard.child.wait() => {
                 warn!(?status, "the guard process ended and is started again");
+                let Some(next) = another(&watched, &stop).await else { return };
+                guard = next;
+                watched.lease_ends.mark_changed();
+            }
+            Ok(()) = watched.lease_ends.changed() => {
+                let ends = *watched.lease_ends.borrow_and_update();
+                guard.tell(&hold(ends.map(|ends| ends.since(watched.clock.mono())))).await;
             }
         }
-        guard = loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(RESTART_PAUSE) => {}
-            }
-            match start(&program, &instance).await {
-                Ok(guard) => break guard,
-                Err(error) => error!(%error, "no guard: tasks would survive a sudden death of the agent"),
-            }
-        };
     }
-    let _already_dead = guard.pipe.write_all(FAREWELL).await;
+    guard.tell(&[FAREWELL]).await;
     drop(guard.pipe);
     if tokio::time::timeout(SWEEP_LIMIT, guard.child.wait()).await.is_err() {
         warn!("the guard process is still busy; it is left alone");
+    }
+}
+
+/// The guard after one that ended; none: the agent stops.
+async fn another(watched: &Watched, stop: &CancellationToken) -> Option<Guard> {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            () = tokio::time::sleep(RESTART_PAUSE) => {}
+        }
+        match start(&watched.program, &watched.instance).await {
+            Ok(guard) => return Some(guard),
+            Err(error) => error!(%error, "no guard: tasks would survive a sudden death of the agent"),
+        }
+    }
+}
+
+/// The word that leases hold for so long.
+fn hold(ends_in: Option<Duration>) -> [u8; 9] {
+    let ms = ends_in.map_or(FOREVER, |left| u64::try_from(left.as_millis()).unwrap_or(FOREVER));
+    let mut word = [HOLD; 9];
+    word[1..].copy_from_slice(&ms.to_le_bytes());
+    word
+}
+
+impl Guard {
+    /// A guard that is dead is seen elsewhere; one that does not read is left behind its time.
+    async fn tell(&mut self, word: &[u8]) {
+        let _dead_or_stopped = tokio::time::timeout(TELL_WITHIN, self.pipe.write_all(word)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(mut bytes: &[u8]) -> Vec<Option<Option<u64>>> {
+        let (say, words) = mpsc::sync_channel(WORDS);
+        listen(&mut bytes, &say);
+        drop(say);
+        let plain = |word| match word {
+            Word::Farewell => None,
+            Word::Hold(hold) => Some(hold.map(|hold| u64::try_from(hold.as_millis()).expect("short"))),
+        };
+        words.iter().map(plain).collect()
+    }
+
+    #[test]
+    fn words_are_heard_as_they_were_said() {
+        let said = [&hold(Some(Duration::from_millis(1500)))[..], &hold(None), &[FAREWELL]].concat();
+        assert_eq!(heard(&said), [Some(Some(1500)), Some(None), None]);
+    }
+
+    #[test]
+    fn a_word_that_is_cut_or_unknown_ends_the_listening() {
+        assert_eq!(heard(&hold(None)[..5]), []);
+        assert_eq!(heard(b".x."), [None]);
     }
 }

@@ -26,7 +26,10 @@ use std::{
 
 use muster_common::clock::Clock;
 use muster_core::{id::Token, spec::Command, time::Mono};
-use tokio::{runtime::Runtime, sync::mpsc};
+use tokio::{
+    runtime::Runtime,
+    sync::{mpsc, watch},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
@@ -112,6 +115,8 @@ struct Threads {
     stop: CancellationToken,
     /// The task that keeps the guard alive; it ends within a limit of its own.
     guard: TaskTracker,
+    /// What the guard is told: until when attempts may live if nothing more is heard of us.
+    lease_ends: watch::Sender<Option<Mono>>,
 }
 
 impl Exec {
@@ -139,6 +144,7 @@ impl Exec {
             runtime: Mutex::default(),
             stop: CancellationToken::new(),
             guard: TaskTracker::new(),
+            lease_ends: watch::Sender::new(None),
         };
         let live = Arc::new(room::Live::default());
         let is_live = {
@@ -174,7 +180,13 @@ impl Exec {
             // On our own threads: the runtime that starts a child is the one that may wait for it.
             let started = self.room.runtime.spawn(async move { guard::start(&first, &cookie).await }).await;
             let guard = started.map_err(|error| Error::Threads(io::Error::other(error)))??;
-            self.threads.guard.spawn_on(guard::keep(guard, program, own, stop), &self.room.runtime);
+            let watched = guard::Watched {
+                program,
+                instance: own,
+                clock: self.room.clock,
+                lease_ends: self.threads.lease_ends.subscribe(),
+            };
+            self.threads.guard.spawn_on(guard::keep(guard, watched, stop), &self.room.runtime);
         }
         let room = Arc::downgrade(&self.room);
         let work = move |(order, control)| {
@@ -229,6 +241,12 @@ impl Exec {
         if self.room.offers.take(token).is_some() {
             self.room.tell_at_once(ExecEvent::Withdrawn { token });
         }
+    }
+
+    /// A1: what runs may go on until then without another word from us; none: without end. Past it the guard ends all
+    /// that we started, since we are frozen. Cheap when nothing changed.
+    pub fn hold_until(&self, ends: Option<Mono>) {
+        self.threads.lease_ends.send_if_modified(|told| std::mem::replace(told, ends) != ends);
     }
 
     /// Kills whatever earlier agents on this data folder left, verified: by their instance cookies

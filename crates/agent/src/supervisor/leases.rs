@@ -14,6 +14,9 @@ use muster_core::{
 use super::{Action, Entry, NEVER, Remembered, Supervisor, Unusable, offers::After, text};
 use crate::exec::{ExecEvent, KillReason, Order, ProcessIdentity, Swept};
 
+/// SIGKILL.
+const KILL: i32 = 9;
+
 /// A lease that is not over.
 #[derive(Debug)]
 pub(super) struct Held {
@@ -24,6 +27,8 @@ pub(super) struct Held {
     identity: Option<ProcessIdentity>,
     /// No longer ours: nothing is said of it.
     dropped: bool,
+    /// Its lease ran out, whether or not it was dead by then.
+    expired: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,8 +131,15 @@ impl Supervisor {
         }
         actions.push(Action::Journal(Entry::Lease(order.clone())));
         self.queue.push_back(token);
-        let held =
-            Held { order, arrived: now.mono, phase: Phase::Waiting, started: NEVER, identity: None, dropped: false };
+        let held = Held {
+            order,
+            arrived: now.mono,
+            phase: Phase::Waiting,
+            started: NEVER,
+            identity: None,
+            dropped: false,
+            expired: false,
+        };
         self.held.insert(token, held);
     }
 
@@ -211,6 +223,7 @@ impl Supervisor {
     /// Asks exec to end a started attempt; again only with a shorter grace.
     pub(super) fn kill(&mut self, token: Token, reason: KillReason, grace: Duration, actions: &mut Vec<Action>) {
         let Some(held) = self.held.get_mut(&token) else { return };
+        held.expired |= reason == KillReason::LeaseExpired;
         let sooner = match held.phase {
             Phase::Waiting | Phase::Offered | Phase::Withdrawn(_) => false,
             Phase::Running => true,
@@ -287,6 +300,11 @@ impl Supervisor {
             return;
         }
         let Some(held) = self.held.remove(&token) else { return };
+        // A1: while we were frozen the guard ended it, and exec could not know why.
+        let (end, why) = match end {
+            End::Signal(KILL) if held.expired => (End::Lost, text(KillReason::LeaseExpired.text())),
+            end => (end, why),
+        };
         if !held.dropped {
             self.report(token, held.order.task, What::Ended { end, why, started, ended, result }, actions);
         }

@@ -165,6 +165,12 @@ impl Supervisor {
         [hold, announce, expiry, farewell, self.link.wakeup(), self.silence_ends()].into_iter().flatten().min()
     }
 
+    /// Until when what runs here may go on if nothing more is heard of us; none: nothing is held by a lease. A1: should
+    /// this process be frozen then, somebody else must end its attempts.
+    pub fn lease_ends(&self) -> Option<Mono> {
+        self.renewed.map(|(from, ttl)| from.after(ttl))
+    }
+
     /// What an earlier instance left and exec is to sweep.
     pub fn leftovers(&self) -> Vec<Leftover> {
         let leftover =

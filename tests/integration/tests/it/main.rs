@@ -17,6 +17,7 @@ mod etcd_store;
 mod first_command;
 #[cfg(unix)]
 mod followers;
+mod frozen;
 #[cfg(unix)]
 mod hostile;
 #[cfg(unix)]
