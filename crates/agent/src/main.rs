@@ -68,6 +68,8 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(flags: Flags) -> anyhow::Result<()> {
+    #[cfg(muster_mutants)]
+    muster_common::mutant::from_env().map_err(anyhow::Error::msg)?;
     let telemetry = telemetry::init(telemetry::Options::daemon("muster-agent"))?;
     let worked = serve(flags).await;
     telemetry.shutdown().await;

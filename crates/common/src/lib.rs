@@ -2,6 +2,8 @@
 
 pub mod clock;
 pub mod jobfile;
+#[cfg(muster_mutants)]
+pub mod mutant;
 pub mod proto;
 pub mod settings;
 pub mod shutdown;
