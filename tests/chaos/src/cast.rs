@@ -21,7 +21,8 @@ pub(crate) const AGENTS: usize = 5;
 /// How long a leader's session outlives it, and an agent's lease: short, so that many faults fit into a run.
 pub(crate) const SESSION_TTL_S: u64 = 2;
 pub(crate) const LEASE_TTL_S: u64 = 3;
-const LEASE_MARGIN_S: u64 = 1;
+/// More than the second of grace that an agent gives to what it must end.
+const LEASE_MARGIN_S: u64 = 2;
 /// Of etcd's file. Past the budget, which is below it, the controllers refuse new work by themselves.
 pub(crate) const QUOTA_MIB: u64 = 40;
 const BUDGET_MIB: u64 = 24;

@@ -192,8 +192,7 @@ impl fmt::Display for Plan {
 fn drawn(dice: &mut Dice, rows: &[Row], window_s: u64) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (what, often, least, most) in rows {
-        // At least the smoke's numbers: a shorter run is as dense.
-        let count = (often * window_s).div_ceil(SMOKE_WINDOW_S).max(*often);
+        let count = (often * window_s).div_ceil(SMOKE_WINDOW_S);
         let one = |_| Fault { at_ms: 0, what: *what, pick: dice.draw(), lasts_ms: dice.between(*least, *most) };
         faults.extend((0..count).map(one));
     }
