@@ -24,6 +24,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         step::quietly("build", tree::cargo().args(["build", "--quiet", "--workspace", "--all-targets", "--locked"]))?;
     if build.ok {
         run_tests(&mut tally, &found)?;
+        run_newer_etcd(&mut tally, &found)?;
         one_check(&mut tally, "simulation", &mut sim::seeds_of_the_tests());
         let verdict = mutants::run();
         if let Err(error) = &verdict {
@@ -62,6 +63,22 @@ fn run_tests(tally: &mut Tally, found: &Found) -> Result<()> {
     if !ended.ok && !tally.has_failures() {
         tally.step("tests (a test program ended before it could say which test failed)", false);
     }
+    Ok(())
+}
+
+/// The store's tests once more, against the newer etcd.
+fn run_newer_etcd(tally: &mut Tally, found: &Found) -> Result<()> {
+    let etcd = match &found.newer_etcd {
+        Ok(etcd) => etcd,
+        Err(why) => {
+            tally.skip("store on etcd 3.6", why);
+            return Ok(());
+        }
+    };
+    let mut command = tree::cargo();
+    command.args(["test", "--quiet", "--workspace", "--locked", "--test", "it", "--", "etcd_store"]);
+    command.env("MUSTER_BIN_DIR", tree::target().join("debug")).env("MUSTER_ETCD", etcd);
+    one_check(tally, "store on etcd 3.6", &mut command);
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use crate::{
 
 /// The name under which it is looked for on the search path, unless `MUSTER_ETCD` names another.
 const PROGRAM: &str = "etcd";
+const CONTROL: &str = "etcdctl";
 
 /// One member.
 pub struct Member {
@@ -45,6 +46,12 @@ pub fn missing() -> Option<String> {
 
 fn program() -> String {
     std::env::var("MUSTER_ETCD").unwrap_or_else(|_| PROGRAM.to_owned())
+}
+
+/// The `etcdctl` beside the etcd under test, or the one of the search path.
+fn control() -> PathBuf {
+    let beside = Path::new(&program()).parent().map(|folder| folder.join(CONTROL)).filter(|path| path.is_file());
+    beside.unwrap_or_else(|| CONTROL.into())
 }
 
 /// A port that was free a moment ago.
@@ -125,7 +132,7 @@ impl Etcd {
     pub fn ctl(&self, arguments: &[&str]) -> Result<String> {
         let hosts: Vec<_> =
             self.members.iter().map(|member| format!("{}://127.0.0.1:{}", self.scheme(), member.client)).collect();
-        let mut command = Command::new("etcdctl");
+        let mut command = Command::new(control());
         command
             .env("ETCDCTL_API", "3")
             .args(["--endpoints", &hosts.join(","), "--command-timeout", "5s"])

@@ -241,3 +241,50 @@ impl Cluster {
         Ctl::of(&self.controllers[n].0).submit(&file)
     }
 }
+
+#[test]
+fn another_grpc_client_finds_the_same_at_the_leader_and_at_a_standby() -> Result<()> {
+    const NAME: &str = "cluster::another_grpc_client_finds_the_same_at_the_leader_and_at_a_standby";
+    if let Some(why) = etcd::missing().or_else(crate::protocol::missing) {
+        return skip(NAME, &why);
+    }
+    let cluster = Cluster::start(2)?;
+    cluster.controllers.iter().try_for_each(|(address, _)| crate::protocol::ask(address))?;
+    cluster.stop()
+}
+
+#[test]
+fn etcdctl_reads_what_is_said_to_lie_in_etcd() -> Result<()> {
+    if let Some(why) = etcd::missing() {
+        return skip("cluster::etcdctl_reads_what_is_said_to_lie_in_etcd", &why);
+    }
+    let cluster = Cluster::start(2)?;
+    let job = cluster.submit("a.toml", "name = \"a\"\n[[tasks]]\nname = \"a\"\nrun = [\"true\"]\n")?;
+    cluster.ctl().finished(job, wait::LIMIT)?;
+    let read = |arguments: &[&str]| cluster.etcd.ctl(arguments);
+    let keys = wait::until("both members to be in etcd", || {
+        let keys = read(&["get", "/muster/v1/", "--prefix", "--keys-only"])?;
+        let members = keys.lines().filter(|key| key.starts_with("/muster/v1/members/")).count();
+        Ok(if members == 2 { Look::Done(keys) } else { Look::not_yet(keys) })
+    })?;
+    for what in ["leader", "head", "meta", "agents/", "jobs/"] {
+        let there = keys.lines().any(|key| key.strip_prefix("/muster/v1/").is_some_and(|key| key.starts_with(what)));
+        ensure!(there, "no `{what}` among\n{keys}");
+    }
+    let strangers: Vec<_> = keys
+        .lines()
+        .filter_map(|key| key.strip_prefix("/muster/v1/"))
+        .filter(|key| {
+            let known = ["leader", "members", "head", "meta", "agents", "jobs", "queues", "staged", "parts"];
+            key.split('/').next().is_none_or(|first| !known.contains(&first))
+        })
+        .collect();
+    ensure!(strangers.is_empty(), "docs/cluster.md does not say what these are: {strangers:?}");
+    // The leader's key lives as long as its session: etcd itself says so.
+    let leader = read(&["get", "/muster/v1/leader", "-w", "json"])?;
+    let leader: serde_json::Value = serde_json::from_str(&leader)?;
+    let session = leader["kvs"][0]["lease"].as_i64().context("the leader's key has no session")?;
+    let told = read(&["lease", "timetolive", &format!("{session:x}"), "--keys"])?;
+    ensure!(told.contains("/muster/v1/leader"), "{told}");
+    cluster.stop()
+}
