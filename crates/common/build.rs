@@ -6,7 +6,7 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
-    let files = ["admin", "agent", "identity", "muster", "record", "spec", "work"]
+    let files = ["admin", "agent", "backup", "identity", "muster", "record", "spec", "work"]
         .map(|name| root.join(format!("muster/v1/{name}.proto")));
     for file in &files {
         println!("cargo::rerun-if-changed={}", file.display());
@@ -15,6 +15,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     // For the reflection service.
     fs::write(out.join("muster.bin"), set.encode_to_vec())?;
-    tonic_prost_build::configure().btree_map(".").bytes(".muster.v1.LogFrame.data").compile_fds(set)?;
+    tonic_prost_build::configure()
+        .btree_map(".")
+        .bytes(".muster.v1.LogFrame.data")
+        .bytes(".muster.v1.TakePart.data")
+        .compile_fds(set)?;
     Ok(())
 }

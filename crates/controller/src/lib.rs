@@ -1,6 +1,7 @@
 //! The controller: owns the state of all work. Also a library, so that `ctl dev` runs it in its own process.
 
 pub mod app;
+pub mod backup;
 pub mod config;
 pub mod dispatch;
 pub mod engine;

@@ -75,6 +75,8 @@ pub struct Meta {
     pub job_floor: u64,
     /// Every deleted agent's number is at most this.
     pub agent_floor: u64,
+    /// Leases with lower tokens are from before a restore: what became of them since is not known.
+    pub restored_below: u64,
 }
 
 /// A job as it was accepted.

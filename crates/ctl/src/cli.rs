@@ -84,7 +84,7 @@ pub(crate) enum Command {
     Agents(agents::Args),
     /// List queues or change one
     Queue(queue::Args),
-    /// Run the installation: let agents join, send them away
+    /// Run the installation: copy, restore and move it, let agents join and send them away
     Admin(admin::Args),
     /// Check job files without handing them in
     Validate(validate::Args),
@@ -153,6 +153,11 @@ mod tests {
             "ctl queue set gpu --max-running 3",
             "ctl queue set gpu --max-running none --pause",
             "ctl completions bash",
+            "ctl admin backup nightly.muster --with-logs",
+            "ctl admin backup -",
+            "ctl admin restore nightly.muster --data /srv/muster --force",
+            "ctl admin restore nightly.muster --store etcd://a,b",
+            "ctl admin promote --to etcd://a",
         ];
         for line in good {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -176,6 +181,9 @@ mod tests {
             "ctl logs 1 --stream both",
             "ctl completions tcsh",
             "ctl show 1 -o xml",
+            "ctl admin",
+            "ctl admin restore nightly.muster",
+            "ctl admin promote",
         ];
         for line in bad {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

@@ -114,6 +114,11 @@ impl System {
         Ok(())
     }
 
+    /// Where the controller keeps its state from its next start on: a folder, or a store that several share.
+    pub fn keep_in(&mut self, store: Option<PathBuf>, shared: Option<String>) {
+        (self.options.store, self.options.shared) = (store, shared);
+    }
+
     /// Starts the agent on its folder, and waits until the controller knows it as connected.
     pub fn start_agent(&mut self) -> Result<()> {
         let mut command = Command::new(binaries::path("muster-agent")?);

@@ -30,8 +30,8 @@ use crate::proto::v1;
 /// The version of every record that this build writes, and the highest that it reads.
 pub const VERSION: u32 = 1;
 
-/// What wrote a store, for the message that refuses it.
-const WRITTEN_BY: &str = concat!("muster ", env!("CARGO_PKG_VERSION"));
+/// What writes a store or a backup, for the message that refuses it.
+pub const WRITTEN_BY: &str = concat!("muster ", env!("CARGO_PKG_VERSION"));
 
 /// The key as the store has it.
 pub fn key_bytes(key: &Key) -> String {
@@ -168,11 +168,17 @@ fn meta_to_proto(meta: &Meta) -> v1::MetaRecord {
         job_floor: meta.job_floor,
         agent_floor: meta.agent_floor,
         written_by: WRITTEN_BY.to_owned(),
+        restored_below: meta.restored_below,
     }
 }
 
 fn meta_from_proto(meta: &v1::MetaRecord) -> Meta {
-    Meta { token_ceiling: meta.token_ceiling, job_floor: meta.job_floor, agent_floor: meta.agent_floor }
+    Meta {
+        token_ceiling: meta.token_ceiling,
+        job_floor: meta.job_floor,
+        agent_floor: meta.agent_floor,
+        restored_below: meta.restored_below,
+    }
 }
 
 /// A queue as the wire and the store carry it.

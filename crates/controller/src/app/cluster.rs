@@ -8,7 +8,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Doors, explain_end,
+    Doors, elect, explain_end,
     lead::{About, Lead},
     listen, open_logs, prepare, secure,
 };
@@ -19,10 +19,7 @@ use crate::{
     grpc::Door,
     identity::{Authority, Own},
     leader::{Candidate, Leader, Leadership, Presence},
-    store::{
-        self,
-        etcd::{EtcdStore, Fence},
-    },
+    store,
 };
 
 /// After a leadership that could not begin, so that a store that is away is not asked without pause.
@@ -98,7 +95,7 @@ pub async fn start(config: Config) -> anyhow::Result<Member> {
 }
 
 /// Where others reach this controller.
-fn advertised(cluster: &Cluster, addr: SocketAddr, scheme: &str) -> anyhow::Result<String> {
+pub(super) fn advertised(cluster: &Cluster, addr: SocketAddr, scheme: &str) -> anyhow::Result<String> {
     match &cluster.advertise {
         Some(url) if is_url(url, scheme) => Ok(url.clone()),
         Some(url) => bail!("`{url}` is no URL for --advertise; write it like {scheme}://HOST:PORT"),
@@ -140,7 +137,7 @@ async fn learn(own: Arc<Own>, etcd: Arc<Etcd>, data_dir: PathBuf, stop: Cancella
 }
 
 /// Reads the files that the configuration names.
-fn access(cluster: &Cluster) -> anyhow::Result<Access> {
+pub(super) fn access(cluster: &Cluster) -> anyhow::Result<Access> {
     let read = |path: &Option<PathBuf>, what: &str| match path {
         None => Ok(None),
         Some(path) => {
@@ -245,14 +242,17 @@ impl Turns {
     /// From the first look into the store to the end of the leadership.
     async fn lead(&self, leadership: &Leadership) -> anyhow::Result<()> {
         let authority = leadership.authority.clone();
-        let fence = Fence { key: leadership.key.clone(), revision: leadership.revision, authority: authority.clone() };
-        let store = Arc::new(EtcdStore::new(Arc::clone(&self.etcd), fence, self.config.cluster.budget));
+        let store = Arc::new(elect::store(&self.etcd, leadership, self.config.cluster.budget));
         let upkeep = CancellationToken::new();
         let _ends_with_us = upkeep.clone().drop_guard();
         tokio::spawn(Arc::clone(&store).upkeep(self.clock, upkeep));
         let logs = open_logs(&self.data_dir, &self.config, self.clock).await?;
-        let about =
-            About { store: self.etcd.address().to_string(), members: self.members.clone(), own: self.identity.clone() };
+        let about = About {
+            store: self.etcd.address().to_string(),
+            members: self.members.clone(),
+            own: self.identity.clone(),
+            promotions: None,
+        };
         let mut lead = match Lead::begin(&self.door, store, logs, &self.config, self.clock, about).await {
             Ok(lead) => lead,
             Err(error) if passes(&error) => {

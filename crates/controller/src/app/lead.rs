@@ -14,10 +14,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::secure;
 use crate::{
+    backup::Source,
     config::Config,
     dispatch::Sessions,
     engine::{self, Ended, Handle},
-    grpc::{self, Door, Services},
+    grpc::{self, Door, Promotion, Services},
     identity::Own,
     logs::LogStore,
     store::{Gauge, Store},
@@ -38,6 +39,8 @@ pub(super) struct About {
     pub(super) members: watch::Receiver<Vec<v1::MemberView>>,
     /// Who this controller is; none: it speaks plain text.
     pub(super) own: Option<Arc<Own>>,
+    /// Where a wish to move to etcd is brought.
+    pub(super) promotions: Option<mpsc::Sender<Promotion>>,
 }
 
 /// One leadership at work; a controller on a store of its own has one only.
@@ -92,6 +95,7 @@ impl Lead {
             return Err(error);
         }
         let (gauged, name) = (Arc::clone(&store), about.store.clone());
+        let name_of_copies = name.clone();
         let parts = grpc::Parts {
             handle: handle.clone(),
             sessions,
@@ -102,6 +106,8 @@ impl Lead {
             gauge: Arc::new(move || store_view(&name, &gauged.gauge())),
             members: about.members,
             own: about.own,
+            copies: Source::new(Arc::clone(&store), name_of_copies),
+            promotions: about.promotions,
         };
         let services = Services::open(door, parts);
         Ok(Self { handle, view, services, engine: stop, engine_task, rest, rest_tasks, store })
@@ -115,8 +121,14 @@ impl Lead {
         ended
     }
 
-    /// Ends cleanly: open calls end, everything decided is committed, logs are stored. The door should lead elsewhere.
+    /// Ends cleanly and closes the store.
     pub(super) async fn end(self) {
+        self.leave().await.close().await;
+    }
+
+    /// Ends cleanly: open calls end, everything decided is committed, logs are stored. The door should lead elsewhere.
+    /// The store stays open.
+    pub(super) async fn leave(self) -> Arc<dyn Store> {
         self.services.end().await;
         self.engine.cancel();
         if let Some(task) = self.engine_task {
@@ -134,7 +146,7 @@ impl Lead {
         if timeout(STOP_WITHIN, self.rest_tasks.wait()).await.is_err() {
             tracing::warn!("the last logs are left to the agents, which have them still");
         }
-        self.store.close().await;
+        self.store
     }
 }
 

@@ -2,7 +2,11 @@
 
 #[cfg(feature = "etcd")]
 pub mod cluster;
+#[cfg(feature = "etcd")]
+mod elect;
 mod lead;
+#[cfg(feature = "etcd")]
+pub mod restore;
 mod secure;
 
 use std::{
@@ -70,7 +74,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         release: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let store_name = format!("embedded store in {}", data_dir.display());
-    let about = About { store: store_name, members: watch::channel(vec![member]).1, own: own.clone() };
+    let about =
+        About { store: store_name, members: watch::channel(vec![member]).1, own: own.clone(), promotions: None };
     let lead = Lead::begin(&door, store, logs, &config, clock, about).await?;
     let (handle, view) = (lead.handle.clone(), lead.view.clone());
     if let Some(own) = &own {

@@ -5,6 +5,7 @@
 mod accept;
 mod admin;
 mod agents;
+mod backup;
 mod bulk;
 mod control;
 mod door;
@@ -37,18 +38,25 @@ use muster_common::{
         DESCRIPTORS,
         v1::{
             MemberView, StoreView, admin_server::AdminServer, agent_link_server::AgentLinkServer,
-            identity_server::IdentityServer, muster_server::MusterServer,
+            backup_server::BackupServer, identity_server::IdentityServer, muster_server::MusterServer,
         },
     },
 };
-use tokio::{net::TcpListener, sync::watch, time::timeout};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{service::Routes, transport::Server};
 use tonic_health::server::HealthReporter;
 
-pub use self::door::{BadLeader, Door};
-use self::{admin::Admins, agents::Agents, door::Way, identity::Machines, people::People};
-use crate::{dispatch::Sessions, engine::Handle, identity::Own, logs::LogStore, view::View};
+use self::{admin::Admins, agents::Agents, backup::Copies, door::Way, identity::Machines, people::People};
+pub use self::{
+    backup::{Promotion, Refused},
+    door::{BadLeader, Door},
+};
+use crate::{backup::Source, dispatch::Sessions, engine::Handle, identity::Own, logs::LogStore, view::View};
 
 /// A peer that does not answer a ping for this long is gone (D4).
 const PING_EVERY: Duration = Duration::from_secs(10);
@@ -91,6 +99,10 @@ pub struct Parts {
     pub members: watch::Receiver<Vec<MemberView>>,
     /// Who this controller is; none: it speaks plain text.
     pub own: Option<Arc<Own>>,
+    /// What a backup is taken of.
+    pub copies: Source,
+    /// Where a wish to move to etcd is brought; none: it cannot.
+    pub promotions: Option<mpsc::Sender<Promotion>>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -124,11 +136,13 @@ impl Services {
         let handle = parts.handle.clone();
         let (machines, admins) = (Machines { parts: parts.clone() }, Admins { parts: parts.clone() });
         let people = People { started: parts.clock.wall(), parts: parts.clone(), cancel: cancel.clone() };
+        let copies = Copies { parts: parts.clone(), tracker: tracker.clone(), cancel: cancel.clone() };
         let agents = Agents { parts, tracker: tracker.clone(), cancel: cancel.clone() };
         let routes = Routes::new(MusterServer::new(people).max_decoding_message_size(PEOPLE_MESSAGE_MAX))
             .add_service(AgentLinkServer::new(agents).max_decoding_message_size(AGENT_MESSAGE_MAX))
             .add_service(IdentityServer::new(machines).max_decoding_message_size(SMALL_MESSAGE_MAX))
-            .add_service(AdminServer::new(admins).max_decoding_message_size(SMALL_MESSAGE_MAX));
+            .add_service(AdminServer::new(admins).max_decoding_message_size(SMALL_MESSAGE_MAX))
+            .add_service(BackupServer::new(copies));
         door.lead(Way::Here(Box::new(routes.prepare()), handle));
         Self { tracker, cancel }
     }
@@ -211,7 +225,7 @@ async fn report_health(health: HealthReporter, door: Door, cancel: CancellationT
 
 async fn set_health(health: &HealthReporter, serves: bool) {
     let status = if serves { tonic_health::ServingStatus::Serving } else { tonic_health::ServingStatus::NotServing };
-    for service in ["", "muster.v1.Muster", "muster.v1.AgentLink"] {
+    for service in ["", "muster.v1.Muster", "muster.v1.AgentLink", "muster.v1.Backup"] {
         health.set_service_status(service, status).await;
     }
 }

@@ -7,6 +7,7 @@
 mod flush;
 mod intake;
 mod job;
+mod objects;
 mod quota;
 mod read;
 mod results;

@@ -6,13 +6,14 @@ use std::{
 };
 
 use async_trait::async_trait;
+use muster_common::wire::record;
 use muster_core::{
     id::Term,
     record::{Key, Piece},
 };
 use tokio::sync::Notify;
 
-use crate::store::{Batch, Error, Loaded, Outcome, Store};
+use crate::store::{Batch, Error, Loaded, Outcome, Records, Store};
 
 /// What becomes of one commit.
 #[derive(Clone, Debug)]
@@ -125,6 +126,14 @@ impl Store for Memory {
                 self.lock().apply(term, batch)
             }
         }
+    }
+
+    async fn snapshot(&self) -> Result<Records, Error> {
+        let shared = self.lock();
+        let mut all: Vec<_> =
+            shared.pieces.iter().map(|(key, piece)| (record::key_bytes(key), record::encode(piece, key))).collect();
+        all.sort();
+        Ok(Records { term: Term(shared.term), all })
     }
 
     async fn close(&self) {}

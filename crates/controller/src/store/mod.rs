@@ -5,8 +5,13 @@ pub mod embedded;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod memory;
+mod records;
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use muster_core::{
@@ -14,7 +19,10 @@ use muster_core::{
     record::{Key, Piece},
 };
 
-pub use self::authority::Authority;
+pub use self::{
+    authority::Authority,
+    records::{Change, Records},
+};
 
 /// Where pieces are kept. One engine uses it; nobody else writes.
 #[async_trait]
@@ -27,6 +35,9 @@ pub trait Store: Send + Sync + 'static {
     /// Makes all of `batch` durable, or nothing of it. Not cancel safe: a dropped call is an
     /// unknown outcome.
     async fn commit(&self, term: Term, batch: Batch) -> Outcome;
+
+    /// Copies all records as they are at one commit, while commits go on. Not cancel safe.
+    async fn snapshot(&self) -> Result<Records, Error>;
 
     /// Whether this process may still act for the store. Once it may not, nothing that was decided may leave it.
     fn holds(&self) -> bool {
@@ -132,6 +143,35 @@ pub enum Error {
         /// What is wrong, and where.
         what: String,
     },
+    /// Its records are elsewhere now.
+    #[error("{}", moved(path, to, *.done))]
+    Moved {
+        /// The file.
+        path: PathBuf,
+        /// `etcd://…`
+        to: String,
+        /// Whether the move is known to be over.
+        done: bool,
+    },
+    /// It is being filled with the records of another, or that was cut short.
+    #[error(
+        "what lies at {url} is an unfinished copy of {from}, and nothing may run on it; do again what made it \
+         (`ctl admin promote` or `restore`), which begins anew, or use the original"
+    )]
+    Unfinished {
+        /// Where.
+        url: String,
+        /// What was copied.
+        from: String,
+    },
+    /// Something is where nothing should be.
+    #[error("{place} is not empty: {found}; nothing was changed: choose an empty place")]
+    Occupied {
+        /// The folder or address.
+        place: String,
+        /// What is there.
+        found: String,
+    },
     /// The operating system refused.
     #[error("cannot {doing} {}", path.display())]
     Io {
@@ -170,9 +210,24 @@ impl Error {
             | Self::Foreign { .. }
             | Self::Newer { .. }
             | Self::Damaged { .. }
+            | Self::Moved { .. }
+            | Self::Unfinished { .. }
+            | Self::Occupied { .. }
             | Self::Closed
             | Self::Deposed => false,
         }
+    }
+}
+
+fn moved(path: &Path, to: &str, done: bool) -> String {
+    let path = path.display();
+    if done {
+        format!("{path} has moved to {to} and is not used any more; start with --store {to} (`store` in the file)")
+    } else {
+        format!(
+            "{path} was being moved to {to} when its controller ended, and only the copy there tells whether it has: \
+             start muster-controller on it while {to} can be reached, which finds out"
+        )
     }
 }
 

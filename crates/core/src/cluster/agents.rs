@@ -6,7 +6,7 @@ use super::{Cluster, lease::Ending};
 use crate::{
     agent::{Agent, Place},
     event::{Answer, Effect, Refusal},
-    id::{AgentId, SessionId, Token},
+    id::{AgentId, SessionId, TaskId, Token},
     mutant,
     record::{AgentRecord, Key, Offer},
     time::{Mono, Now},
@@ -43,17 +43,27 @@ impl Cluster {
             .get(&id)
             .map(|agent| agent.holdings.iter().map(|(token, holding)| (*token, holding.place)).collect())
             .unwrap_or_default();
-        // An agent journals a lease before it acts on it, and hears only its newest connection: what
-        // it does not name never began, or its survivors are gone (A3).
         for (token, place) in known.iter().filter(|(token, _)| !named.contains(token)) {
             let dropped = self.agents.get_mut(&id).and_then(|agent| agent.drop_holding(*token));
             if let Some(holding) = dropped.filter(|_| *place != Place::Stuck) {
-                self.undo_lease(holding.task);
+                self.unnamed(now, *token, holding.task);
             }
         }
         let held: BTreeSet<Token> = known.iter().map(|(token, _)| *token).collect();
         self.restop(id, session);
         Ok(Answer::Attached { agent: id, drop: named.difference(&held).copied().collect() })
+    }
+
+    /// An agent journals a lease before it acts on it, and hears only its newest connection: what it does not name never
+    /// began, or its survivors are gone (A3). But one from before a restore may have run, ended and been reported to the
+    /// controller that was, and be forgotten since.
+    fn unnamed(&mut self, now: Now, token: Token, task: TaskId) {
+        if token.0 < self.meta.restored_below {
+            let why = "what became of it was lost when the installation was restored from a backup";
+            self.end_attempt(now, task, Ending::lost(now, why));
+        } else {
+            self.undo_lease(task);
+        }
     }
 
     /// Says again what the agent may not have heard: these attempts are to be ended.
@@ -144,7 +154,7 @@ impl Cluster {
             if let Some(holding) = self.agents.get_mut(&agent).and_then(|agent| agent.drop_holding(token))
                 && holding.place != Place::Stuck
             {
-                self.undo_lease(holding.task);
+                self.unnamed(now, token, holding.task);
             }
         }
         self.give_up(now, agent, "the agent left");

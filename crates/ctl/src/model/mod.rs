@@ -1,6 +1,7 @@
 //! What ctl shows: its own stable structs, made from the protocol's messages. `docs/cli.md` documents every field.
 
 pub(crate) mod agent;
+pub(crate) mod backup;
 pub(crate) mod change;
 pub(crate) mod explain;
 pub(crate) mod group;

@@ -37,6 +37,8 @@ pub(crate) struct Client {
     pub(crate) rpc: Rpc,
     /// Of those who run the installation.
     pub(crate) admin: AdminClient<Channel>,
+    /// For the other services of the same controller.
+    pub(crate) channel: Channel,
     pub(crate) place: Place,
 }
 
@@ -58,10 +60,10 @@ impl Client {
         let channel = endpoint.connect_with_connector(Dial::new(hosts, tls)).await;
         let channel = channel.map_err(|error| unreachable(&place, &error))?;
         let admin = AdminClient::new(channel.clone());
-        let rpc = MusterClient::new(channel)
+        let rpc = MusterClient::new(channel.clone())
             .max_decoding_message_size(LARGEST_ANSWER)
             .max_encoding_message_size(LARGEST_ANSWER);
-        Ok(Self { rpc, admin, place })
+        Ok(Self { rpc, admin, channel, place })
     }
 }
 

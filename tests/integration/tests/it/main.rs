@@ -3,6 +3,8 @@
 mod tidy;
 
 #[cfg(unix)]
+mod backups;
+#[cfg(unix)]
 mod cluster;
 
 #[cfg(unix)]

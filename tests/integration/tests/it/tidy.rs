@@ -14,6 +14,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "app",
         &[
+            "backup",
             "config",
             "dashboard",
             "dispatch",
@@ -29,6 +30,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "view",
         ],
     ),
+    ("backup", &["logs", "store"]),
     ("config", &[]),
     ("dashboard", &["engine", "view"]),
     ("dispatch", &[]),
@@ -36,7 +38,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     // Connections only: what is kept there is for those who use them.
     ("etcd", &[]),
     // `dispatch`: the agents' stream is opened and closed here.
-    ("grpc", &["dispatch", "engine", "identity", "leader", "logs", "view"]),
+    ("grpc", &["backup", "dispatch", "engine", "identity", "leader", "logs", "view"]),
     // Signs and is shown; what is stored of it comes and goes through the engine.
     ("identity", &[]),
     // The authority that it renews is the store's.

@@ -236,9 +236,11 @@ fn jobs() -> impl Strategy<Value = Job> {
 }
 
 fn meta_pieces() -> impl Strategy<Value = (Key, Piece)> {
-    (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(token_ceiling, job_floor, agent_floor)| {
-        (Key::Meta, Piece::Meta(Meta { token_ceiling, job_floor, agent_floor }))
-    })
+    (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(
+        |(token_ceiling, job_floor, agent_floor, restored_below)| {
+            (Key::Meta, Piece::Meta(Meta { token_ceiling, job_floor, agent_floor, restored_below }))
+        },
+    )
 }
 
 fn queue_pieces() -> impl Strategy<Value = (Key, Piece)> {

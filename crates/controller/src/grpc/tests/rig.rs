@@ -56,8 +56,10 @@ impl Rig {
         let (forget, mut forgotten) = mpsc::channel(8);
         let (sessions, view, clock) = (Sessions::new(forget), View::default(), Clock::system());
         let cancel = CancellationToken::new();
+        let memory = Arc::new(Memory::default());
+        let copies = crate::backup::Source::new(memory.clone(), "memory".to_owned());
         let parts = engine::Parts {
-            store: Arc::new(Memory::default()),
+            store: memory,
             sessions: sessions.clone(),
             view: view.clone(),
             clock,
@@ -73,7 +75,8 @@ impl Rig {
         let gauge = Arc::new(|| v1::StoreView { about: "memory".to_owned(), bytes: 7, ..v1::StoreView::default() });
         let members =
             tokio::sync::watch::channel(vec![v1::MemberView { name: "a".to_owned(), ..Default::default() }]).1;
-        let parts = Parts { handle, sessions, view, logs, clock, store, gauge, members, own: None };
+        let promotions = None;
+        let parts = Parts { handle, sessions, view, logs, clock, store, gauge, members, own: None, copies, promotions };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let door = grpc::Door::closed("it starts");

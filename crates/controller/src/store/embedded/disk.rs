@@ -9,7 +9,10 @@ use std::{
 
 use redb::{Builder, Database, DatabaseError};
 
-use crate::store::{Error, embedded::table};
+use crate::store::{
+    Error, Records,
+    embedded::{fill, table},
+};
 
 /// What redb keeps of the file in memory. The engine holds all state anyway and reads only once.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
@@ -69,7 +72,7 @@ impl Folder {
 
     /// Makes the file under another name first, so that a crash on the way leaves no half-made
     /// store behind that could be taken for a damaged one, or the other way round.
-    fn create(&self) -> Result<(), Error> {
+    fn create(&self, records: Option<&Records>) -> Result<(), Error> {
         let new = self.folder.join(NEW_FILE);
         if let Err(source) = fs::remove_file(&new)
             && source.kind() != ErrorKind::NotFound
@@ -78,6 +81,9 @@ impl Folder {
         }
         let database = builder().create(&new).map_err(|error| explain(&new, "create", error))?;
         table::initialise(&database).map_err(|error| explain(&new, "create", error))?;
+        if let Some(records) = records {
+            fill::fill(&database, records).map_err(|error| explain(&new, "write", error))?;
+        }
         drop(database);
         // A mark without its store belongs to one that a person removed.
         let _ = fs::remove_file(self.folder.join(MARK));
@@ -86,6 +92,17 @@ impl Folder {
             path: self.file.clone(),
             source,
         })
+    }
+
+    /// Makes the file of these records; there must be none.
+    pub(super) fn create_filled(&self, records: &Records) -> Result<(), Error> {
+        let occupied =
+            |found: &str| Error::Occupied { place: self.folder.display().to_string(), found: found.to_owned() };
+        match self.file.try_exists() {
+            Ok(false) => self.create(Some(records)),
+            Ok(true) => Err(occupied("it holds a store")),
+            Err(source) => Err(Error::Io { doing: "open", path: self.file.clone(), source }),
+        }
     }
 
     fn check_magic(&self) -> Result<(), Error> {
@@ -138,7 +155,7 @@ impl Disk for Folder {
                 self.check_magic()?;
                 self.look()?;
             }
-            Ok(false) => self.create()?,
+            Ok(false) => self.create(None)?,
             Err(source) => return Err(Error::Io { doing: "open", path: self.file.clone(), source }),
         }
         builder().open(&self.file).map_err(|error| explain(&self.file, "open", error))

@@ -19,12 +19,13 @@ use crate::store::{
     Batch, Error, Loaded,
     embedded::{
         disk::{self, Disk},
+        fill,
         header::{self, Header},
     },
 };
 
-const RECORDS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("records");
-const HEADER: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("muster");
+pub(super) const RECORDS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("records");
+pub(super) const HEADER: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("muster");
 
 /// Room made ahead for what the header promises, which may be wrong.
 const CAPACITY_MAX: usize = 1 << 20;
@@ -48,6 +49,7 @@ pub(super) fn initialise(database: &Database) -> Result<(), redb::Error> {
 
 /// Reads and checks everything, and only then begins a new term.
 pub(super) fn load(database: &Database, disk: &mut dyn Disk) -> Result<Loaded, Error> {
+    fill::check(database, disk.path())?;
     let (header, pieces) = read(database, disk.path())?;
     if let Some(noted) = disk.noted().filter(|noted| *noted > header.commits) {
         return Err(damaged(
@@ -105,7 +107,7 @@ fn read(database: &Database, path: &Path) -> Result<(Header, Vec<(Key, Piece)>),
     Ok((header, read_records(&records, header, path)?))
 }
 
-fn read_header(read: &ReadTransaction, path: &Path) -> Result<Header, Error> {
+pub(super) fn read_header(read: &ReadTransaction, path: &Path) -> Result<Header, Error> {
     let table = match read.open_table(HEADER) {
         Ok(table) => table,
         Err(TableError::TableDoesNotExist(_)) => return Err(Error::Foreign { path: path.to_owned() }),
@@ -143,7 +145,7 @@ fn read_records(
 }
 
 /// The check over a record and the record itself; none: it is not as it was written.
-fn checked<'a>(key: &[u8], value: &'a [u8]) -> Option<(u32, &'a [u8])> {
+pub(super) fn checked<'a>(key: &[u8], value: &'a [u8]) -> Option<(u32, &'a [u8])> {
     let (record, check) = value.split_last_chunk::<4>()?;
     let check = u32::from_le_bytes(*check);
     (check == check_of(key, record)).then_some((check, record))
@@ -156,7 +158,7 @@ fn check_of(key: &[u8], record: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-fn damaged(path: &Path, what: String) -> Error {
+pub(super) fn damaged(path: &Path, what: String) -> Error {
     Error::Damaged { path: path.to_owned(), what }
 }
 
@@ -168,19 +170,19 @@ fn refused(path: &Path, error: wire::Error) -> Error {
 }
 
 /// What `put` and `delete` change.
-type Records<'t> = Table<'t, &'static [u8], &'static [u8]>;
+pub(super) type Records<'t> = Table<'t, &'static [u8], &'static [u8]>;
 
 fn put(records: &mut Records<'_>, header: &mut Header, key: &Key, piece: &Piece) -> Result<(), redb::Error> {
-    put_record(records, header, key, record::encode(piece, key))
+    put_bytes(records, header, &record::key_bytes(key), record::encode(piece, key))
 }
 
-fn put_record(
+/// Writes a record as it is, with its check.
+pub(super) fn put_bytes(
     records: &mut Records<'_>,
     header: &mut Header,
-    key: &Key,
+    name: &str,
     mut value: Vec<u8>,
 ) -> Result<(), redb::Error> {
-    let name = record::key_bytes(key);
     let check = check_of(name.as_bytes(), &value);
     value.extend(check.to_le_bytes());
     if let Some(old) = records.insert(name.as_bytes(), value.as_slice())? {
@@ -210,7 +212,7 @@ pub(super) fn put_raw(database: &Database, key: &Key, value: &[u8]) -> Result<()
         let mut header_table = write.open_table(HEADER)?;
         let header = header_table.get(header::KEY)?.and_then(|bytes| Header::parse(bytes.value()).ok());
         let mut header = header.unwrap_or_default();
-        put_record(&mut write.open_table(RECORDS)?, &mut header, key, value.to_vec())?;
+        put_bytes(&mut write.open_table(RECORDS)?, &mut header, &record::key_bytes(key), value.to_vec())?;
         header.write(&mut header_table)?;
     }
     write.commit()?;

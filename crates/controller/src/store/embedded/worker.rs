@@ -2,9 +2,10 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
+use muster_common::proto::v1;
 use muster_core::id::Term;
 use redb::Database;
 use tokio::sync::{mpsc, oneshot};
@@ -13,6 +14,8 @@ use crate::store::{
     Batch, Error, Loaded, Outcome,
     embedded::{
         disk::{self, Disk},
+        fill,
+        pages::{self, Page},
         table::{self, Written},
     },
 };
@@ -21,7 +24,19 @@ use crate::store::{
 pub(super) enum Request {
     Load(oneshot::Sender<Result<Loaded, Error>>),
     Commit(Term, Batch, oneshot::Sender<Outcome>),
+    /// The next page of all records, or the first of a new reading; with the term under which they were committed.
+    Page(Reading, oneshot::Sender<Result<(u64, Page), Error>>),
+    /// Where it has moved, if it has.
+    Marked(oneshot::Sender<Result<Option<v1::MoveRecord>, Error>>),
+    Mark(Option<v1::MoveRecord>, oneshot::Sender<Result<(), Error>>),
     Close(oneshot::Sender<()>),
+}
+
+/// Which page is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    First,
+    Next,
 }
 
 /// The file and who may open it again.
@@ -29,12 +44,14 @@ pub(super) struct Worker {
     disk: Box<dyn Disk>,
     // None after an error: redb wants to be closed and opened again then, and so do we.
     database: Option<Database>,
+    // Who copies the store is at some page of it; closed with the file.
+    reading: Option<pages::Reading>,
 }
 
 impl Worker {
     pub(super) fn open(mut disk: Box<dyn Disk>) -> Result<Self, Error> {
         let database = guard(disk.path().to_owned(), || disk.open())?;
-        Ok(Self { disk, database: Some(database) })
+        Ok(Self { disk, database: Some(database), reading: None })
     }
 
     pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
@@ -43,6 +60,16 @@ impl Worker {
             match request {
                 Request::Load(reply) => _ = reply.send(self.load()),
                 Request::Commit(term, batch, reply) => _ = reply.send(self.commit(term, batch)),
+                Request::Page(which, reply) => {
+                    let page = self.page(which);
+                    // After the last page, or where nobody wants another, what was read need not be kept.
+                    let is_last = page.as_ref().map_or(true, |(_, page)| page.is_empty());
+                    if reply.send(page).is_err() || is_last {
+                        self.reading = None;
+                    }
+                }
+                Request::Marked(reply) => _ = reply.send(self.with_database(fill::marked)),
+                Request::Mark(mark, reply) => _ = reply.send(self.mark(mark.as_ref())),
                 Request::Close(reply) => {
                     drop(self);
                     _ = reply.send(());
@@ -90,8 +117,31 @@ impl Worker {
         }
     }
 
+    fn page(&mut self, which: Reading) -> Result<(u64, Page), Error> {
+        let path = self.disk.path().to_owned();
+        if which == Reading::First {
+            self.reading = Some(self.with_database(pages::Reading::begin)?);
+        }
+        // The file was closed after an error; who copies begins anew.
+        let reading = self.reading.as_mut().ok_or(Error::Closed)?;
+        guard(path.clone(), || Ok((reading.term(), reading.page(&path)?)))
+    }
+
+    fn mark(&mut self, mark: Option<&v1::MoveRecord>) -> Result<(), Error> {
+        self.with_database(|database, path| {
+            fill::mark(database, mark).map_err(|error| disk::explain(path, "write", error))
+        })
+    }
+
+    fn with_database<T>(&self, work: impl FnOnce(&Database, &Path) -> Result<T, Error>) -> Result<T, Error> {
+        let path = self.disk.path().to_owned();
+        let database = self.database.as_ref().ok_or(Error::Closed)?;
+        guard(path.clone(), || work(database, &path))
+    }
+
     /// Closes the file; the next loading opens it.
     fn give_up(&mut self) {
+        self.reading = None;
         let database = self.database.take();
         // redb writes when it closes, which can fail as everything else can on a damaged file.
         let _ = catch_unwind(AssertUnwindSafe(move || drop(database)));

@@ -1,6 +1,6 @@
 //! From etcd into memory: all of it at one revision, page by page; then a transaction that ends every earlier commit.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use etcd_client::{Client, GetOptions, KeyValue};
 use muster_common::{
@@ -15,12 +15,13 @@ use prost::Message as _;
 
 use super::{
     EtcdStore, State,
+    fill::ORIGIN,
     pack::{self, marked},
     write::Fail,
 };
 use crate::{
     etcd,
-    store::{Error, Loaded},
+    store::{Error, Loaded, Records},
 };
 
 /// Keys of one page; fewer where these do not fit into a message.
@@ -31,16 +32,19 @@ const MESSAGE_MAX: usize = 32 << 20;
 const TRIES: u32 = 8;
 
 /// Keys without our prefix, in order, with their values.
-type Values = BTreeMap<String, Vec<u8>>;
+pub(super) type Values = BTreeMap<String, Vec<u8>>;
 
 /// Pieces in order of their keys, and which of them lie in how many parts.
 type Decoded = (Vec<(Key, Piece)>, BTreeMap<String, u32>);
 
+/// Names and whole values in order, and which of them lie in how many parts.
+type Whole<'a> = (Vec<(&'a str, Cow<'a, [u8]>)>, BTreeMap<String, u32>);
+
 /// All that is there at one revision.
-struct Read {
-    values: Values,
+pub(super) struct Read {
+    pub(super) values: Values,
     head: v1::HeadRecord,
-    head_at: i64,
+    pub(super) head_at: i64,
 }
 
 impl EtcdStore {
@@ -51,10 +55,15 @@ impl EtcdStore {
                 return Err(Error::Deposed);
             }
             let read = self.read().await?;
+            let origin = self.origin_in(&read.values)?.unwrap_or_default();
+            if origin.copying {
+                return Err(Error::Unfinished { url: self.etcd.address().to_string(), from: origin.from });
+            }
             let staged = self.staged(&read)?;
             let mut values = read.values;
             overlay(&mut values, &staged);
-            let (pieces, parts) = self.decode(values)?;
+            let (pieces, parts) = self.decode(&values)?;
+            drop(values);
 
             let name = self.name(state);
             let mut head = read.head_at;
@@ -64,7 +73,7 @@ impl EtcdStore {
                 began => began,
             };
             began.map_err(|fail| self.failed(fail))?;
-            let term = Term(u64::try_from(head).unwrap_or(0));
+            let term = Term(u64::try_from(head).unwrap_or(0) + origin.term_floor);
             if read.head.staged > 0 {
                 let copied = self.copy_staged(state, &mut head, &name, read.head.staged, &staged).await;
                 copied.map_err(|fail| self.failed(fail))?;
@@ -75,7 +84,19 @@ impl EtcdStore {
         Err(self.remote(etcd::Error::Away("its last commit changes while it is read".to_owned())))
     }
 
-    fn failed(&self, fail: Fail) -> Error {
+    /// All records at one revision.
+    pub(super) async fn copy_out(&self) -> Result<Records, Error> {
+        let read = self.read().await?;
+        let origin = self.origin_in(&read.values)?.unwrap_or_default();
+        let staged = self.staged(&read)?;
+        let mut values = read.values;
+        overlay(&mut values, &staged);
+        // No term is higher than the revision of the last commit.
+        let term = Term(u64::try_from(read.head_at).unwrap_or(0) + origin.term_floor);
+        Ok(Records { term, all: owned(self.whole(&values)?.0) })
+    }
+
+    pub(super) fn failed(&self, fail: Fail) -> Error {
         match fail {
             Fail::Deposed => Error::Deposed,
             Fail::Moved => self.remote(etcd::Error::Away("its last commit changed".to_owned())),
@@ -83,7 +104,7 @@ impl EtcdStore {
         }
     }
 
-    async fn read(&self) -> Result<Read, Error> {
+    pub(super) async fn read(&self) -> Result<Read, Error> {
         loop {
             match self.read_at_once().await {
                 // What was compacted away while we read is read anew.
@@ -140,24 +161,35 @@ impl EtcdStore {
         Ok(writes)
     }
 
-    fn decode(&self, values: Values) -> Result<Decoded, Error> {
-        let (mut pieces, mut parts) = (Vec::with_capacity(values.len()), BTreeMap::new());
-        for (name, value) in &values {
-            if matches!(name.split('/').next(), Some("leader" | "members" | "head" | "staged" | "parts")) {
-                continue;
-            }
-            let whole = match marked(value) {
-                None => None,
-                Some(count) => {
-                    parts.insert(name.clone(), count);
-                    Some(self.joined(&values, name, count)?)
-                }
-            };
+    fn decode(&self, values: &Values) -> Result<Decoded, Error> {
+        let (whole, parts) = self.whole(values)?;
+        let mut pieces = Vec::with_capacity(whole.len());
+        for (name, value) in &whole {
             let key = record::parse_key(name.as_bytes()).map_err(|error| self.refused(error))?;
-            let piece = record::decode(&key, whole.as_ref().unwrap_or(value)).map_err(|error| self.refused(error))?;
+            let piece = record::decode(&key, value).map_err(|error| self.refused(error))?;
             pieces.push((key, piece));
         }
         Ok((pieces, parts))
+    }
+
+    /// The records among the keys, those in parts put together.
+    pub(super) fn whole<'a>(&self, values: &'a Values) -> Result<Whole<'a>, Error> {
+        let (mut whole, mut parts) = (Vec::with_capacity(values.len()), BTreeMap::new());
+        for (name, value) in values {
+            let room = name.split('/').next();
+            if matches!(room, Some("leader" | "members" | "head" | "staged" | "parts" | ORIGIN)) {
+                continue;
+            }
+            let value = match marked(value) {
+                None => Cow::Borrowed(value.as_slice()),
+                Some(count) => {
+                    parts.insert(name.clone(), count);
+                    Cow::Owned(self.joined(values, name, count)?)
+                }
+            };
+            whole.push((name.as_str(), value));
+        }
+        Ok((whole, parts))
     }
 
     fn joined(&self, values: &Values, name: &str, count: u32) -> Result<Vec<u8>, Error> {
@@ -170,7 +202,7 @@ impl EtcdStore {
         Ok(whole)
     }
 
-    fn damaged(&self, what: String) -> Error {
+    pub(super) fn damaged(&self, what: String) -> Error {
         Error::Damaged { path: self.etcd.address().to_string().into(), what }
     }
 
@@ -200,6 +232,10 @@ impl Read {
         self.values.insert(name, value);
         Ok(())
     }
+}
+
+pub(super) fn owned(whole: Vec<(&str, Cow<'_, [u8]>)>) -> Vec<(String, Vec<u8>)> {
+    whole.into_iter().map(|(name, value)| (name.to_owned(), value.into_owned())).collect()
 }
 
 /// What copying a staged batch will make of the keys.

@@ -3,6 +3,7 @@
 //! Every transaction asks that our leader key is the one that we made (C2), and that the last commit is the one that we
 //! know. So a transaction may be sent again after an error: it is done once, or found done, or another controller leads.
 
+mod fill;
 mod identity;
 mod load;
 mod pack;
@@ -20,7 +21,7 @@ pub use self::identity::authority;
 use self::pack::Limits;
 use crate::{
     etcd::{self, Etcd},
-    store::{Authority, Batch, Error, Gauge, Loaded, Outcome, Store},
+    store::{Authority, Batch, Error, Gauge, Loaded, Outcome, Records, Store},
 };
 
 /// Whose transactions etcd accepts.
@@ -92,6 +93,10 @@ impl Store for EtcdStore {
             state.head = None;
         }
         committed
+    }
+
+    async fn snapshot(&self) -> Result<Records, Error> {
+        self.copy_out().await
     }
 
     fn holds(&self) -> bool {

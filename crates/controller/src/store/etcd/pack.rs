@@ -48,16 +48,19 @@ pub(super) fn writes(batch: &Batch, parts: &mut BTreeMap<String, u32>) -> Vec<v1
         put(name, record::encode(piece, key), parts, &mut writes);
     }
     for key in &batch.deletes {
-        let name = record::key_bytes(key);
-        if parts.remove(&name).is_some() {
-            writes.push(v1::Write { key: parts_of(&name), value: Vec::new(), delete: true });
-        }
-        writes.push(v1::Write { key: name, value: Vec::new(), delete: true });
+        delete(record::key_bytes(key), parts, &mut writes);
     }
     writes
 }
 
-fn put(name: String, value: Vec<u8>, parts: &mut BTreeMap<String, u32>, writes: &mut Vec<v1::Write>) {
+pub(super) fn delete(name: String, parts: &mut BTreeMap<String, u32>, writes: &mut Vec<v1::Write>) {
+    if parts.remove(&name).is_some() {
+        writes.push(v1::Write { key: parts_of(&name), value: Vec::new(), delete: true });
+    }
+    writes.push(v1::Write { key: name, value: Vec::new(), delete: true });
+}
+
+pub(super) fn put(name: String, value: Vec<u8>, parts: &mut BTreeMap<String, u32>, writes: &mut Vec<v1::Write>) {
     let count = if value.len() > PART_MAX { value.len().div_ceil(PART_MAX) } else { 0 };
     let count = u32::try_from(count).unwrap_or(u32::MAX);
     let before = if count > 0 { parts.insert(name.clone(), count) } else { parts.remove(&name) };
