@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use clap::{Parser, builder::FalseyValueParser};
 use muster_common::{shutdown, telemetry};
-use muster_controller::app::{self, Config, cluster};
+use muster_controller::app::{Config, cluster, promote::Installation};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -72,7 +72,7 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         let failed = until_asked(member.failed()).await;
         return finish(failed, member.stop()).await;
     }
-    let mut running = app::start(config).await?;
+    let mut running = Installation::start(config).await?;
     announce(running.scheme, running.addr, &running.data_dir.display().to_string()).context(closed)?;
     let failed = until_asked(running.failed()).await;
     finish(failed, running.stop()).await

@@ -143,7 +143,9 @@ fn listening(log: &str) -> Option<String> {
         let port: String = log[at + HOST.len()..].chars().take_while(char::is_ascii_digit).collect();
         // The line must be whole: a port that is still being written would be another one.
         let is_whole = log[at..].contains('\n');
-        port.parse::<u16>().ok().filter(|port| *port > 0 && is_whole).map(|port| format!("{HOST}{port}"))
+        // Where it keeps its state, and not where it listens.
+        let is_store = log[..at].ends_with("etcd://");
+        port.parse::<u16>().ok().filter(|port| *port > 0 && is_whole && !is_store).map(|port| format!("{HOST}{port}"))
     })
 }
 

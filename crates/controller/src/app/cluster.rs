@@ -4,7 +4,11 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use muster_common::{clock::Clock, proto::v1};
-use tokio::{sync::watch, task::JoinHandle};
+use muster_core::id::Term;
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -60,38 +64,36 @@ pub async fn start(config: Config) -> anyhow::Result<Member> {
     let listener = listen(config.listen).await?;
     let addr = listener.local_addr().context("the socket has no address")?;
     let data_dir = prepare(&config.data_dir)?;
-    let store = address.to_string();
     let etcd = Arc::new(Etcd::new(address, &access));
-    let scheme = secure::scheme(&config);
-    let address = advertised(&cluster, addr, scheme)?;
-    let name = cluster.name.clone().unwrap_or_else(|| address.clone());
-    let identity = secure::own(&config, &name, &address, addr, clock)?;
+    let own = advertised(&cluster, addr, secure::scheme(&config))?;
+    let name = cluster.name.clone().unwrap_or_else(|| own.clone());
+    let identity = secure::own(&config, &name, &own, addr, clock)?;
     let door = Door::closed(NOBODY).showing(identity.clone());
     door.wait(NOBODY);
-    let doors = Doors::open(listener, door.clone(), identity.clone());
-    let stop = CancellationToken::new();
-    if let Some(identity) = &identity {
-        tokio::spawn(learn(Arc::clone(identity), Arc::clone(&etcd), data_dir.clone(), stop.clone()));
-    }
-    let presence = Presence::new(Arc::clone(&etcd), clock, address.clone(), name.clone());
-    let members = presence.members();
-    tokio::spawn(presence.run(stop.clone()));
-    let own = address.clone();
-    let candidate = Candidate::new(Arc::clone(&etcd), clock, address, name, cluster.session_ttl);
-    let turns = Turns {
-        config,
-        clock,
-        data_dir: data_dir.clone(),
-        etcd,
-        candidate,
-        members,
-        door,
-        own,
-        identity,
-        stop: stop.clone(),
-    };
-    let task = tokio::spawn(turns.run());
-    Ok(Member { addr, scheme, data_dir, store, doors, stop, task })
+    let doors = Doors::open(listener, door, identity.clone());
+    let candidate = Candidate::new(Arc::clone(&etcd), clock, own.clone(), name, cluster.session_ttl);
+    Ok(Member::run(Seat { addr, data_dir, own, config, clock, etcd, candidate, identity }, doors, None))
+}
+
+/// A place among the controllers of an etcd.
+pub(super) struct Seat {
+    pub(super) addr: SocketAddr,
+    pub(super) data_dir: PathBuf,
+    /// Where others reach this controller.
+    pub(super) own: String,
+    pub(super) config: Config,
+    pub(super) clock: Clock,
+    pub(super) etcd: Arc<Etcd>,
+    pub(super) candidate: Candidate,
+    /// Who it is; none: all speak plain text.
+    pub(super) identity: Option<Arc<Own>>,
+}
+
+/// A leadership that was won before its controller had its place.
+pub(super) struct First {
+    pub(super) leadership: Leadership,
+    /// Told once it leads.
+    pub(super) tell: oneshot::Sender<Term>,
 }
 
 /// Where others reach this controller.
@@ -163,6 +165,34 @@ pub(super) fn access(cluster: &Cluster) -> anyhow::Result<Access> {
 }
 
 impl Member {
+    /// Begins to stand by, or to lead if that is won already.
+    pub(super) fn run(seat: Seat, doors: Doors, first: Option<First>) -> Self {
+        let Seat { addr, data_dir, own, config, clock, etcd, candidate, identity } = seat;
+        let (store, stop) = (etcd.address().to_string(), CancellationToken::new());
+        let name = config.cluster.name.clone().unwrap_or_else(|| own.clone());
+        if let Some(identity) = &identity {
+            tokio::spawn(learn(Arc::clone(identity), Arc::clone(&etcd), data_dir.clone(), stop.clone()));
+        }
+        let presence = Presence::new(Arc::clone(&etcd), clock, own.clone(), name);
+        let members = presence.members();
+        tokio::spawn(presence.run(stop.clone()));
+        let (door, folder, scheme) = (doors.door.clone(), data_dir.clone(), secure::scheme(&config));
+        let turns = Turns {
+            config,
+            clock,
+            data_dir: folder,
+            etcd,
+            candidate,
+            members,
+            door,
+            own,
+            identity,
+            stop: stop.clone(),
+        };
+        let task = tokio::spawn(turns.run(first));
+        Self { addr, scheme, data_dir, store, doors, stop, task }
+    }
+
     /// Waits until it cannot go on by itself. Cancel safe.
     ///
     /// # Errors
@@ -210,9 +240,15 @@ impl Turns {
     ///
     /// # Errors
     /// What waiting does not mend: a store that is damaged or newer, etcd that refuses us.
-    async fn run(self) -> anyhow::Result<()> {
+    async fn run(self, first: Option<First>) -> anyhow::Result<()> {
         let stop = self.stop.clone();
-        loop {
+        if let Some(First { leadership, tell }) = first {
+            let led = self.lead(&leadership, Some(tell)).await;
+            self.shut();
+            leadership.resign().await;
+            led?;
+        }
+        while !stop.is_cancelled() {
             let elected = tokio::select! {
                 elected = stop.run_until_cancelled(self.candidate.campaign()) => elected,
                 () = show_leader(self.candidate.leader(), &self.door, &self.own) => None,
@@ -220,7 +256,7 @@ impl Turns {
             let Some(elected) = elected else { return Ok(()) };
             let leadership = elected.context("this controller cannot stand for election")?;
             tracing::info!(term = leadership.revision, "elected");
-            let led = self.lead(&leadership).await;
+            let led = self.lead(&leadership, None).await;
             self.shut();
             leadership.resign().await;
             led?;
@@ -228,6 +264,7 @@ impl Turns {
                 return Ok(());
             }
         }
+        Ok(())
     }
 
     /// Nobody leads here now: callers wait for who does next, but not for a controller that stops.
@@ -240,7 +277,7 @@ impl Turns {
     }
 
     /// From the first look into the store to the end of the leadership.
-    async fn lead(&self, leadership: &Leadership) -> anyhow::Result<()> {
+    async fn lead(&self, leadership: &Leadership, tell: Option<oneshot::Sender<Term>>) -> anyhow::Result<()> {
         let authority = leadership.authority.clone();
         let store = Arc::new(elect::store(&self.etcd, leadership, self.config.cluster.budget));
         let upkeep = CancellationToken::new();
@@ -262,6 +299,8 @@ impl Turns {
             Err(error) => return Err(error),
         };
         tracing::info!(term = %lead.handle.term(), "this controller leads");
+        // Nobody may want to know any more.
+        let _told = tell.map(|tell| tell.send(lead.handle.term()));
         let ended = tokio::select! {
             () = self.stop.cancelled() => None,
             () = authority.lost() => {

@@ -3,12 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
+use muster_common::clock::Clock;
 use tokio::time::timeout;
 
 use crate::{
     etcd::Etcd,
     leader::{Candidate, Leadership},
-    store::etcd::{EtcdStore, Fence},
+    store::{
+        Authority,
+        etcd::{EtcdStore, Fence},
+    },
 };
 
 /// Beyond a session's own time, after which one that died with an earlier try is over.
@@ -41,6 +45,23 @@ pub(super) async fn elect(candidate: &Candidate, own: &str, session_ttl: Duratio
     };
     let within = ELECTED_WITHIN + session_ttl;
     timeout(within, elected).await.with_context(|| format!("etcd does not answer, or not within {within:?}"))?
+}
+
+/// Leads as soon as whoever does has ended.
+pub(super) async fn wait(candidate: &Candidate, session_ttl: Duration) -> anyhow::Result<Leadership> {
+    let within = ELECTED_WITHIN + session_ttl;
+    let elected = timeout(within, candidate.campaign()).await;
+    elected
+        .with_context(|| format!("another controller leads there, or etcd does not answer within {within:?}"))?
+        .map_err(Into::into)
+}
+
+/// The store to look into; whatever it would write is refused.
+pub(super) fn reader(etcd: &Arc<Etcd>, clock: Clock) -> EtcdStore {
+    let authority = Authority::new(clock, clock.mono().after(ELECTED_WITHIN));
+    // No key was ever made at this revision.
+    let fence = Fence { key: format!("{}leader", etcd.address().prefix()), revision: -1, authority };
+    EtcdStore::new(Arc::clone(etcd), fence, 0)
 }
 
 /// The store that this leadership may write.

@@ -6,6 +6,8 @@ pub mod cluster;
 mod elect;
 mod lead;
 #[cfg(feature = "etcd")]
+pub mod promote;
+#[cfg(feature = "etcd")]
 pub mod restore;
 mod secure;
 
@@ -19,14 +21,18 @@ use std::{
 use anyhow::{Context, anyhow, bail};
 use muster_common::{clock::Clock, proto::v1};
 use muster_core::id::Term;
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::lead::{About, Lead};
 pub use crate::config::Config;
 use crate::{
     engine::{Ended, Handle},
-    grpc::{self, Door},
+    grpc::{self, Door, Promotion},
     identity::Own,
     logs::{self, LogStore},
     store::{Store, embedded::Embedded},
@@ -46,6 +52,9 @@ pub struct Running {
     pub handle: Handle,
     /// What its readers see.
     pub view: View,
+    /// What it needs to lead again. Read where it may move.
+    #[cfg_attr(not(feature = "etcd"), expect(dead_code, reason = "a build without etcd moves nowhere"))]
+    ready: Ready,
     doors: Doors,
     lead: Lead,
 }
@@ -55,6 +64,11 @@ pub struct Running {
 /// # Errors
 /// In words for people: what is in the way, and what to do about it.
 pub async fn start(config: Config) -> anyhow::Result<Running> {
+    begin(config, None).await
+}
+
+/// `promotions`: where a wish to move to etcd is brought; none: it cannot.
+async fn begin(config: Config, promotions: Option<mpsc::Sender<Promotion>>) -> anyhow::Result<Running> {
     let clock = Clock::system();
     secure::check(&config)?;
     let listener = listen(config.listen).await?;
@@ -62,27 +76,76 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let data_dir = prepare(&config.data_dir)?;
     let scheme = secure::scheme(&config);
     let address = config.cluster.advertise.clone().unwrap_or_else(|| format!("{scheme}://{addr}"));
-    let own = secure::own(&config, config.cluster.name.as_deref().unwrap_or("this"), &address, addr, clock)?;
+    let name = config.cluster.name.as_deref().unwrap_or("this");
+    let identity = secure::own(&config, name, &address, addr, clock)?;
     let store = open_store(data_dir.clone()).await?;
-    let logs = open_logs(&data_dir, &config, clock).await?;
-    let door = Door::closed("the controller is starting");
-    let member = v1::MemberView {
-        name: "this".to_owned(),
-        address,
-        leads: true,
-        since_us: clock.wall().0,
-        release: env!("CARGO_PKG_VERSION").to_owned(),
-    };
-    let store_name = format!("embedded store in {}", data_dir.display());
-    let about =
-        About { store: store_name, members: watch::channel(vec![member]).1, own: own.clone(), promotions: None };
-    let lead = Lead::begin(&door, store, logs, &config, clock, about).await?;
-    let (handle, view) = (lead.handle.clone(), lead.view.clone());
-    if let Some(own) = &own {
-        secure::publish(own, &data_dir)?;
+    #[cfg(feature = "etcd")]
+    if let Some(mark) = store.moved().await?.filter(|mark| !mark.done) {
+        promote::resolve(&store, &mark, &config, clock).await?;
     }
-    let doors = Doors::open(listener, door, own);
-    Ok(Running { addr, scheme, data_dir, handle, view, doors, lead })
+    let door = Door::closed("the controller is starting").showing(identity.clone());
+    let ready = Ready { addr, address, data_dir, config, clock, store, promotions, identity };
+    let lead = ready.lead(&door).await?;
+    if let Some(identity) = &ready.identity {
+        secure::publish(identity, &ready.data_dir)?;
+    }
+    let doors = Doors::open(listener, door, ready.identity.clone());
+    Ok(ready.running(doors, lead))
+}
+
+/// All that a controller on its own store needs to lead.
+#[derive(Debug)]
+struct Ready {
+    addr: SocketAddr,
+    /// Where others reach it.
+    address: String,
+    data_dir: PathBuf,
+    config: Config,
+    clock: Clock,
+    store: Arc<Embedded>,
+    promotions: Option<mpsc::Sender<Promotion>>,
+    /// Who it is; none: it speaks plain text.
+    identity: Option<Arc<Own>>,
+}
+
+impl Ready {
+    async fn lead(&self, door: &Door) -> anyhow::Result<Lead> {
+        let logs = open_logs(&self.data_dir, &self.config, self.clock).await?;
+        let member = v1::MemberView {
+            name: "this".to_owned(),
+            address: self.address.clone(),
+            leads: true,
+            since_us: self.clock.wall().0,
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let about = About {
+            store: embedded_in(&self.data_dir),
+            members: watch::channel(vec![member]).1,
+            own: self.identity.clone(),
+            promotions: self.promotions.clone(),
+        };
+        let store: Arc<dyn Store> = self.store.clone();
+        Lead::begin(door, store, logs, &self.config, self.clock, about).await
+    }
+
+    fn running(self, doors: Doors, lead: Lead) -> Running {
+        let (handle, view) = (lead.handle.clone(), lead.view.clone());
+        Running {
+            addr: self.addr,
+            scheme: secure::scheme(&self.config),
+            data_dir: self.data_dir.clone(),
+            handle,
+            view,
+            ready: self,
+            doors,
+            lead,
+        }
+    }
+}
+
+/// What the store is called.
+fn embedded_in(folder: &Path) -> String {
+    format!("embedded store in {}", folder.display())
 }
 
 impl Running {
@@ -172,7 +235,7 @@ fn prepare(folder: &Path) -> anyhow::Result<PathBuf> {
     fs::canonicalize(folder).with_context(hint)
 }
 
-async fn open_store(folder: PathBuf) -> anyhow::Result<Arc<dyn Store>> {
+async fn open_store(folder: PathBuf) -> anyhow::Result<Arc<Embedded>> {
     let store = tokio::task::spawn_blocking(move || Embedded::open(&folder)).await??;
     Ok(Arc::new(store))
 }

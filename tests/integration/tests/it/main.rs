@@ -29,6 +29,8 @@ mod output;
 #[cfg(unix)]
 mod processes;
 #[cfg(unix)]
+mod promote;
+#[cfg(unix)]
 mod protocol;
 #[cfg(unix)]
 mod refusals;
