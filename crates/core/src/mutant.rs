@@ -15,6 +15,7 @@ pub const ALL: [(&str, &str); 17] = [
     ("token-unchecked", "T4: a report of an old attempt is believed"),
     ("key-ignored", "K1: a repeated submission makes a second job"),
     ("lost-at-once", "A1: a silent agent's work is given away without the wait"),
+    ("kept-too-short", "A1: a task that may go on through a partition is given away as if it might not"),
     ("never-expires", "A1: an agent that is cut off goes on with its leases"),
     ("freed-at-cancel", "A3: a slot is free before its process is dead"),
     ("dependencies-ignored", "D1: a task starts before what it waits for"),

@@ -59,6 +59,9 @@ pub struct TaskSpec {
     pub array: Option<Array>,
     /// What follows the loss of its agent.
     pub on_lost: OnLost,
+    /// Its attempt goes on for so long while its agent and the controller do not hear of one another; none: no longer
+    /// than the lease holds.
+    pub max_disconnect: Option<Duration>,
     /// For people and filters.
     pub tags: Vec<String>,
     /// Between SIGTERM and SIGKILL.
@@ -240,6 +243,7 @@ impl Default for TaskSpec {
             after: Vec::new(),
             array: None,
             on_lost: OnLost::Retry,
+            max_disconnect: None,
             tags: Vec::new(),
             grace: Duration::from_secs(10),
             output_limit: None,
@@ -248,6 +252,11 @@ impl Default for TaskSpec {
 }
 
 impl TaskSpec {
+    /// How long an attempt may go on without a renewal, where leases hold for `lease_ttl`: the agent ends it then (A1).
+    pub fn goes_on_for(&self, lease_ttl: Duration) -> Duration {
+        self.max_disconnect.unwrap_or_default().max(lease_ttl)
+    }
+
     /// How many tasks this entry stands for.
     pub fn count(&self) -> u32 {
         match &self.array {

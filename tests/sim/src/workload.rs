@@ -52,6 +52,7 @@ fn task(rng: &mut Rng, name: String, now: Timestamp) -> TaskSpec {
         start_at: rng.chance(8).then(|| now.after(Duration::from_millis(rng.within(1, 20_000)))),
         array: rng.chance(30).then_some(Array::Range { first: 0, count, step: 1 }),
         on_lost: if rng.chance(25) { OnLost::Fail } else { OnLost::Retry },
+        max_disconnect: rng.chance(25).then(|| Duration::from_millis(rng.within(1, 60_000))),
         grace: Duration::from_secs(1),
         ..TaskSpec::default()
     }

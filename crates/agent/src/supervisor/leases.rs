@@ -6,7 +6,7 @@ use muster_core::{
     event::What,
     id::{TaskId, Term, Token},
     record::TaskResult,
-    spec::Command,
+    spec::{Command, TaskSpec},
     state::End,
     time::{Mono, Now, Timestamp},
 };
@@ -51,6 +51,15 @@ impl Held {
 
     fn is_started(&self) -> bool {
         matches!(self.phase, Phase::Running | Phase::Ending(_))
+    }
+
+    /// Whether it was started and nobody wants it ended.
+    pub(super) fn runs(&self) -> bool {
+        self.phase == Phase::Running
+    }
+
+    pub(super) fn spec(&self) -> &TaskSpec {
+        &self.order.spec
     }
 
     /// When it is given back if it still waits.

@@ -4,6 +4,7 @@
 //! code. It must never free a slot before exec says that nothing of the attempt is left (A3), never
 //! drop a report that is not acknowledged (A2), and never keep an attempt running past its lease (A1).
 
+mod alone;
 mod leases;
 mod message;
 mod offers;
@@ -96,6 +97,8 @@ pub struct Supervisor {
     link: Link,
     /// When leases were last renewed, and for how long that holds; none: not since the last expiry.
     renewed: Option<(Mono, Duration)>,
+    /// When leases that ran out since were renewed last; some attempts may go on without.
+    away: Option<Mono>,
     term: Term,
     highest: Token,
     stopping: Option<Stopping>,
@@ -116,6 +119,7 @@ impl Supervisor {
             outbox: Outbox::new(memory.next_seq, memory.reports),
             link: Link::Detached,
             renewed: None,
+            away: None,
             term: memory.term,
             highest: memory.highest,
             stopping: None,
@@ -158,11 +162,12 @@ impl Supervisor {
         let hold = self.queue.front().and_then(|token| self.held.get(token)).map(|held| held.until(self.config.hold));
         let announce = self.unannounced.front().map(|(due, _)| *due);
         let expiry = self.renewed.filter(|_| !self.held.is_empty()).map(|(from, ttl)| from.after(ttl));
+        let kept = self.kept_until();
         let farewell = match self.stopping {
             Some(Stopping::Farewell(until)) => Some(until),
             None | Some(Stopping::Ending | Stopping::Stopped) => None,
         };
-        [hold, announce, expiry, farewell, self.link.wakeup(), self.silence_ends()].into_iter().flatten().min()
+        [hold, announce, expiry, kept, farewell, self.link.wakeup(), self.silence_ends()].into_iter().flatten().min()
     }
 
     /// Until when what runs here may go on if nothing more is heard of us; none: nothing is held by a lease. A1: should

@@ -9,7 +9,6 @@ use muster_core::{
 };
 
 use super::{Action, Entry, Supervisor, Welcome};
-use crate::exec::KillReason;
 
 /// No heartbeat is sent more often, whatever a controller asks for.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
@@ -61,6 +60,7 @@ impl Supervisor {
         }
         // The controller renewed our leases after it read the hello, so at the earliest when that was sent.
         self.renewed = Some((greeted, welcome.lease_ttl));
+        self.away = None;
         let interval = welcome.heartbeat.min(welcome.lease_ttl / 3).max(HEARTBEAT_MIN);
         let next = now.mono.after(interval);
         self.link = Link::Attached { session: welcome.session, interval, next, last: greeted };
@@ -131,12 +131,14 @@ impl Supervisor {
 
     /// A1: past the deadline nothing of ours may go on, for the controller may give it to another.
     pub(super) fn expire(&mut self, now: Now, actions: &mut Vec<Action>) {
+        self.end_what_is_kept(now.mono, actions);
         let Some((from, ttl)) = self.renewed else { return };
         if now.mono < from.after(ttl) || mutant::is_on("never-expires") {
             return;
         }
         self.renewed = None;
         self.cut("the leases were not renewed in time".to_owned(), actions);
-        self.end_all(KillReason::LeaseExpired, Some(self.config.lost_grace), actions);
+        self.away = Some(from);
+        self.end_expired(now.mono.since(from), actions);
     }
 }

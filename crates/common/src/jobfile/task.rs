@@ -9,7 +9,7 @@ use super::{
     kind::{Kind, Rule, Shape},
     read::{Field, Read, Reader, Table, field, fill, shape},
     tree::{Node, Value},
-    values::{Amount, Argv, Bytes, Count, Cpus, Milli, Start},
+    values::{Amount, Argv, Bytes, Count, Cpus, Milli, OnDisconnect, Start},
 };
 
 /// Which keys there are, by where the table stands.
@@ -31,6 +31,25 @@ pub(super) struct Draft {
     own: Amounts,
     /// What `defaults` asks for; a task without a command does not take it.
     inherited: Amounts,
+    alone: Alone,
+}
+
+/// What an attempt does whose agent hears of no controller.
+#[derive(Clone, Copy, Debug, Default)]
+struct Alone {
+    on_disconnect: Option<OnDisconnect>,
+    max_disconnect: Option<Duration>,
+}
+
+impl Alone {
+    /// For how long it goes on, if it does.
+    fn goes_on_for(self) -> Option<Duration> {
+        match self.on_disconnect {
+            Some(OnDisconnect::Stop) => None,
+            Some(OnDisconnect::Continue) => Some(self.max_disconnect.unwrap_or(ALONE)),
+            None => self.max_disconnect,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -42,6 +61,8 @@ struct Amounts {
 }
 
 const RULES: &[Rule] = &[Rule::Apart("run", "shell"), Rule::Apart("stdin", "stdin_file")];
+/// For how long an attempt goes on alone that does not say.
+const ALONE: Duration = Duration::from_secs(3600);
 /// What one task takes that does not say.
 const ONE_CPU: u64 = 1000;
 
@@ -70,7 +91,12 @@ impl Form {
 impl Draft {
     /// A task that has what `defaults` says.
     pub(super) fn from_defaults(defaults: &Self) -> Self {
-        Self { inherited: defaults.own.clone(), own: Amounts::default(), spec: defaults.spec.clone() }
+        Self {
+            inherited: defaults.own.clone(),
+            own: Amounts::default(),
+            spec: defaults.spec.clone(),
+            alone: defaults.alone,
+        }
     }
 
     /// Reads the keys of `node` over what is there.
@@ -92,6 +118,7 @@ impl Draft {
         if self.spec.cwd.is_none() && is_command {
             self.spec.cwd = reader.context.cwd.to_str().filter(|cwd| !cwd.is_empty()).map(str::to_owned);
         }
+        self.spec.max_disconnect = self.alone.goes_on_for();
         self.spec
     }
 }
@@ -182,6 +209,8 @@ fn course() -> Vec<Field<Draft>> {
         field("grace", |d: &mut Draft, v: Duration| d.spec.grace = v, "Between SIGTERM and SIGKILL, on a time-out and on cancel.").or("\"10s\""),
         field("retries", |d: &mut Draft, v: RetryPolicy| d.spec.retry = v, "What follows a failed attempt.").or("0"),
         field("on_lost", |d: &mut Draft, v: OnLost| d.spec.on_lost = v, "What follows the loss of the agent: another attempt, which uses none of `retries`, or failure (at most once).").or("\"retry\""),
+        field("on_disconnect", |d: &mut Draft, v: OnDisconnect| d.alone.on_disconnect = Some(v), "What follows when agent and controller do not hear of one another for the time of a lease: the attempt is stopped, or goes on for `max_disconnect`. Nobody else gets the task before it must have ended.").or("\"stop\""),
+        field("max_disconnect", |d: &mut Draft, v: Duration| d.alone.max_disconnect = Some(v), "How long an attempt goes on alone; says `continue` by itself, unless `on_disconnect` says otherwise.").or("\"1h\""),
         field("tags", |d: &mut Draft, v: Vec<String>| d.spec.tags = v, "Words for people and filters."),
     ]
 }

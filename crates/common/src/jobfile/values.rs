@@ -35,7 +35,17 @@ macro_rules! words {
 
 words!(On, text::ON);
 words!(Role, [("work", Role::Work), ("setup", Role::Setup), ("teardown", Role::Teardown)]);
+words!(OnDisconnect, [("stop", OnDisconnect::Stop), ("continue", OnDisconnect::Continue)]);
 words!(OnLost, [("retry", OnLost::Retry), ("fail", OnLost::Fail)]);
+
+/// What follows when agent and controller do not hear of one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnDisconnect {
+    /// The attempt ends with its lease.
+    Stop,
+    /// It goes on for a while.
+    Continue,
+}
 
 /// The words of a command, as a list.
 pub(super) struct Argv(pub(super) Vec<String>);

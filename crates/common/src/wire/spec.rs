@@ -82,6 +82,7 @@ pub(super) fn runnable_to_proto(task: &TaskSpec) -> v1::TaskSpec {
         tags: task.tags.clone(),
         grace_ms: millis(task.grace),
         output_limit_bytes: task.output_limit,
+        max_disconnect_ms: task.max_disconnect.map(millis),
     }
 }
 
@@ -105,6 +106,7 @@ pub fn task_from_proto(task: v1::TaskSpec) -> Result<TaskSpec, Error> {
         array: task.array.map(array_from_proto),
         on_lost: on_lost_from_proto(task.on_lost)?,
         grace: duration(task.grace_ms, "grace_ms")?,
+        max_disconnect: task.max_disconnect_ms.map(|ms| duration(ms, "max_disconnect_ms")).transpose()?,
         name: task.name,
         env: task.env.into_iter().collect(),
         cwd: task.cwd,

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Cluster, lease::Ending};
 use crate::{
-    agent::{Agent, Place},
+    agent::{Agent, Holding, Place},
     event::{Answer, Effect, Refusal},
     id::{AgentId, SessionId, TaskId, Token},
     mutant,
@@ -167,8 +167,40 @@ impl Cluster {
             if deadline > now.mono {
                 return;
             }
-            self.give_up(now, id, "its agent fell silent");
+            if !self.give_up_some(now, id) {
+                self.give_up(now, id, "its agent fell silent");
+            }
         }
+    }
+
+    /// Takes from a silent agent what its own clock has ended; whether anything is left that goes on there.
+    fn give_up_some(&mut self, now: Now, id: AgentId) -> bool {
+        let (ttl, margin) = (self.config.lease_ttl, self.config.lease_margin);
+        let Some(agent) = self.agents.get_mut(&id) else { return false };
+        let last_seen = agent.last_seen;
+        let until = |holding: &Holding| {
+            let goes_on = if mutant::is_on("kept-too-short") { ttl } else { holding.spec.goes_on_for(ttl) };
+            last_seen.after(goes_on + margin)
+        };
+        let Some(next) = agent.holdings.values().map(until).filter(|until| *until > now.mono).min() else {
+            return false;
+        };
+        let over = agent.holdings.iter().filter(|(_, holding)| until(holding) <= now.mono);
+        let over: Vec<(Token, Place)> = over.map(|(token, holding)| (*token, holding.place)).collect();
+        if let Some(session) = agent.session.take() {
+            self.step.effects.push(Effect::Disconnect { agent: id, session });
+        }
+        if let Some(old) = agent.deadline.replace(next) {
+            self.deadlines.remove(&(old, id));
+        }
+        self.deadlines.insert((next, id));
+        for (token, place) in over {
+            let Some(holding) = self.agents.get_mut(&id).and_then(|agent| agent.drop_holding(token)) else { continue };
+            if place != Place::Stuck {
+                self.end_attempt(now, holding.task, Ending::lost(now, "its agent fell silent"));
+            }
+        }
+        true
     }
 
     /// Takes everything from an agent that will not report any more.
@@ -192,12 +224,13 @@ impl Cluster {
         }
     }
 
-    /// Takes up an agent that the store knows: it has until `deadline` to come back.
-    pub(super) fn remember(&mut self, record: Arc<AgentRecord>, deadline: Mono) {
+    /// Takes up an agent that the store knows: it has until `deadline` to come back, as if it had been heard of now.
+    pub(super) fn remember(&mut self, record: Arc<AgentRecord>, now: Mono, deadline: Mono) {
         let id = record.id;
         self.next_agent = self.next_agent.max(id.0 + 1);
         self.uids.insert(Arc::clone(&record.uid), id);
         let mut agent = Agent::new(record);
+        agent.last_seen = now;
         if !agent.record.lost {
             agent.deadline = Some(deadline);
             self.deadlines.insert((deadline, id));

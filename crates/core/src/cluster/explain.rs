@@ -12,7 +12,7 @@ use crate::{
     event::{Refusal, Target},
     id::TaskId,
     resources::Shortage,
-    spec::Role,
+    spec::{Role, TaskSpec},
     state::{State, Task},
     time::{Now, Timestamp},
 };
@@ -35,7 +35,7 @@ pub struct Explanation {
 pub struct Reason {
     /// Stable, for machines: `waiting-for`, `teardown`, `start-at`, `retry-at`, `queue-full`,
     /// `queue-paused`, `no-agent`, `agent-mismatch`, `agent-too-small`, `agent-busy`, `agent-draining`, `agent-silent`,
-    /// `behind`, `next-round`, `stopping`, `on-agent`, `skipped`, `cancelled`, `ended`.
+    /// `behind`, `next-round`, `stopping`, `on-agent`, `agent-away`, `skipped`, `cancelled`, `ended`.
     pub code: &'static str,
     /// For people.
     pub text: String,
@@ -109,7 +109,7 @@ impl Cluster {
                 )]
             }
             State::Queued => self.why_queued(entry, group, index),
-            State::Running => self.why_running(task),
+            State::Running => self.why_running(now, &group.spec, task),
             State::Skipped => {
                 vec![Reason::new("skipped", self.why_skipped(entry, group, why), "retry what it depends on")]
             }
@@ -202,16 +202,23 @@ impl Cluster {
         reasons
     }
 
-    fn why_running(&self, task: Option<&Task>) -> Vec<Reason> {
+    fn why_running(&self, now: Now, spec: &TaskSpec, task: Option<&Task>) -> Vec<Reason> {
         let Some(attempt) = task.and_then(Task::live) else { return Vec::new() };
         let agent = self.agents.get(&attempt.agent);
         let name = agent.map_or_else(|| attempt.agent.to_string(), |agent| agent.record.offer.name.clone());
-        let silent = agent.is_none_or(|agent| agent.session.is_none());
-        let mut text = format!("attempt {} is with agent `{name}`", attempt.number);
-        if silent {
-            text.push_str(", which is silent now");
-        }
+        let text = format!("attempt {} is with agent `{name}`", attempt.number);
         let mut reasons = vec![Reason::new("on-agent", text, "")];
+        if let Some(agent) = agent.filter(|agent| agent.session.is_none()) {
+            let away = now.mono.since(agent.last_seen);
+            let ttl = self.config.lease_ttl;
+            let left = (spec.goes_on_for(ttl) + self.config.lease_margin).saturating_sub(away);
+            let text = format!(
+                "agent `{name}` has been away for {} s; the attempt is kept for {} s more",
+                away.as_secs(),
+                left.as_secs()
+            );
+            reasons.push(Reason::about("agent-away", agent, text, "it connects again"));
+        }
         if task.is_some_and(|task| task.stopping) {
             let text = "it is being ended; it counts as cancelled once its processes are seen dead".to_owned();
             reasons.push(Reason::new("stopping", text, ""));

@@ -52,7 +52,9 @@ impl Cluster {
                 (Key::Identity(name), Piece::Identity(piece))
                     if cluster.identities.remember(name.clone(), piece.clone()) => {}
                 (Key::Queue(name), Piece::Queue(queue)) => cluster.lane(&name).set(queue),
-                (Key::Agent(id), Piece::Agent(record)) if record.id == id => cluster.remember(record, deadline),
+                (Key::Agent(id), Piece::Agent(record)) if record.id == id => {
+                    cluster.remember(record, now.mono, deadline)
+                }
                 (Key::Job(id), Piece::Job(job)) if job.id == id => jobs.push(job),
                 (key @ (Key::Chunk(..) | Key::Cancel(_) | Key::Result(_)), piece) => parts.push((key, piece)),
                 (key, _) => {

@@ -144,6 +144,7 @@ fn times(task: &TaskSpec, at: &mut At<'_>) {
     let limited = [
         ("timeout", task.timeout.unwrap_or_default()),
         ("grace", task.grace),
+        ("max_disconnect", task.max_disconnect.unwrap_or_default()),
         ("retries.delay", task.retry.delay),
         ("retries.cap", task.retry.cap),
     ];

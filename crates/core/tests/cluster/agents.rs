@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use muster_core::{
     event::{Effect, Event},
+    spec::{OnLost, TaskSpec},
     state::{End, State},
 };
 
@@ -124,4 +125,73 @@ fn an_agent_keeps_its_number_over_connections_and_restarts() {
     let (again, _) = kit.attach("one", cpus(1), &[]);
     assert_eq!(again.agent, first.agent);
     assert_ne!(other.agent, first.agent);
+}
+
+/// A task that may go on for two minutes without a controller.
+fn keeping(name: &str) -> TaskSpec {
+    TaskSpec { max_disconnect: Some(Duration::from_secs(120)), ..task(name) }
+}
+
+#[test]
+fn what_may_go_on_alone_is_kept_for_its_own_time_and_the_rest_for_that_of_its_lease() {
+    let mut kit = Kit::new();
+    let host = kit.host(2);
+    let short = kit.submit(job([task("a")]));
+    let long = kit.submit(job([keeping("b")]));
+    let leases = kit.round();
+    assert_eq!(leases.len(), 2);
+    kit.event(Event::Detach { agent: host.agent, session: host.session });
+    kit.pass(kit.config.lease_ttl + kit.config.lease_margin);
+    assert_eq!((kit.state(short, 0), kit.state(long, 0)), (State::Queued, State::Running));
+    assert_eq!(kit.codes(long, 0), ["on-agent", "agent-away"]);
+    // Nobody is there who could take the other; the agent itself is not lost as long as it may hold something.
+    assert!(kit.round().is_empty());
+    kit.pass(Duration::from_secs(120) - kit.config.lease_ttl - MS);
+    assert_eq!(kit.state(long, 0), State::Running);
+    kit.pass(MS);
+    assert_eq!(kit.state(long, 0), State::Queued);
+}
+
+#[test]
+fn what_went_on_alone_ends_as_its_agent_says_when_that_is_back() {
+    for on_lost in [OnLost::Retry, OnLost::Fail] {
+        let mut kit = Kit::new();
+        kit.host(1);
+        let job = kit.submit(job([TaskSpec { on_lost, ..keeping("a") }]));
+        let lease = kit.round().remove(0);
+        kit.pass(Duration::from_secs(100));
+        assert_eq!(kit.state(job, 0), State::Running);
+        let (host, drop) = kit.attach("one", cpus(1), &[lease.token]);
+        assert!(drop.is_empty());
+        kit.end(host, &lease, End::Succeeded);
+        assert_eq!(kit.state(job, 0), State::Succeeded);
+    }
+}
+
+#[test]
+fn what_went_on_alone_for_too_long_is_lost_as_its_task_says() {
+    for (on_lost, then) in [(OnLost::Retry, State::Queued), (OnLost::Fail, State::Failed)] {
+        let mut kit = Kit::new();
+        kit.host(1);
+        let job = kit.submit(job([TaskSpec { on_lost, ..keeping("a") }]));
+        let lease = kit.round().remove(0);
+        kit.pass(Duration::from_secs(200));
+        assert_eq!(kit.state(job, 0), then);
+        let (_, drop) = kit.attach("one", cpus(1), &[lease.token]);
+        assert_eq!(drop, [lease.token]);
+    }
+}
+
+#[test]
+fn a_controller_that_takes_over_waits_as_long_as_if_it_had_just_heard_of_the_agent() {
+    let mut kit = Kit::new();
+    kit.host(1);
+    let job = kit.submit(job([keeping("a")]));
+    kit.round();
+    kit.pass(Duration::from_secs(60));
+    kit.restart();
+    kit.pass(Duration::from_secs(120) + kit.config.lease_margin - MS);
+    assert_eq!(kit.state(job, 0), State::Running);
+    kit.pass(MS);
+    assert_eq!(kit.state(job, 0), State::Queued);
 }

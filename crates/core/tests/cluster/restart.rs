@@ -119,3 +119,28 @@ fn the_first_commit_of_a_small_job_carries_spec_and_lease() {
     let leases = kit.round();
     assert_eq!(leases.len(), 1);
 }
+
+#[test]
+fn a_lease_from_before_a_restore_that_its_agent_forgot_is_lost_and_not_undone() {
+    use muster_core::{
+        record::{Key, Meta, Piece},
+        spec::{OnLost, TaskSpec},
+        state::State,
+    };
+    let mut kit = Kit::new();
+    kit.host(2);
+    let once = kit.submit(job([TaskSpec { on_lost: OnLost::Fail, ..task("a") }]));
+    let again = kit.submit(job([task("b")]));
+    assert_eq!(kit.round().len(), 2);
+    let Some(Piece::Meta(meta)) = kit.store.get(&Key::Meta).cloned() else { panic!("counters are stored") };
+    let restored = Meta { restored_below: meta.token_ceiling, ..meta };
+    kit.store.insert(Key::Meta, Piece::Meta(restored));
+    kit.restart();
+    kit.attach("one", crate::kit::cpus(2), &[]);
+    assert_eq!((kit.state(once, 0), kit.state(again, 0)), (State::Failed, State::Queued));
+    let next = kit.round().remove(0);
+    assert_eq!(next.attempt, 2, "the first one may have run");
+    // What is given from now on is undone as ever.
+    kit.attach("one", crate::kit::cpus(2), &[]);
+    assert_eq!((kit.state(again, 0), kit.round().remove(0).attempt), (State::Queued, 2));
+}

@@ -207,6 +207,16 @@ fn the_other_keys_of_a_task_mean_what_they_say() {
     assert_eq!(task("priority = \"medium\"").priority, Priority::NORMAL);
     assert_eq!(task("priority = -7").priority, Priority(-7));
     assert_eq!(task("on_lost = \"fail\"").on_lost, OnLost::Fail);
+    let alone = [
+        ("on_disconnect = \"continue\"", Some(3600)),
+        ("on_disconnect = \"continue\"\nmax_disconnect = \"2m\"", Some(120)),
+        ("max_disconnect = \"2m\"", Some(120)),
+        ("on_disconnect = \"stop\"\nmax_disconnect = \"2m\"", None),
+        ("", None),
+    ];
+    for (text, seconds) in alone {
+        assert_eq!(task(text).max_disconnect, seconds.map(Duration::from_secs), "{text}");
+    }
     assert_eq!(task("role = \"teardown\"").role, Role::Teardown);
     assert_eq!(task("tags = [\"a\", \"b\"]").tags, ["a", "b"]);
     assert_eq!(task("stdin = \"hi\"").stdin, Some(b"hi".to_vec()));

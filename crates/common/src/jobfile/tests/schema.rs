@@ -46,7 +46,7 @@ fn the_schema_is_one_and_accepts_every_example() {
 
 /// Every key of a task, and values that it does not take.
 const TASK_KEYS: &str = "run shell env cwd stdin stdin_file output_limit cpus memory gpus resources requires priority \
-                         start_at timeout grace retries on_lost tags after array role name";
+                         start_at timeout grace retries on_lost on_disconnect max_disconnect tags after array role name";
 
 fn bad_values() -> Vec<(&'static str, Value)> {
     vec![
@@ -83,6 +83,8 @@ fn bad_values() -> Vec<(&'static str, Value)> {
         ("after/1", json!({ "task": "x", "on": "end" })),
         ("role", json!("tear")),
         ("on_lost", json!("never")),
+        ("on_disconnect", json!("hope")),
+        ("max_disconnect", json!("soon")),
     ]
 }
 

@@ -123,11 +123,12 @@ fn tasks_specs() -> impl Strategy<Value = TaskSpec> {
         vec(words(), 0..3),
         durations(),
         option::of(any::<u64>()),
+        option::of(durations()),
     );
     (who, needs, rest).prop_map(|(who, needs, rest)| {
         let (name, role, command, env, cwd, stdin) = who;
         let (request, (os, arch, labels), priority, timeout, retry, start_at) = needs;
-        let (after, array, on_lost, tags, grace, output_limit) = rest;
+        let (after, array, on_lost, tags, grace, output_limit, max_disconnect) = rest;
         TaskSpec {
             name,
             role,
@@ -144,6 +145,7 @@ fn tasks_specs() -> impl Strategy<Value = TaskSpec> {
             after,
             array,
             on_lost,
+            max_disconnect,
             tags,
             grace,
             output_limit,

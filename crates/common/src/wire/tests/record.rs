@@ -97,6 +97,7 @@ fn sample_job(id: JobId) -> Job {
         }],
         array: Some(Array::Range { first: -5, count: 3, step: 2 }),
         on_lost: OnLost::Fail,
+        max_disconnect: None,
         tags: vec!["slow".to_owned()],
         grace: Duration::from_secs(5),
         output_limit: Some(4096),
