@@ -27,6 +27,25 @@ mod tests {
         assert_eq!(limits, [500, 1000, 2000, 4000, 5000, 5000, 5000]);
     }
 
+    /// Ten thousand agents that lost one controller at one moment, in its first five seconds back.
+    #[test]
+    fn ten_thousand_agents_come_back_spread_over_time_and_none_waits_longer_than_the_cap() {
+        const AGENTS: usize = 10_000;
+        const SLICE_MS: usize = 50;
+        // Whoever failed often waits up to the cap: the case in which all of them wait for one that is away for long.
+        let mut slices = vec![0_usize; 5_000 / SLICE_MS];
+        for _ in 0..AGENTS {
+            let wait = delay(10);
+            assert!(wait <= CAP, "{wait:?}");
+            let slice = usize::try_from(wait.as_millis()).unwrap() / SLICE_MS;
+            let last = slices.len() - 1;
+            slices[slice.min(last)] += 1;
+        }
+        let (fewest, most) = (slices.iter().min().unwrap(), slices.iter().max().unwrap());
+        // 100 each on average; ten standard deviations off would be a pattern, not chance.
+        assert!(*fewest > 0 && *most < 200, "between {fewest} and {most} agents in {SLICE_MS} ms");
+    }
+
     #[test]
     fn waits_are_spread_over_the_whole_range() {
         let waits: Vec<_> = (0..1000).map(|_| delay(0)).collect();

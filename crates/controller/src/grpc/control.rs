@@ -93,21 +93,23 @@ async fn hello(up: &mut Streaming<v1::AgentUp>) -> Result<v1::Hello, Status> {
     let Some(v1::AgentUp { message: Some(Up::Hello(hello)) }) = first else {
         return Err(Status::invalid_argument("the first message of an agent must be its hello"));
     };
-    if hello.protocol != PROTOCOL && hello.protocol.saturating_add(1) != PROTOCOL || hello.protocol == 0 {
-        let known = match PROTOCOL {
-            0 | 1 => PROTOCOL.to_string(),
-            _ => format!("{} and {PROTOCOL}", PROTOCOL - 1),
-        };
-        let older = if hello.protocol > PROTOCOL { "controller" } else { "agent" };
-        return Err(Status::failed_precondition(format!(
-            "the agent speaks protocol {} and this controller {known}; upgrade the {older}",
-            hello.protocol
-        )));
-    }
+    check_protocol(hello.protocol, PROTOCOL).map_err(Status::failed_precondition)?;
     if hello.uid.is_empty() || hello.uid.len() > UID_MAX {
         return Err(of_field("hello.uid", format!("must have 1 to {UID_MAX} bytes")));
     }
     Ok(hello)
+}
+
+/// Whether an agent that speaks `found` is understood by a controller that speaks `known`: its own version, and the one
+/// before, so that one after another can be upgraded.
+fn check_protocol(found: u32, known: u32) -> Result<(), String> {
+    let before = known.saturating_sub(1);
+    if found > 0 && (before..=known).contains(&found) {
+        return Ok(());
+    }
+    let understood = if before == 0 { known.to_string() } else { format!("{before} and {known}") };
+    let older = if found > known { "controller" } else { "agent" };
+    Err(format!("the agent speaks protocol {found} and this controller {understood}; upgrade the {older}"))
 }
 
 async fn attach(parts: &Parts, session: SessionId, hello: v1::Hello) -> Result<(AgentId, v1::Welcome), Status> {
@@ -286,6 +288,28 @@ mod tests {
             has_inputs: false,
         };
         (0..count).map(lease).collect()
+    }
+
+    #[test]
+    fn the_own_protocol_and_the_one_before_are_understood_and_others_say_which_side_is_older() {
+        // (found, known, what is said; none: understood)
+        let table = [
+            (0, 1, Some("upgrade the agent")),
+            (1, 1, None),
+            (2, 1, Some("and this controller 1; upgrade the controller")),
+            (5, 7, Some("speaks protocol 5 and this controller 6 and 7; upgrade the agent")),
+            (6, 7, None),
+            (7, 7, None),
+            (8, 7, Some("upgrade the controller")),
+            (u32::MAX, 7, Some("upgrade the controller")),
+        ];
+        for (found, known, said) in table {
+            let checked = check_protocol(found, known);
+            match said {
+                None => assert_eq!(checked, Ok(()), "{found} of {known}"),
+                Some(part) => assert!(checked.as_ref().is_err_and(|why| why.contains(part)), "{found}: {checked:?}"),
+            }
+        }
     }
 
     #[test]
