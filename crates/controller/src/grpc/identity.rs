@@ -16,11 +16,14 @@ use crate::{
     grpc::{
         Parts,
         machine::Speaker,
+        quiet::Quiet,
         status::{of_engine, of_field},
     },
     identity::{self, Own, Ready},
 };
 
+/// Whoever tries tokens is told of once a minute.
+static QUIET: Quiet = Quiet::new();
 /// Names stand in certificates, keys and URLs.
 const NAME_MAX: usize = 128;
 const UID_MAX: usize = 256;
@@ -86,7 +89,7 @@ impl Identity for Machines {
         // Signed only when the token is used up for good: a commit that failed signed nothing.
         let answer = self.parts.handle.ask(Event::Identity(Change::Enrol(enrolment))).await;
         let answer = answer.map_err(of_engine).inspect_err(|status| {
-            tracing::warn!(name = request.name, why = status.message(), "an agent may not join");
+            QUIET.tell("join", || tracing::warn!(name = request.name, why = status.message(), "an agent may not join"));
         });
         let generation = match answer? {
             Answer::Identity(Told::Enrolled { generation }) => generation,

@@ -7,12 +7,15 @@ use muster_core::id::AgentId;
 use tonic::{Request, Status};
 
 use crate::{
-    grpc::Parts,
+    grpc::{Parts, quiet::Quiet},
     view::{Snapshot, View},
 };
 
 /// How often it is looked whether an open call may go on; a revoked agent is cut off within five seconds.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// What an agent does wrong again and again is told once a minute.
+static QUIET: Quiet = Quiet::new();
 
 /// Who speaks over a call of an agent. Without TLS: anybody, for anybody.
 #[derive(Clone, Debug)]
@@ -65,7 +68,14 @@ impl Speaker {
             return Ok(());
         }
         let own = &machine.name;
-        tracing::warn!(certificate = own, name, uid = hello.uid, "an agent says that it is another one; it is refused");
+        QUIET.tell("hello", || {
+            tracing::warn!(
+                certificate = own,
+                name,
+                uid = hello.uid,
+                "an agent says that it is another one; it is refused"
+            );
+        });
         Err(Status::permission_denied(format!(
             "the certificate is of agent `{own}` with its data folder, and the hello of `{name}`; join again for another name"
         )))
@@ -81,7 +91,9 @@ impl Speaker {
             Some(record) if *record.uid == *machine.uid => Ok(()),
             _ => {
                 let name = &machine.name;
-                tracing::warn!(certificate = name, %agent, "an agent speaks for another one; it is refused");
+                QUIET.tell("agent", || {
+                    tracing::warn!(certificate = name, %agent, "an agent speaks for another one; it is refused");
+                });
                 Err(Status::permission_denied(format!("agent {agent} is not `{name}`, whose certificate this is")))
             }
         }

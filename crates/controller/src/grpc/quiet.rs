@@ -17,6 +17,11 @@ pub(super) struct Quiet {
 }
 
 impl Quiet {
+    /// Nothing was told yet.
+    pub(super) const fn new() -> Self {
+        Self { told: Mutex::new(BTreeMap::new()) }
+    }
+
     /// Calls `tell` unless this kind was told within the last minute.
     pub(super) fn tell(&self, kind: &'static str, tell: impl FnOnce()) {
         let now = Instant::now();
