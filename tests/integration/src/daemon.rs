@@ -94,7 +94,7 @@ impl Daemon {
     /// Fails when it logged an error: nobody asked for one.
     pub fn expect_no_errors(&self) -> Result<()> {
         let log = self.log();
-        let errors: Vec<_> = log.lines().filter(|line| line.contains("ERROR")).collect();
+        let errors: Vec<_> = log.lines().filter(|line| line.contains(" ERROR ")).collect();
         ensure!(errors.is_empty(), "{} logged errors:\n{}", self.name, errors.join("\n"));
         Ok(())
     }
