@@ -7,7 +7,7 @@
 compile_error!("a release build must not hold faults: build without --cfg muster_mutants");
 
 /// Every fault with what it breaks. `cargo xtask mutants` runs them all.
-pub const ALL: [(&str, &str); 17] = [
+pub const ALL: [(&str, &str); 18] = [
     ("gate-open", "C1: answers and orders leave before their commit"),
     ("lease-early", "C1: a lease leaves before it is committed"),
     ("stop-early", "C1: an order to stop leaves before it is committed"),
