@@ -4,7 +4,10 @@ use std::{
     convert::Infallible,
     future::poll_fn,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -31,6 +34,9 @@ use crate::{engine::Handle, identity::Own};
 const PING_EVERY: Duration = Duration::from_secs(3);
 const PING_WITHIN: Duration = Duration::from_secs(3);
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// Connections to the leader, used in turn. One carries no more calls at one time than a server allows (`STREAMS`), and
+/// each agent here holds two of them open; the next call would wait for one of those to end.
+const LANES: usize = 32;
 /// On every answer of a leader's services to a forwarded call: where to go next time.
 const LEADER: &str = "muster-leader";
 
@@ -67,7 +73,9 @@ pub(super) struct Remote {
     url: String,
     /// `HOST:PORT` of it.
     host: String,
-    channel: Channel,
+    /// Connected to when they are first used.
+    lanes: Vec<Channel>,
+    turn: AtomicUsize,
     /// When it answered last.
     answered: Mutex<Option<Instant>>,
 }
@@ -132,11 +140,13 @@ impl Door {
         let authority = endpoint.uri().authority().map(ToString::to_string).unwrap_or_default();
         let has_port = endpoint.uri().port().is_some();
         let host = if has_port { authority } else { format!("{authority}:{}", muster_common::DEFAULT_PORT) };
-        let channel = match &self.own {
+        let lane = || match &self.own {
             None => endpoint.connect_lazy(),
             Some(own) => endpoint.connect_with_connector_lazy(Secured { own: Arc::clone(own), host: host.clone() }),
         };
-        self.lead(Way::There(Remote { url: url.to_owned(), host, channel, answered: Mutex::default() }));
+        let lanes = (0..LANES).map(|_| lane()).collect();
+        let (turn, answered) = (AtomicUsize::new(0), Mutex::default());
+        self.lead(Way::There(Remote { url: url.to_owned(), host, lanes, turn, answered }));
         Ok(())
     }
 
@@ -273,7 +283,10 @@ impl Remote {
             return Status::unavailable(text).into_http();
         }
         peer::introduce(&mut request);
-        let mut channel = self.channel.clone();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.lanes.len().max(1);
+        let Some(mut channel) = self.lanes.get(turn).cloned() else {
+            return Status::unavailable(format!("there is no way to {url}")).into_http();
+        };
         let ready = poll_fn(|context| Service::<http::Request<Body>>::poll_ready(&mut channel, context)).await;
         let answer = match ready {
             Ok(()) => channel.call(request).await,

@@ -3,6 +3,7 @@
 use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use muster_common::proto::{PROTOCOL, v1};
 use muster_integration::{
     binaries,
     ctl::Ctl,
@@ -286,5 +287,65 @@ fn etcdctl_reads_what_is_said_to_lie_in_etcd() -> Result<()> {
     let session = leader["kvs"][0]["lease"].as_i64().context("the leader's key has no session")?;
     let told = read(&["lease", "timetolive", &format!("{session:x}"), "--keys"])?;
     ensure!(told.contains("/muster/v1/leader"), "{told}");
+    cluster.stop()
+}
+
+/// One agent that holds nothing and says that it lives for as long as what comes back does.
+async fn welcomed(channel: tonic::transport::Channel, n: usize) -> Result<tonic::Streaming<v1::AgentDown>> {
+    let (up, inbox) = tokio::sync::mpsc::channel(1);
+    let offer = Some(v1::Offer { name: format!("crowd{n}"), ..v1::Offer::default() });
+    let hello = v1::Hello { uid: format!("crowd-{n}"), offer, protocol: PROTOCOL, ..v1::Hello::default() };
+    up.send(v1::AgentUp { message: Some(v1::agent_up::Message::Hello(hello)) }).await?;
+    let mut client = v1::agent_link_client::AgentLinkClient::new(channel);
+    let mut down = client.control(tokio_stream::wrappers::ReceiverStream::new(inbox)).await?.into_inner();
+    let first = down.message().await?.context("the stream ended")?;
+    ensure!(matches!(first.message, Some(v1::agent_down::Message::Welcome(_))), "{first:?}");
+    tokio::spawn(async move {
+        let mut beat = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            beat.tick().await;
+            let message = Some(v1::agent_up::Message::Heartbeat(v1::Heartbeat { stamp_us: 1 }));
+            if up.send(v1::AgentUp { message }).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(down)
+}
+
+#[test]
+fn a_standby_serves_more_agents_than_one_connection_to_the_leader_carries() -> Result<()> {
+    const NAME: &str = "cluster::a_standby_serves_more_agents_than_one_connection_to_the_leader_carries";
+    /// One connection of a controller carries 256 calls at one time.
+    const CROWD: usize = 400;
+    if let Some(why) = etcd::missing() {
+        return skip(NAME, &why);
+    }
+    let cluster = Cluster::start(2)?;
+    let standby = &cluster.controllers[1 - cluster.leader(&[])?].0;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{standby}"))?;
+        let mut streams = tokio::task::JoinSet::new();
+        for part in 0..4 {
+            let channel = endpoint.connect().await?;
+            (0..CROWD / 4).for_each(|n| drop(streams.spawn(welcomed(channel.clone(), part * CROWD / 4 + n))));
+        }
+        let mut open = Vec::new();
+        let all = async {
+            while let Some(stream) = streams.join_next().await {
+                open.push(stream??);
+            }
+            Ok::<_, anyhow::Error>(())
+        };
+        let outcome = tokio::time::timeout(wait::LIMIT, all).await;
+        ensure!(outcome.is_ok(), "{} of {CROWD} agents were welcomed within {:?}", open.len(), wait::LIMIT);
+        outcome??;
+        // People find their way, too, while all these stay.
+        let (ctl, standby) = (Ctl::of(standby), standby.clone());
+        let listed = tokio::task::spawn_blocking(move || ctl.run(&["list"])).await??;
+        ensure!(listed.code == 0, "ctl through {standby}: {listed}");
+        Ok(())
+    })?;
     cluster.stop()
 }
