@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// Keep logs, witness and schedule, also of a good run
     #[arg(long)]
     keep: bool,
+    /// How many agents lose their leader at one time when all else is over [default: 200]
+    #[arg(long)]
+    herd: Option<usize>,
     /// Which etcd: 3.4 (the distribution's), 3.6 (our own build), or a path
     #[arg(long, default_value = "3.4")]
     etcd: String,
@@ -51,6 +54,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     command.args(["--minutes", &args.minutes.to_string(), "--etcd"]).arg(etcd::program(&args.etcd)?);
     if let Some(seed) = args.seed {
         command.args(["--seed", &seed.to_string()]);
+    }
+    if let Some(herd) = args.herd {
+        command.args(["--herd", &herd.to_string()]);
     }
     let flags = [("--json", args.json), ("--keep", args.keep)];
     command.args(flags.iter().filter(|(_, is_on)| *is_on).map(|(flag, _)| flag));

@@ -6,6 +6,7 @@ mod cast;
 mod checker;
 mod dice;
 mod ground;
+mod herd;
 mod nemesis;
 mod now;
 mod plan;
@@ -33,6 +34,8 @@ use crate::{report::Report, stage::Stop};
 
 /// Exit code of a run that cannot be made here; its reason is on standard output.
 const SKIPPED: u8 = 75;
+/// What unoptimised programs on two processors can bear beside all the others.
+const HERD: usize = 200;
 /// Where Debian puts the library that moves clocks.
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
@@ -60,6 +63,9 @@ struct Chaos {
     /// Keep what was written, also of a good run
     #[arg(long)]
     keep: bool,
+    /// How many agents lose their leader at one time when all else is over; 0 leaves that out
+    #[arg(long, default_value_t = HERD)]
+    herd: usize,
     /// The etcd to use
     #[arg(long, default_value = "/usr/bin/etcd")]
     etcd: PathBuf,
@@ -73,6 +79,9 @@ enum Role {
     /// What the cluster runs
     #[command(hide = true)]
     Task(task::Args),
+    /// Many agents that take no work
+    #[command(hide = true)]
+    Herd(herd::Args),
     /// Check again what a run wrote
     Check { folder: PathBuf },
 }
@@ -81,6 +90,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let ended = match args.role {
         Some(Role::Task(task)) => task::run(&task),
+        Some(Role::Herd(herd)) => herd::run(&herd),
         Some(Role::Check { folder }) => check(&folder),
         None => chaos(args.chaos),
     };
@@ -101,7 +111,7 @@ fn chaos(args: Chaos) -> Result<ExitCode> {
     let folder = run::folder()?;
     let faketime = Some(PathBuf::from(FAKETIME)).filter(|path| path.is_file());
     let settings = cast::Settings { etcd: args.etcd, mutant: args.mutant, faketime };
-    let order = run::Order { minutes: args.minutes, seed, is_quiet: args.json, settings };
+    let order = run::Order { minutes: args.minutes, seed, herd: args.herd, is_quiet: args.json, settings };
     let outcome =
         run::run(order, &folder, &stop).with_context(|| format!("what was written is in {}", folder.display()))?;
     let report = Report { seed, outcome };

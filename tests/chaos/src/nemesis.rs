@@ -18,6 +18,7 @@ use nix::sys::signal::Signal;
 use crate::{
     cast::{CONTROLLERS, Cast, ETCDS, Node, QUOTA_MIB},
     ground::Ground,
+    herd::Herd,
     now,
     plan::{Fault, What},
     stage::{Diary, Stop},
@@ -258,6 +259,29 @@ impl Nemesis<'_> {
         self.wires.set(wire, mode);
         self.stop.rest(lasts);
         self.wires.mend(wire, true);
+        Ok(())
+    }
+
+    /// X19: many agents attach, lose their leader, and must all be back in time.
+    pub(crate) fn herd(&self, agents: usize) -> Result<()> {
+        let herd = Herd::start(&self.ground, agents)?;
+        let first = herd.came().context("when it was let loose")?;
+        let Some(leader) = self.leader() else { bail!("nobody leads, and nothing is broken") };
+        let killed_us = now::us();
+        self.diary.note("X19", &format!("{agents} agents attached; ctrl{leader} killed"));
+        self.cast.kill(Node::Controller(leader))?;
+        let back = herd.came().context("after its leader was killed");
+        self.cast.start(&self.ground, Node::Controller(leader))?;
+        let text = match &back {
+            Ok(back) => format!(
+                "all back after {} ms, {} in the fullest second; {} in it when they came first",
+                (back.at_us - killed_us) / 1_000,
+                back.peak,
+                first.peak
+            ),
+            Err(error) => format!("{error:#}"),
+        };
+        self.diary.note(if back.is_ok() { "told" } else { "herd" }, &text);
         Ok(())
     }
 

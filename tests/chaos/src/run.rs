@@ -39,6 +39,7 @@ const PAUSE_MS: u64 = 900;
 pub(crate) struct Order {
     pub(crate) minutes: u64,
     pub(crate) seed: u64,
+    pub(crate) herd: usize,
     pub(crate) is_quiet: bool,
     pub(crate) settings: Settings,
 }
@@ -79,7 +80,8 @@ pub(crate) fn run(order: Order, folder: &Path, stop: &Stop) -> Result<Outcome> {
     };
     raise(&cast, &ground, &store, &people).context("the cluster could not be started")?;
     wires.mend_all(true);
-    let play = Play { people: &people, nemesis: &nemesis, plan: &plan, folder, seed: order.seed, window_s };
+    let play =
+        Play { people: &people, nemesis: &nemesis, plan: &plan, folder, seed: order.seed, herd: order.herd, window_s };
     play.act()?;
     let verdict = checker::check(&History::read(folder)?);
     Ok(Outcome { verdict, compactions: nemesis.compactions.into_inner(), refused: people.refused.into_inner() })
@@ -116,6 +118,7 @@ struct Play<'a> {
     plan: &'a Plan,
     folder: &'a Path,
     seed: u64,
+    herd: usize,
     window_s: u64,
 }
 
@@ -139,9 +142,12 @@ impl Play<'_> {
             let broke = joined(lanes);
             let healed = nemesis.heal();
             let worked = joined(acts);
+            // Not beside the other faults: it is about the agents alone.
+            let is_wanted = self.herd > 0 && !people.stop.is_asked();
+            let herded = if is_wanted { nemesis.herd(self.herd) } else { Ok(()) };
             let ended = watch::until_over(people, self.folder, PEACE, people.stop);
             looked.ask();
-            broke.and(healed).and(worked).and(ended).and(joined(vec![polls, falls]))
+            broke.and(healed).and(worked).and(herded).and(ended).and(joined(vec![polls, falls]))
         })
     }
 }

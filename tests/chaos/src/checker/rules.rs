@@ -109,10 +109,12 @@ pub(super) fn order(history: &History, found: &mut Vec<Violation>) {
     }
 }
 
-/// A program of ours that ended by itself, and no fault explains it.
+/// A program of ours that ended by itself, and no fault explains it; agents that did not come back in time.
 pub(super) fn fallen(history: &History, found: &mut Vec<Violation>) {
-    let fallen = history.faults.iter().filter(|fault| fault.id == "fallen");
-    found.extend(fallen.map(|fault| Violation { kind: "fallen", text: fault.text.clone() }));
+    for kind in ["fallen", "herd"] {
+        let of = history.faults.iter().filter(|fault| fault.id == kind);
+        found.extend(of.map(|fault| Violation { kind, text: fault.text.clone() }));
+    }
 }
 
 /// After each end of a leader: how long until something that was handed in later had started.

@@ -151,6 +151,8 @@ fn a_program_that_fell_is_found() {
     let mut fallen = history(PEOPLE, WITNESS);
     fallen.faults.push(history::Fault { id: "fallen".into(), t_us: 1, text: "ctrl0 ended: signal 6".into() });
     assert_eq!(kinds(&fallen), ["fallen"]);
+    fallen.faults[0].id = "herd".into();
+    assert_eq!(kinds(&fallen), ["herd"]);
 }
 
 #[test]
