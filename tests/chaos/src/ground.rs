@@ -167,8 +167,10 @@ fn owner(name: &str) -> Option<u32> {
     name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()
 }
 
+/// One that was killed and that nobody has collected yet keeps its name, and is none.
 fn is_a_run(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == "muster-chaos")
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim_end() == "muster-chaos" && i32::try_from(pid).is_ok_and(lives)
 }
 
 /// Kills all processes of a network, until none is left.
@@ -217,6 +219,19 @@ mod tests {
         assert_eq!(owner("muster-chaos-41-tmpfs"), Some(41));
         assert_eq!(owner("muster-chaos-x-hub"), None);
         assert_eq!(owner("default"), None);
+    }
+
+    #[test]
+    fn a_killed_process_that_nobody_collected_does_not_live() {
+        let mut child = Command::new("sleep").arg("600").spawn().expect("sleep is there");
+        let pid = i32::try_from(child.id()).expect("a process number");
+        assert!(lives(pid));
+        child.kill().expect("it is ours");
+        let dead = muster_integration::wait::until("the kernel to see it dead", || {
+            Ok(muster_integration::wait::Look::when(!lives(pid), pid))
+        });
+        child.wait().expect("it is ours");
+        dead.expect("a zombie does not live");
     }
 
     #[test]
