@@ -5,6 +5,8 @@
 //! drop a report that is not acknowledged (A2), and never keep an attempt running past its lease (A1).
 
 mod alone;
+#[cfg(test)]
+mod frozen;
 mod leases;
 mod message;
 mod offers;

@@ -326,25 +326,6 @@ fn past_the_deadline_nothing_starts_whatever_is_read_first() {
 }
 
 #[test]
-fn what_the_guard_ended_while_we_were_frozen_is_lost_and_did_not_fail() {
-    let mut agent = Agent::running(&[process(1), process(2)]);
-    assert_eq!(agent.supervisor.lease_ends(), agent.supervisor.renewed.map(|(from, ttl)| from.after(ttl)));
-    agent.wait(TTL);
-    let lost = |action: &Action| match action {
-        Action::Journal(Entry::Report(report)) => matches!(report.what, What::Ended { end: End::Lost, .. }),
-        _ => false,
-    };
-    // The first thing that is read: exec saw a signal and nothing else.
-    assert!(agent.take(ended(1, End::Signal(9))).iter().any(lost));
-    assert_eq!(agent.supervisor.lease_ends(), None);
-    // What ended by itself is told as it was.
-    assert!(!agent.take(ended(2, End::Signal(11))).iter().any(lost));
-    // Nothing of the next lease is meant.
-    let mut next = Agent::running(&[process(1)]);
-    assert!(!next.take(ended(1, End::Signal(9))).iter().any(lost));
-}
-
-#[test]
 fn an_expired_attempt_that_was_being_cancelled_gets_less_grace() {
     let mut agent = Agent::running(&[process(1)]);
     agent.take(Input::Stop { term: TERM, token: Token(1) });
