@@ -87,7 +87,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 args.controllers.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
             let turn = n % addresses.len().max(1);
             addresses.rotate_left(turn);
-            let (link, events, _bulk) = Link::new(addresses);
+            let (link, events, _bulk) = Link::new(addresses, None);
             link.start(&tracker, &stop);
             tracker.spawn(agent(n, events, Arc::clone(&count)));
         }
