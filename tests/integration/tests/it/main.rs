@@ -27,6 +27,8 @@ mod identity;
 #[cfg(unix)]
 mod output;
 #[cfg(unix)]
+mod partition;
+#[cfg(unix)]
 mod processes;
 #[cfg(unix)]
 mod promote;
