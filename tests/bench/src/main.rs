@@ -1,5 +1,6 @@
 //! Measures the figures we promise, on real daemons. `cargo xtask bench` builds and runs it.
 
+mod agents;
 mod aid;
 mod cluster;
 mod cold;
@@ -8,6 +9,7 @@ mod idle;
 mod latency;
 mod million;
 mod muster;
+mod output;
 mod rates;
 
 use std::process::ExitCode;
@@ -47,10 +49,12 @@ fn main() -> Result<ExitCode> {
     let mut figures = Figures::new(args.json, args.only);
     runtime.block_on(async {
         if args.store == StoreKind::Etcd {
-            return cluster::measure(&mut figures).await;
+            cluster::measure(&mut figures).await;
+            return agents::measure(&mut figures).await;
         }
         rates::measure(&mut figures).await;
         latency::measure(&mut figures).await;
+        output::measure(&mut figures).await;
         idle::measure(&mut figures).await;
         million::measure(&mut figures).await;
     });

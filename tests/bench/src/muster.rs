@@ -105,6 +105,13 @@ pub(crate) fn stamp(program: &Path, file: &Path) -> v1::JobSpec {
     job("stamp", task(Some(vec![text(program), text(file)])))
 }
 
+/// A job of one task that a shell runs.
+pub(crate) fn shell(name: &str, text: &str) -> v1::JobSpec {
+    let mut task = task(None);
+    task.command = Some(v1::task_spec::Command::Shell(text.to_owned()));
+    job(name, task)
+}
+
 fn job(name: &str, task: v1::TaskSpec) -> v1::JobSpec {
     v1::JobSpec { name: name.to_owned(), queue: "default".to_owned(), tasks: vec![task], ..Default::default() }
 }
