@@ -117,7 +117,11 @@ impl People<'_> {
             .map(|(ip, port)| format!("{ip}:{port}"))
             .collect();
         let mut command = self.ground.command(&Node::Client.name(), &binaries::path("ctl")?);
-        command.args(arguments).env("MUSTER_CONTROLLER", addresses.join(",")).env("NO_COLOR", "1").env("MUSTER_INSECURE", "1");
+        command
+            .args(arguments)
+            .env("MUSTER_CONTROLLER", addresses.join(","))
+            .env("NO_COLOR", "1")
+            .env("MUSTER_INSECURE", "1");
         command.env("HOME", "/nonexistent").env_remove("XDG_CONFIG_HOME").current_dir(&self.witness);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().context("could not start ctl")?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use muster_core::time::Mono;
 
-use super::{Action, Supervisor};
+use super::{Action, Supervisor, leases::Phase, offers::After};
 use crate::exec::KillReason;
 
 impl Supervisor {
@@ -14,11 +14,18 @@ impl Supervisor {
         let tokens: Vec<_> = self.held.keys().copied().collect();
         for token in tokens {
             let Some(held) = self.held.get(&token) else { continue };
-            if held.waits() {
-                self.give_back(token, reason.text(), actions);
-            } else if held.spec().goes_on_for(Duration::ZERO) <= away {
-                let grace = held.spec().grace.min(self.config.lost_grace);
-                self.kill(token, reason, grace, actions);
+            match held.phase {
+                Phase::Waiting => self.give_back(token, reason.text(), actions),
+                Phase::Withdrawn(After::Drop | After::Cancel) => {}
+                // Begun before we could take it back, it ends.
+                Phase::Offered | Phase::Withdrawn(After::GiveBack(_) | After::End(..)) => {
+                    self.withdraw(token, After::End(reason, Some(self.config.lost_grace)), actions);
+                }
+                Phase::Running | Phase::Ending(_) if held.spec().goes_on_for(Duration::ZERO) <= away => {
+                    let grace = held.spec().grace.min(self.config.lost_grace);
+                    self.kill(token, reason, grace, actions);
+                }
+                Phase::Running | Phase::Ending(_) => {}
             }
         }
     }
