@@ -1,6 +1,6 @@
 module muster.invalid/tools/etcd
 
-go 1.26
+go 1.26.0
 
 tool (
 	go.etcd.io/etcd/etcdctl/v3

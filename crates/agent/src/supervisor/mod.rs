@@ -16,6 +16,8 @@ mod properties;
 mod room;
 mod session;
 #[cfg(test)]
+mod stopping;
+#[cfg(test)]
 mod tests;
 
 use std::{
