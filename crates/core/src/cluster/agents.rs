@@ -180,7 +180,8 @@ impl Cluster {
         let last_seen = agent.last_seen;
         let until = |holding: &Holding| {
             let goes_on = if mutant::is_on("kept-too-short") { ttl } else { holding.spec.goes_on_for(ttl) };
-            last_seen.after(goes_on + margin)
+            let wait = goes_on + margin;
+            last_seen.after(if mutant::is_on("lost-at-once") { wait / 4 } else { wait })
         };
         let Some(next) = agent.holdings.values().map(until).filter(|until| *until > now.mono).min() else {
             return false;
