@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use muster_common::{clock::Clock, proto::v1};
 use muster_core::id::Term;
 use tokio::{
@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Doors, elect, explain_end,
+    Doors, elect, ended, explain_end,
     lead::{About, Lead},
     listen, open_logs, prepare, secure,
 };
@@ -198,11 +198,7 @@ impl Member {
     /// # Errors
     /// Why.
     pub async fn failed(&mut self) -> anyhow::Error {
-        match (&mut self.task).await {
-            Ok(Ok(())) => anyhow!("it has stopped"),
-            Ok(Err(error)) => error,
-            Err(error) => anyhow::Error::new(error).context("it died; this is a bug: please report it"),
-        }
+        ended(&mut self.task).await
     }
 
     /// Stops cleanly: what was decided is committed, and another may lead at once.

@@ -202,6 +202,16 @@ impl Doors {
     }
 }
 
+/// Why a task that goes on until it is told to stop has ended. Cancel safe.
+#[cfg(feature = "etcd")]
+async fn ended(task: &mut JoinHandle<anyhow::Result<()>>) -> anyhow::Error {
+    match task.await {
+        Ok(Ok(())) => anyhow!("it has stopped"),
+        Ok(Err(error)) => error,
+        Err(error) => anyhow::Error::new(error).context("it died; this is a bug: please report it"),
+    }
+}
+
 fn explain_end(ended: Result<Ended, tokio::task::JoinError>) -> anyhow::Error {
     match ended {
         Ok(Ended::Stopped) => anyhow!("the engine has stopped"),

@@ -7,7 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use muster_common::{clock::Clock, proto::v1, wire::record};
 use muster_core::{id::Term, time::micros};
 use tokio::{
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Doors, Ready, Running, begin,
     cluster::{self, Member},
-    elect, embedded_in,
+    elect, embedded_in, ended,
 };
 use crate::{
     config::Config,
@@ -64,11 +64,7 @@ impl Installation {
     /// # Errors
     /// Why.
     pub async fn failed(&mut self) -> anyhow::Error {
-        match (&mut self.task).await {
-            Ok(Ok(())) => anyhow!("it has stopped"),
-            Ok(Err(error)) => error,
-            Err(error) => anyhow::Error::new(error).context("it died; this is a bug: please report it"),
-        }
+        ended(&mut self.task).await
     }
 
     /// Stops cleanly, a move that is under way after its end.

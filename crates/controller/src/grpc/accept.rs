@@ -30,6 +30,7 @@ const SPEAK_WITHIN: Duration = Duration::from_secs(10);
 /// Connections at one time: agents have two each.
 const CONNECTIONS: u64 = 65_536;
 /// Files that this process needs besides.
+#[cfg(unix)]
 const OTHER_FILES: u64 = 256;
 /// A connection that finds no room waits this long for one that gives way.
 const ROOM_WITHIN: Duration = Duration::from_secs(1);
