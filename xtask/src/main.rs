@@ -46,6 +46,8 @@ enum Command {
     Docs,
     /// Check the rules about the tree: rooms, headers, lengths
     Tidy,
+    /// Generate the Rust of the protocol from proto/, after a change there
+    Proto,
     /// Explore seeds in the simulation, or replay one with a readable trace
     Sim(sim::Args),
     /// Break one rule after another on purpose: the simulation must notice each time
@@ -78,6 +80,7 @@ fn main() -> Result<ExitCode> {
         Command::Clippy => lint::clippy(),
         Command::Docs => lint::docs(),
         Command::Tidy => lint::tidy(),
+        Command::Proto => step::run("proto", tree::cargo().args(["run", "--quiet", "--locked", "-p", "muster-proto"])),
         Command::Sim(args) => sim::run(&args),
         Command::Mutants => mutants::command(),
         Command::Chaos(args) => chaos::run(&args),

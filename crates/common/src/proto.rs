@@ -1,4 +1,4 @@
-//! The generated protocol: `muster.v1`, and its descriptors for the reflection service.
+//! The protocol `muster.v1`, as `cargo xtask proto` generates it, and its descriptors for the reflection service.
 
 /// Messages, clients and servers of `muster.v1`.
 #[allow(missing_docs, unreachable_pub, reason = "generated from the commented .proto files")]
@@ -10,11 +10,11 @@
     reason = "generated"
 )]
 pub mod v1 {
-    tonic::include_proto!("muster.v1");
+    include!("proto/muster.v1.rs");
 }
 
 /// The encoded descriptors of every file of the protocol.
-pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/muster.bin"));
+pub const DESCRIPTORS: &[u8] = include_bytes!("proto/muster.v1.bin");
 
 /// The version of the agent protocol that this build speaks; N-1 is accepted.
 pub const PROTOCOL: u32 = 1;

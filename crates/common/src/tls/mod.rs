@@ -15,7 +15,7 @@ use std::{
 };
 
 use rustls::{
-    crypto::{CryptoProvider, aws_lc_rs},
+    crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject as _},
 };
 use sha2::{Digest as _, Sha256};
@@ -64,7 +64,7 @@ pub enum Error {
 
 /// The one provider.
 pub fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
+    Arc::new(ring::default_provider())
 }
 
 /// SHA-256, in hexadecimal.

@@ -7,7 +7,6 @@ mod elect;
 mod lead;
 #[cfg(feature = "etcd")]
 pub mod promote;
-#[cfg(feature = "etcd")]
 pub mod restore;
 mod secure;
 

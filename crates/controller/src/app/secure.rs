@@ -18,7 +18,7 @@ use rustls::pki_types::CertificateDer;
 
 use crate::{
     config::Config,
-    engine::{Error, Handle},
+    engine::Handle,
     identity::{Authority, Own, hosts},
 };
 
@@ -83,7 +83,10 @@ pub(super) async fn found(own: &Own, handle: &Handle) -> anyhow::Result<()> {
 }
 
 /// Whether an error of [`found`] passes by itself: the store was away, or another leads now.
+#[cfg(feature = "etcd")]
 pub(super) fn passes(error: &anyhow::Error) -> bool {
+    use crate::engine::Error;
+
     error.chain().any(|cause| matches!(cause.downcast_ref(), Some(Error::Unavailable(_) | Error::Full(_))))
 }
 

@@ -18,7 +18,9 @@ use muster_core::{
 };
 
 use super::{Entry, Error, Reader};
-use crate::store::{self, Records, embedded::Locked};
+#[cfg(feature = "etcd")]
+use crate::store;
+use crate::store::{Records, embedded::Locked};
 
 /// Terms and tokens that nobody can have used up since: a thousand a second for 35 years.
 const JUMP: u64 = 1 << 40;
