@@ -10,6 +10,7 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use futures::future::BoxFuture;
 use muster_common::clock::Clock;
 use muster_core::{id::Token, record::Offer};
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
@@ -72,7 +73,12 @@ impl Running {
 ///
 /// # Errors
 /// The configuration is wrong, the folder belongs to another agent, or something cannot be written.
-pub async fn start(config: Config) -> anyhow::Result<Running> {
+pub fn start(config: Config) -> BoxFuture<'static, anyhow::Result<Running>> {
+    // In a box, for an `async fn` would be compiled once more by each program that calls it, with all that it holds.
+    Box::pin(begin(config))
+}
+
+async fn begin(config: Config) -> anyhow::Result<Running> {
     let clock = Clock::system();
     let addresses: Vec<Address> = config.controllers.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
     anyhow::ensure!(!addresses.is_empty(), "no controller is named; give one with --controller http://host:port");

@@ -44,12 +44,12 @@ impl Address {
 
     /// A connection.
     pub(super) async fn connect(&self, tls: Option<&Arc<ClientConfig>>) -> Result<Channel, tonic::transport::Error> {
-        self.endpoint.connect_with_connector(self.dial(tls)).await
+        self.dial(tls).open(&self.endpoint).await
     }
 
     /// A connection of its own for bulk, made when it is first used. Needs a runtime.
     pub(super) fn bulk(&self, tls: Option<&Arc<ClientConfig>>) -> Channel {
-        self.endpoint.connect_with_connector_lazy(self.dial(tls))
+        self.dial(tls).open_lazily(&self.endpoint)
     }
 
     fn dial(&self, tls: Option<&Arc<ClientConfig>>) -> Dial {

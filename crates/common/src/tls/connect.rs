@@ -19,7 +19,10 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, TlsStream};
-use tonic::codegen::{Service, http::Uri};
+use tonic::{
+    codegen::{Service, http::Uri},
+    transport::{Channel, Endpoint},
+};
 
 /// A machine next to us answers in microseconds, one across an ocean in a second.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
@@ -131,6 +134,24 @@ impl Dial {
     /// `hosts`: each `HOST:PORT`.
     pub fn new(hosts: Vec<String>, tls: Option<Arc<ClientConfig>>) -> Self {
         Self { hosts: hosts.into(), tls, last: Arc::default() }
+    }
+
+    /// A connection of `endpoint`, made now. Both of these are no generic functions on purpose: what HTTP/2 is built of is
+    /// compiled here once, and not again by everybody who connects.
+    ///
+    /// # Errors
+    /// Nobody answers, or whoever answers is not believed.
+    pub fn open(
+        self,
+        endpoint: &Endpoint,
+    ) -> Pin<Box<dyn Future<Output = Result<Channel, tonic::transport::Error>> + Send>> {
+        let endpoint = endpoint.clone();
+        Box::pin(async move { endpoint.connect_with_connector(self).await })
+    }
+
+    /// The same, made when it is first used. Needs a runtime.
+    pub fn open_lazily(self, endpoint: &Endpoint) -> Channel {
+        endpoint.connect_with_connector_lazy(self)
     }
 
     async fn connect(self) -> io::Result<TokioIo<Stream>> {

@@ -18,6 +18,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail};
+use futures::future::BoxFuture;
 use muster_common::{clock::Clock, proto::v1};
 use muster_core::id::Term;
 use tokio::{
@@ -58,12 +59,13 @@ pub struct Running {
     lead: Lead,
 }
 
-/// Starts a controller; returns when it listens and schedules.
+/// Starts a controller; returns when it listens and schedules. A future in a box: an `async fn` would be compiled once
+/// more, with all that it holds, by each program that calls it.
 ///
 /// # Errors
 /// In words for people: what is in the way, and what to do about it.
-pub async fn start(config: Config) -> anyhow::Result<Running> {
-    begin(config, None).await
+pub fn start(config: Config) -> BoxFuture<'static, anyhow::Result<Running>> {
+    Box::pin(begin(config, None))
 }
 
 /// `promotions`: where a wish to move to etcd is brought; none: it cannot.
@@ -157,16 +159,18 @@ impl Running {
     ///
     /// # Errors
     /// Why.
-    pub async fn failed(&mut self) -> anyhow::Error {
-        explain_end(self.lead.ended().await)
+    pub fn failed(&mut self) -> BoxFuture<'_, anyhow::Error> {
+        Box::pin(async { explain_end(self.lead.ended().await) })
     }
 
     /// Stops cleanly: no new calls, everything decided is committed, logs are stored, the store is closed.
-    pub async fn stop(self) {
-        self.doors.door.close("the controller is stopping");
-        self.lead.end().await;
-        self.doors.shut().await;
-        tracing::info!("stopped");
+    pub fn stop(self) -> BoxFuture<'static, ()> {
+        Box::pin(async {
+            self.doors.door.close("the controller is stopping");
+            self.lead.end().await;
+            self.doors.shut().await;
+            tracing::info!("stopped");
+        })
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use muster_common::tls::{self, Who};
+use muster_common::tls::{self, Dial, Who};
 use tokio::{
     net::TcpStream,
     sync::watch,
@@ -141,7 +141,7 @@ impl Door {
         let has_port = endpoint.uri().port().is_some();
         let host = if has_port { authority } else { format!("{authority}:{}", muster_common::DEFAULT_PORT) };
         let lane = || match &self.own {
-            None => endpoint.connect_lazy(),
+            None => Dial::new(vec![host.clone()], None).open_lazily(&endpoint),
             Some(own) => endpoint.connect_with_connector_lazy(Secured { own: Arc::clone(own), host: host.clone() }),
         };
         let lanes = (0..LANES).map(|_| lane()).collect();

@@ -57,7 +57,7 @@ impl Client {
             .connect_timeout(CONNECT_LIMIT)
             .http2_keep_alive_interval(PING_EVERY)
             .keep_alive_while_idle(true);
-        let channel = endpoint.connect_with_connector(Dial::new(hosts, tls)).await;
+        let channel = Dial::new(hosts, tls).open(&endpoint).await;
         let channel = channel.map_err(|error| unreachable(&place, &error))?;
         let admin = AdminClient::new(channel.clone());
         let rpc = MusterClient::new(channel.clone())
