@@ -13,6 +13,9 @@ use super::{Order, Results};
 
 /// The largest result; more belongs into files of the task's own.
 const RESULT_MAX: u64 = 64 * 1024 * 1024;
+/// How deep lists and objects may lie in one another: common readers of JSON go to 127, and those who come after find
+/// results in lists and objects of more.
+const DEPTH_MAX: usize = 100;
 /// Tries at an upload, and the wait between them.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(500);
@@ -64,10 +67,33 @@ async fn keep(order: &Order, path: &Path, store: &dyn Results) -> Result<TaskRes
 
 fn read_json(path: &Path) -> Result<Vec<u8>, String> {
     let json = std::fs::read(path).map_err(|error| format!("the result cannot be read: {error}"))?;
-    match serde_json::from_slice::<IgnoredAny>(&json) {
-        Ok(_) => Ok(json),
-        Err(error) => Err(format!("the result is not JSON: {error}")),
+    if let Err(error) = serde_json::from_slice::<IgnoredAny>(&json) {
+        return Err(format!("the result is not JSON: {error}"));
     }
+    let depth = depth(&json);
+    if depth > DEPTH_MAX {
+        return Err(format!("the result is nested {depth} deep; at most {DEPTH_MAX} can be read by everybody"));
+    }
+    Ok(json)
+}
+
+/// How many lists and objects of a JSON text lie in one another at most.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut most, mut in_string, mut is_escaped) = (0_usize, 0, false, false);
+    for byte in json {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_string => is_escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                most = most.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    most
 }
 
 /// Removes a file that an attempt may have left, whatever it made of it.

@@ -174,6 +174,10 @@ async fn a_result_is_taken_when_it_is_json_and_refused_when_not() {
     for (text, word) in [
         ("echo '{\"a\":\n oops' > $MUSTER_RESULT", "not JSON: expected value at line 2 column 2"),
         (": > $MUSTER_RESULT", "not JSON"),
+        (
+            "printf '%101s' | tr ' ' '[' > $MUSTER_RESULT; printf '%101s' | tr ' ' ']' >> $MUSTER_RESULT",
+            "nested 101 deep",
+        ),
         ("mkdir -p $MUSTER_RESULT/x", "not a file"),
         ("ln -s /etc/passwd $MUSTER_RESULT", "not a file"),
         ("mkfifo $MUSTER_RESULT", "not a file"),
