@@ -10,7 +10,11 @@ use muster_common::{
 };
 use toml::de::DeValue;
 
-use crate::{exec::guard, host, link::Address};
+use crate::{
+    exec::guard,
+    host,
+    link::{Address, Credential},
+};
 
 /// What an operator may set.
 #[derive(Clone, Debug)]
@@ -29,6 +33,8 @@ pub struct Config {
     pub join: Option<JoinToken>,
     /// Plain text is spoken to other machines, too: whoever says so trusts the network.
     pub insecure: bool,
+    /// What it proves itself with to controllers that ask for an access token.
+    pub credential: Credential,
     /// How this program becomes the guard that ends what a killed agent leaves; none: there is no guard.
     pub guard: Option<guard::Program>,
 }
@@ -43,6 +49,7 @@ impl Default for Config {
             log_quota: 4 << 30,
             join: None,
             insecure: false,
+            credential: Credential::None,
             guard: None,
         }
     }
@@ -99,6 +106,7 @@ const KEYS: &[Key<Config>] = &[
     ("join", |config, value| join(value).map(|token| config.join = Some(token))),
     ("insecure", |config, value| truth(value).map(|insecure| config.insecure = insecure)),
     ("log_quota", |config, value| bytes(&number(value)).map(|n| config.log_quota = n)),
+    ("token_file", |config, value| words(value).map(|file| config.credential = Credential::File(file.into()))),
 ];
 
 /// A number as it stands there, or the text of a string: what follows says what it should have been.

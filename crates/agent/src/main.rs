@@ -4,8 +4,8 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Parser, builder::FalseyValueParser};
-use muster_agent::{app, config, config::Config, exec::guard};
-use muster_common::{shutdown, telemetry, tls::JoinToken};
+use muster_agent::{app, config, config::Config, exec::guard, link::Credential};
+use muster_common::{shutdown, telemetry, tls::JoinToken, token};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -47,6 +47,9 @@ struct Flags {
     /// Speak plain text to other machines, too: everybody on the network may read and change it
     #[arg(long, env = "MUSTER_INSECURE", value_parser = FalseyValueParser::new())]
     insecure: bool,
+    /// A file with an access token of the role agent; otherwise the variable MUSTER_TOKEN
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// A TOML file with everything that may be set; flags win over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -103,6 +106,11 @@ fn configuration(flags: Flags) -> anyhow::Result<Config> {
     if !flags.controller.is_empty() {
         config.controllers = flags.controller;
     }
+    config.credential = match (flags.token_file, token::from_environment()) {
+        (Some(path), _) => Credential::File(path),
+        (None, Some(text)) => Credential::Text(text.into()),
+        (None, None) => config.credential,
+    };
     config.data_dir = flags.data.unwrap_or(config.data_dir);
     config.join = flags.join.or(config.join);
     config.insecure |= flags.insecure;

@@ -9,6 +9,7 @@ pub mod settings;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;
+pub mod token;
 pub mod wire;
 
 /// Where a controller listens that was told nothing else; `ctl` tries it on this machine when nobody names a controller.

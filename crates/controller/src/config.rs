@@ -7,7 +7,10 @@ use std::{
 };
 
 use muster_common::settings::{self, Key, Problem, words};
-use muster_core::cluster::{self, Placement};
+use muster_core::{
+    access::Enforcement,
+    cluster::{self, Placement},
+};
 use toml::de::DeValue;
 
 /// What an operator may set.
@@ -39,6 +42,33 @@ pub struct Config {
     pub insecure: bool,
     /// Its place among others, where the store is etcd.
     pub cluster: Cluster,
+    /// Who may do what.
+    pub access: Access,
+}
+
+/// When callers must say who they are, and how long it is remembered what they did.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// When they must.
+    pub enforcement: Enforcement,
+    /// A new token for an admin is made at the start, whatever others there are.
+    pub new_admin_token: bool,
+    /// Audit records that are kept.
+    pub audit_keep: u64,
+    /// How long audit records are kept.
+    pub audit_age: Duration,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        let core = cluster::Config::default();
+        Self {
+            enforcement: Enforcement::default(),
+            new_admin_token: false,
+            audit_keep: core.audit_keep,
+            audit_age: core.audit_age,
+        }
+    }
 }
 
 /// How connections are secured.
@@ -119,6 +149,7 @@ impl Default for Config {
             tls: None,
             insecure: false,
             cluster: Cluster::default(),
+            access: Access::default(),
         }
     }
 }
@@ -153,6 +184,8 @@ impl Config {
             losses_max: self.losses_max,
             retention: self.retention,
             placement: self.placement,
+            audit_keep: self.access.audit_keep,
+            audit_age: self.access.audit_age,
         }
     }
 
@@ -188,7 +221,31 @@ const KEYS: &[Key<Config>] = &[
     ("etcd_ca", |config, value| words(value).map(|file| config.cluster.ca = Some(file.into()))),
     ("etcd_certificate", |config, value| words(value).map(|file| config.cluster.certificate = Some(file.into()))),
     ("etcd_key", |config, value| words(value).map(|file| config.cluster.key = Some(file.into()))),
+    ("access", |config, value| access(&mut config.access, value)),
 ];
+
+/// `[access]`
+fn access(access: &mut Access, value: &DeValue<'_>) -> Result<(), String> {
+    let table = value.as_table().ok_or_else(|| "must be a table: [access]".to_owned())?;
+    for (key, value) in table {
+        let value = value.get_ref();
+        let name: &str = key.get_ref();
+        let done = match name {
+            "required" => value.as_bool().ok_or_else(|| "must be true or false".to_owned()).map(|required| {
+                access.enforcement = if required { Enforcement::Always } else { Enforcement::WithTokens };
+            }),
+            "audit_keep" => integer(value)
+                .and_then(|n| u64::try_from(n).ok())
+                .filter(|n| (100..=10_000_000).contains(n))
+                .ok_or_else(|| "must be a number from 100 to 10000000".to_owned())
+                .map(|n| access.audit_keep = n),
+            "audit_age" => duration(value, Duration::from_secs(3600)).map(|age| access.audit_age = age),
+            _ => Err("is not known; known are: required, audit_keep, audit_age".to_owned()),
+        };
+        done.map_err(|expected| format!("has `{name}`, which {expected}"))?;
+    }
+    Ok(())
+}
 
 fn address(value: &DeValue<'_>) -> Result<SocketAddr, String> {
     let expected = "must be an address and a port, like \"0.0.0.0:7717\"";
@@ -306,6 +363,25 @@ mod tests {
     }
 
     #[test]
+    fn the_table_of_access_says_who_is_asked_and_what_is_kept() {
+        let parse = |text: &str| Config::parse(text).map(|config| config.access);
+        assert_eq!(parse("").unwrap().enforcement, Enforcement::WithTokens);
+        let access = parse("[access]\nrequired = true\naudit_keep = 1000\naudit_age = '90d'\n").unwrap();
+        assert_eq!((access.enforcement, access.audit_keep), (Enforcement::Always, 1000));
+        assert_eq!(access.audit_age, Duration::from_secs(90 * 24 * 3600));
+        let wrong = [
+            ("access = 1", "`access` must be a table"),
+            ("[access]\nrequired = 'yes'", "`access` has `required`, which must be true or false"),
+            ("[access]\naudit_keep = 1", "`access` has `audit_keep`, which must be a number from 100"),
+            ("[access]\nreqiured = true", "known are: required, audit_keep, audit_age"),
+        ];
+        for (text, part) in wrong {
+            let problem = parse(text).expect_err("it is wrong")[0].to_string();
+            assert!(problem.contains(part), "{problem}");
+        }
+    }
+
+    #[test]
     fn an_empty_file_is_the_default() {
         let config = Config::parse("# nothing\n").expect("it is right");
         assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
@@ -325,7 +401,7 @@ mod tests {
                 "line 5: `retention` must be a time like \"15s\", \"2m\" or \"30d\"",
                 "line 6: `xyz` is not known; known are: data, listen, lease_ttl, lease_margin, heartbeat, losses_max, \
                  retention, placement, log_quota, log_buffer, tls, insecure, store, advertise, name, session_ttl, \
-                 store_budget, etcd_user, etcd_password_file, etcd_ca, etcd_certificate, etcd_key",
+                 store_budget, etcd_user, etcd_password_file, etcd_ca, etcd_certificate, etcd_key, access",
                 "line 7: `log_quota` must be at least 1 MiB, like \"64 MiB\" or \"16 GiB\"",
                 "line 8: `lease_ttl` must be a time like \"15s\", \"2m\" or \"30d\"",
                 "line 9: `placement` must be \"pack\" or \"spread\"",

@@ -11,6 +11,7 @@ use anyhow::Context;
 use clap::{Parser, builder::FalseyValueParser};
 use muster_common::{shutdown, telemetry};
 use muster_controller::app::{Config, cluster, promote::Installation};
+use muster_core::access::Enforcement;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -37,6 +38,12 @@ struct Flags {
     /// Speak plain text to other machines, too: everybody on the network may read and do everything
     #[arg(long, env = "MUSTER_INSECURE", value_parser = FalseyValueParser::new())]
     insecure: bool,
+    /// Ask every caller for an access token from the start; otherwise from when the first one exists
+    #[arg(long)]
+    require_token: bool,
+    /// Make a new admin's token, in the file admin.token of --data: for who has lost the others
+    #[arg(long)]
+    new_admin_token: bool,
     /// A TOML file with everything that may be set; flags win over it
     #[arg(long, value_name = "FILE", env = "MUSTER_CONFIG")]
     config: Option<PathBuf>,
@@ -123,6 +130,10 @@ fn configuration(flags: Flags) -> anyhow::Result<Config> {
     }
     config.insecure |= flags.insecure;
     config.cluster.advertise = flags.advertise.or(config.cluster.advertise);
+    if flags.require_token {
+        config.access.enforcement = Enforcement::Always;
+    }
+    config.access.new_admin_token = flags.new_admin_token;
     Ok(config)
 }
 

@@ -15,6 +15,10 @@ pub struct Config {
     pub retention: Duration,
     /// Where a task goes when several agents have room.
     pub placement: Placement,
+    /// Audit records that are kept; whole blocks of them go, so that there may be some more.
+    pub audit_keep: u64,
+    /// How long audit records are kept.
+    pub audit_age: Duration,
 }
 
 impl Default for Config {
@@ -25,6 +29,9 @@ impl Default for Config {
             losses_max: 5,
             retention: Duration::from_secs(30 * 24 * 3600),
             placement: Placement::Pack,
+            // A few hundred bytes each, in memory and in the store.
+            audit_keep: 50_000,
+            audit_age: Duration::from_secs(365 * 24 * 3600),
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
+    access::{Caller, NewToken},
+    audit::Note,
     id::{AgentId, JobId, SessionId, TaskId, Token},
     identity, mutant,
     record::{Key, Offer, Queue, TaskResult},
@@ -39,6 +41,23 @@ pub enum Event {
     SetQueue(Queue),
     /// Machines join and are sent away. The answer is [`Answer::Identity`].
     Identity(identity::Change),
+    /// Somebody at a door asks for what `event` says. It is recorded with what it changes, and refused where it is
+    /// out of the caller's reach. Events of agents and of time come as they are.
+    By {
+        /// Who.
+        caller: Arc<Caller>,
+        /// What.
+        event: Box<Event>,
+    },
+    /// Something is to be recorded that changes nothing here.
+    Note(Note),
+    /// A person makes a token.
+    CreateToken(NewToken),
+    /// A person revokes a token.
+    RevokeToken {
+        /// Its id, or its name.
+        which: Arc<str>,
+    },
     /// An agent connected. The answer is [`Answer::Attached`].
     Attach {
         /// Stable for the agent's data folder.
@@ -93,6 +112,23 @@ pub enum Event {
     Tick,
     /// Give out what can be given out.
     Round,
+}
+
+impl Event {
+    /// This, asked for by `caller`.
+    #[must_use]
+    pub fn by(self, caller: &Arc<Caller>) -> Self {
+        Self::By { caller: Arc::clone(caller), event: Box::new(self) }
+    }
+
+    /// The submission that this is, whoever asks for it.
+    pub fn submission(&self) -> Option<&Submission> {
+        match self {
+            Self::Submit(submission) => Some(submission),
+            Self::By { event, .. } => event.submission(),
+            _ => None,
+        }
+    }
 }
 
 /// A job to accept.

@@ -1,6 +1,8 @@
 //! What work is and how it may change. Pure and deterministic: no clock, no randomness, no I/O.
 
+pub mod access;
 mod agent;
+pub mod audit;
 mod backoff;
 pub mod cluster;
 mod config;

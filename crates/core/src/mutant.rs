@@ -7,7 +7,7 @@
 compile_error!("a release build must not hold faults: build without --cfg muster_mutants");
 
 /// Every fault with what it breaks. `cargo xtask mutants` runs them all.
-pub const ALL: [(&str, &str); 18] = [
+pub const ALL: [(&str, &str); 20] = [
     ("gate-open", "C1: answers and orders leave before their commit"),
     ("lease-early", "C1: a lease leaves before it is committed"),
     ("stop-early", "C1: an order to stop leaves before it is committed"),
@@ -25,6 +25,8 @@ pub const ALL: [(&str, &str); 18] = [
     ("authority-ignored", "A1, L1: a leader that was replaced still renews leases"),
     ("report-forgotten", "A2: a report is forgotten when it is sent"),
     ("room-not-passed", "S3: what was begun in the place of another takes no room"),
+    ("reach-ignored", "R1: a caller touches work of queues that it may not"),
+    ("audit-forgotten", "I23: a change is committed without its audit record"),
     ("report-not-resent", "A2: a report is not sent again to the next session"),
 ];
 

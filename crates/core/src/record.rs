@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    access, audit,
     id::{AgentId, JobId, TaskId},
     identity,
     resources::Request,
@@ -22,6 +23,10 @@ pub enum Key {
     Identity(identity::Name),
     /// A named lane.
     Queue(Arc<str>),
+    /// What somebody proves who they are with.
+    Token(Arc<str>),
+    /// The audit records `n * BLOCK ..`.
+    Audit(u64),
     /// A machine.
     Agent(AgentId),
     /// A job's header and spec; written once.
@@ -38,7 +43,7 @@ impl Key {
     /// The job that this is a piece of.
     pub fn job(&self) -> Option<JobId> {
         match self {
-            Self::Meta | Self::Identity(_) | Self::Queue(_) | Self::Agent(_) => None,
+            Self::Meta | Self::Identity(_) | Self::Queue(_) | Self::Token(_) | Self::Audit(_) | Self::Agent(_) => None,
             Self::Job(job) | Self::Cancel(job) | Self::Chunk(job, _) => Some(*job),
             Self::Result(task) => Some(task.job),
         }
@@ -54,6 +59,10 @@ pub enum Piece {
     Identity(identity::Piece),
     /// See [`Key::Queue`].
     Queue(Arc<Queue>),
+    /// See [`Key::Token`].
+    Token(Arc<access::Token>),
+    /// See [`Key::Audit`].
+    Audit(Arc<audit::Block>),
     /// See [`Key::Agent`].
     Agent(Arc<AgentRecord>),
     /// See [`Key::Job`].

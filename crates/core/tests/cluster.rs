@@ -3,6 +3,8 @@
 
 mod kit;
 
+#[path = "cluster/access.rs"]
+mod access;
 #[path = "cluster/agents.rs"]
 mod agents;
 #[path = "cluster/deps.rs"]

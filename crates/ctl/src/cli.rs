@@ -6,8 +6,8 @@ use clap::{Parser, Subcommand, builder::FalseyValueParser};
 
 use crate::{
     commands::{
-        admin, agents, cancel, completions, dev, explain, list, logs, queue, result, retry, run, schema, show, stats,
-        status, submit, validate, version, wait,
+        admin, agents, audit, cancel, completions, dev, explain, list, logs, queue, result, retry, run, schema, show,
+        stats, status, submit, validate, version, wait,
     },
     output::{Format, style::When},
 };
@@ -41,6 +41,12 @@ pub(crate) struct Cli {
     /// Speak plain text to other machines, too; also MUSTER_INSECURE=1 and `insecure` in the file
     #[arg(long, global = true, env = "MUSTER_INSECURE", hide_env = true, value_parser = FalseyValueParser::new())]
     pub(crate) insecure: bool,
+
+    /// A file with an access token, for controllers that ask for one
+    ///
+    /// Without it: the variable MUSTER_TOKEN, then `token_file` or `token` in ctl.toml.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
 
     /// When to use colours; NO_COLOR is honoured
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
@@ -84,6 +90,8 @@ pub(crate) enum Command {
     Agents(agents::Args),
     /// List queues or change one
     Queue(queue::Args),
+    /// Show who did what and who was refused
+    Audit(audit::Args),
     /// Run the installation: copy, restore and move it, let agents join and send them away
     Admin(admin::Args),
     /// Check job files without handing them in
@@ -152,6 +160,10 @@ mod tests {
             "ctl stats --slowest 3",
             "ctl queue set gpu --max-running 3",
             "ctl queue set gpu --max-running none --pause",
+            "ctl admin token create --name ops --role operator --queue a --queue b --ttl 30d",
+            "ctl admin token revoke ops --token-file f",
+            "ctl audit --since 2h --actor ops --action token --refused -n 5 -o jsonl",
+            "ctl audit --verify",
             "ctl completions bash",
             "ctl admin backup nightly.muster --with-logs",
             "ctl admin backup -",
@@ -179,6 +191,11 @@ mod tests {
             "ctl queue set gpu",
             "ctl queue set gpu --pause --resume",
             "ctl logs 1 --stream both",
+            "ctl admin",
+            "ctl audit --verify --refused",
+            "ctl audit --verify --expect 17",
+            "ctl admin token create --name ops",
+            "ctl admin token create --name ops --role king",
             "ctl completions tcsh",
             "ctl show 1 -o xml",
             "ctl admin",

@@ -15,7 +15,7 @@ impl Exit {
     pub(crate) const NOT_FOUND: Self = Self(3);
     /// No controller answered.
     pub(crate) const UNREACHABLE: Self = Self(4);
-    /// The controller refused: a limit, a conflict, or a state that does not allow it.
+    /// The controller refused: no right to it, a limit, a conflict, or a state that does not allow it.
     pub(crate) const REFUSED: Self = Self(5);
     /// The work was cancelled.
     pub(crate) const CANCELLED: Self = Self(6);

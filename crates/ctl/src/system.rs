@@ -8,6 +8,7 @@ use std::{
 };
 
 use muster_agent::exec::guard;
+use muster_core::access::Enforcement;
 use tempfile::TempDir;
 
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
     exit::Exit,
     remote::{
         Client,
+        credential::Credential,
         find::{Place, Source},
     },
 };
@@ -106,6 +108,8 @@ impl System {
             data_dir: folder.path().join("controller"),
             listen: options.listen,
             insecure: options.insecure,
+            // One person's own, in their own process.
+            access: muster_controller::config::Access { enforcement: Enforcement::Never, ..Default::default() },
             ..Default::default()
         };
         let controller = muster_controller::app::start(config).await.map_err(|error| fault("controller", &error))?;
@@ -148,7 +152,8 @@ impl System {
 
     /// A connection to its controller.
     pub(crate) async fn client(&self) -> Result<Client, Error> {
-        Client::connect(Place { url: self.url(), source: Source::Inside, ca: None, insecure: true }).await
+        let place = Place { url: self.url(), source: Source::Inside, ca: None, insecure: true };
+        Client::connect(place, Credential::default()).await
     }
 
     /// Waits until one of the two cannot go on. Cancel safe.

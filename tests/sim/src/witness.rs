@@ -7,6 +7,7 @@ use std::{
 };
 
 use muster_core::{
+    audit,
     event::{Report, What},
     id::{JobId, TaskId, Token},
     record::{Job, Key, Piece},
@@ -206,6 +207,9 @@ impl Witness {
             (Key::Job(job), _, None) if self.acknowledged.contains_key(job) => {
                 self.wrong(format!("K1: job {job} was promised and is gone"));
             }
+            (Key::Cancel(job), _, Some(Piece::Cancel(cancel))) if &*cancel.by == "stranger" => {
+                self.wrong(format!("R1: job {job} was cancelled by somebody who may not touch it"));
+            }
             _ => {}
         }
     }
@@ -225,6 +229,25 @@ impl Witness {
             }
             if task.state.is_final() {
                 self.finals.insert(id, task.state);
+            }
+        }
+    }
+
+    /// At the end: the chain of the audit log holds, and each promised job has one record of its submission.
+    pub fn audited(&mut self, store: &BTreeMap<Key, Piece>) {
+        let blocks = store.values().filter_map(|piece| match piece {
+            Piece::Audit(block) => Some(block),
+            _ => None,
+        });
+        let records: Vec<_> = blocks.flat_map(|block| &block.records).collect();
+        if let Err(broken) = audit::verify(records.iter().copied()) {
+            self.wrong(format!("I23: the audit log does not hold together: {broken}"));
+        }
+        for job in self.acknowledged.keys().copied().collect::<Vec<_>>() {
+            let is_its = |record: &&&audit::Record| *record.action == *"submit" && *record.object == *job.to_string();
+            let count = records.iter().filter(is_its).count();
+            if count != 1 {
+                self.wrong(format!("I23: the submission of job {job} is recorded {count} times"));
             }
         }
     }

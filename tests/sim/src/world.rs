@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use muster_core::{
+    access::{self, Reach, Who},
     cluster::check::check,
     event::{Event, Submission, Target, What, Which},
     id::{JobId, SessionId, Term, Token},
@@ -34,6 +35,15 @@ const CONTROLLERS_OFF_US: u64 = 2_000_000;
 const AGENTS_OFF_US: u64 = 3_600_000_000;
 const AGENTS: usize = 3;
 const JOBS: usize = 5;
+
+/// Somebody whose reach ends before any job of this world.
+const STRANGER: &str = "stranger";
+
+/// A caller of this name.
+fn somebody(name: &str, reach: Reach) -> Arc<access::Caller> {
+    let who = Who::Token { id: name.into(), name: name.into() };
+    Arc::new(access::Caller { who, peer: "".into(), reach })
+}
 
 /// What a commit carries.
 pub(crate) type Pieces = Vec<(Key, Option<Piece>)>;
@@ -133,6 +143,7 @@ pub fn run(seed: u64, traced: bool) -> Outcome {
     if !finished {
         world.judge_liveness();
     }
+    world.witness.audited(&world.store);
     Outcome {
         steps: world.steps,
         faults: world.faults,
@@ -332,7 +343,8 @@ impl World {
                 by: Arc::from("client"),
                 trace_parent: Arc::from(""),
             };
-            self.event(Event::Submit(submission), Caller::Client(job as u64));
+            let event = Event::Submit(submission).by(&somebody("client", Reach::All));
+            self.event(event, Caller::Client(job as u64));
         }
         if !again {
             let wait = self.rng.within(1_000_000, 3_000_000);
@@ -343,6 +355,14 @@ impl World {
     fn person(&mut self) {
         let known: Vec<JobId> = self.jobs.iter().filter_map(|(_, job)| *job).collect();
         let Some(job) = self.rng.pick(&known).copied() else { return };
+        if self.rng.chance(20) {
+            // Somebody who may touch another queue only: nothing of it may be seen, ever.
+            let by: Arc<str> = Arc::from(STRANGER);
+            let event = Event::Cancel { target: Target::Job(job), by, reason: Arc::from(""), teardown_too: true };
+            self.note(|| format!("stranger: {event:?}"));
+            let event = event.by(&somebody(STRANGER, Reach::of([Arc::from("elsewhere")])));
+            return self.event(event, Caller::Nobody);
+        }
         let event = match self.rng.within(0, 4) {
             0 => Event::Cancel {
                 target: Target::Job(job),
@@ -368,7 +388,7 @@ impl World {
             self.witness.reopened(job);
         }
         self.note(|| format!("person: {event:?}"));
-        self.event(event, Caller::Nobody);
+        self.event(event.by(&somebody("person", Reach::All)), Caller::Nobody);
     }
 
     // --- the controller

@@ -82,6 +82,8 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
     let clock = Clock::system();
     let addresses: Vec<Address> = config.controllers.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
     anyhow::ensure!(!addresses.is_empty(), "no controller is named; give one with --controller http://host:port");
+    // A slip is told to whoever starts it; later ones are told to the log.
+    config.credential.header()?;
     let identity = Identity::take(&config.data_dir)?;
     let data_dir = std::path::absolute(&config.data_dir).context("cannot tell where the data folder is")?;
     let offer = host::offer(&config.machine);
@@ -96,7 +98,8 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
     let secured = secure::take(&config, &addresses, who, clock).await?;
     let tls = secured.as_ref().map(|secured| Arc::clone(&secured.tls));
     let (link, link_events, bulk) = Link::new(addresses, tls);
-    let grpc = logs::Grpc::new(Arc::new(bulk));
+    let link = link.with(config.credential.clone());
+    let grpc = logs::Grpc::new(Arc::new(bulk), config.credential.clone());
     let links = exec::Links { inputs: Arc::new(grpc.clone()), results: Arc::new(grpc.clone()), spools: spools.clone() };
     let settings = exec::Config { data_dir, agent: offer.name.as_str().into(), clock, path: None, guard: config.guard };
     let (exec, exec_events) = Exec::new(settings, links).await?;

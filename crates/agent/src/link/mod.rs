@@ -6,6 +6,7 @@
 mod address;
 mod backoff;
 mod bulk;
+mod credential;
 mod down;
 mod join;
 #[cfg(test)]
@@ -22,12 +23,14 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::service::interceptor::InterceptedService;
 use tracing::{debug, info, warn};
 
 use self::bulk::Attachment;
 pub use self::{
     address::Address,
     bulk::Bulk,
+    credential::{Credential, CredentialError},
     join::{JoinError, Joiner, Signed, enrol, renew},
 };
 use crate::supervisor::Input;
@@ -120,6 +123,7 @@ impl Up {
 pub struct Link {
     addresses: Vec<Arc<Address>>,
     tls: Option<Arc<ClientConfig>>,
+    credential: Credential,
     events: mpsc::Sender<Event>,
     attachment: Arc<watch::Sender<Attachment>>,
 }
@@ -130,7 +134,14 @@ impl Link {
         let (events, receiver) = mpsc::channel(EVENTS);
         let (attachment, watched) = watch::channel(None);
         let addresses = addresses.into_iter().map(Arc::new).collect();
-        (Self { addresses, tls, events, attachment: Arc::new(attachment) }, receiver, Bulk::new(watched))
+        let (credential, attachment) = (Credential::None, Arc::new(attachment));
+        (Self { addresses, tls, credential, events, attachment }, receiver, Bulk::new(watched))
+    }
+
+    /// The same, for controllers that ask who we are.
+    #[must_use]
+    pub fn with(self, credential: Credential) -> Self {
+        Self { credential, ..self }
     }
 
     /// Looks for a controller and keeps a stream to it until `stop`.
@@ -169,6 +180,7 @@ impl Link {
     /// One stream from its opening to its end.
     async fn session(&self, address: &Arc<Address>, welcomed: &mut bool) -> Result<std::convert::Infallible, Error> {
         let channel = address.connect(self.tls.as_ref()).await.map_err(Error::Connect)?;
+        let channel = InterceptedService::new(channel, self.credential.clone());
         let mut client = AgentLinkClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
         let (sender, inbox) = mpsc::channel(UP_MESSAGES);
         let cut = CancellationToken::new();
@@ -185,7 +197,7 @@ impl Link {
 
     async fn listen(
         &self,
-        client: &mut AgentLinkClient<tonic::transport::Channel>,
+        client: &mut AgentLinkClient<InterceptedService<tonic::transport::Channel, Credential>>,
         inbox: mpsc::Receiver<v1::AgentUp>,
         welcomed: &mut bool,
     ) -> Result<std::convert::Infallible, Error> {

@@ -10,10 +10,11 @@ use tokio::{
     sync::mpsc,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, transport::Channel};
+use tonic::{Status, service::interceptor::InterceptedService, transport::Channel};
 
 use super::{Uplink, Wire};
 use crate::exec::{Inputs, Order, Results, TransferError};
+use crate::link::Credential;
 
 /// Messages to the controller that may wait in the stream.
 const IN_FLIGHT: usize = 16;
@@ -34,17 +35,18 @@ pub trait Bulk: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Grpc {
     bulk: Arc<dyn Bulk>,
+    credential: Credential,
 }
 
 impl Grpc {
-    /// Over this connection.
-    pub fn new(bulk: Arc<dyn Bulk>) -> Self {
-        Self { bulk }
+    /// Over this connection, with what controllers ask for.
+    pub fn new(bulk: Arc<dyn Bulk>, credential: Credential) -> Self {
+        Self { bulk, credential }
     }
 
-    async fn client(&self) -> (AgentLinkClient<Channel>, AgentId) {
+    async fn client(&self) -> (AgentLinkClient<InterceptedService<Channel, Credential>>, AgentId) {
         let (channel, agent) = self.bulk.attached().await;
-        (AgentLinkClient::new(channel), agent)
+        (AgentLinkClient::with_interceptor(channel, self.credential.clone()), agent)
     }
 
     async fn fetch_once(&self, order: &Order, to: &Path) -> Result<(), TransferError> {

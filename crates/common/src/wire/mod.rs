@@ -1,6 +1,7 @@
 //! Bytes become meaning here, and meaning becomes bytes: the one translation between `muster.v1`
 //! and `core`. What comes in is checked; what cannot be is refused with the place it is at.
 
+pub mod access;
 mod identity;
 pub mod link;
 pub mod record;

@@ -4,7 +4,7 @@
 //! order of numbers, and a job stands right before its pieces:
 //!
 //! ```text
-//! meta  queues/<name>  agents/<20 digits>  identity/{ca,joins/<hash>,machines/<name>}
+//! meta  queues/<name>  agents/<20 digits>  identity/{ca,joins/<hash>,machines/<name>}  tokens/<id>  audit/<20 digits>
 //! jobs/<20 digits>  jobs/<20 digits>/{c/<10 digits>,cancel,r/<10 digits>}
 //! ```
 //!
@@ -24,7 +24,7 @@ use muster_core::{
 };
 use prost::Message;
 
-use super::{Error, identity, link, narrow, required, spec, work};
+use super::{Error, access, identity, link, narrow, required, spec, work};
 use crate::proto::v1;
 
 /// The version of every record that this build writes, and the highest that it reads.
@@ -39,6 +39,8 @@ pub fn key_bytes(key: &Key) -> String {
         Key::Meta => "meta".to_owned(),
         Key::Identity(name) => format!("identity/{}", identity::key(name)),
         Key::Queue(name) => format!("queues/{name}"),
+        Key::Token(id) => format!("tokens/{id}"),
+        Key::Audit(n) => format!("audit/{n:020}"),
         Key::Agent(id) => format!("agents/{id:020}", id = id.0),
         Key::Job(job) => format!("jobs/{id:020}", id = job.0),
         Key::Cancel(job) => format!("jobs/{id:020}/cancel", id = job.0),
@@ -64,6 +66,8 @@ fn parse(text: &str) -> Option<Key> {
     match room {
         "queues" => (!rest.is_empty()).then(|| Key::Queue(rest.into())),
         "identity" => identity::parse(rest).map(Key::Identity),
+        "tokens" => (!rest.is_empty()).then(|| Key::Token(rest.into())),
+        "audit" => number(rest, 20).map(Key::Audit),
         "agents" => number(rest, 20).map(|id| Key::Agent(AgentId(id))),
         "jobs" => {
             let (job, piece) = rest.split_once('/').map_or((rest, None), |(job, piece)| (job, Some(piece)));
@@ -93,6 +97,8 @@ pub fn encode(piece: &Piece, key: &Key) -> Vec<u8> {
         Piece::Meta(meta) => meta_to_proto(meta).encode_to_vec(),
         Piece::Identity(piece) => identity::encode(piece),
         Piece::Queue(queue) => queue_to_proto(queue).encode_to_vec(),
+        Piece::Token(token) => access::token_to_proto(token).encode_to_vec(),
+        Piece::Audit(block) => access::block_to_proto(block).encode_to_vec(),
         Piece::Agent(agent) => agent_to_proto(agent).encode_to_vec(),
         Piece::Job(job) => job_to_proto(job).encode_to_vec(),
         Piece::Cancel(cancel) => cancel_to_proto(cancel).encode_to_vec(),
@@ -134,11 +140,13 @@ fn check_version(key: &Key, bytes: &[u8]) -> Result<(), Error> {
 fn belongs(piece: &Piece, key: &Key) -> bool {
     match (key, piece) {
         (Key::Meta, Piece::Meta(_))
+        | (Key::Audit(_), Piece::Audit(_))
         | (Key::Cancel(_), Piece::Cancel(_))
         | (Key::Chunk(..), Piece::Chunk(_))
         | (Key::Result(_), Piece::Result(_)) => true,
         (Key::Identity(name), Piece::Identity(piece)) => identity::belongs(piece, name),
         (Key::Queue(name), Piece::Queue(queue)) => **name == *queue.name,
+        (Key::Token(id), Piece::Token(token)) => *id == token.id,
         (Key::Agent(id), Piece::Agent(agent)) => *id == agent.id,
         (Key::Job(id), Piece::Job(job)) => *id == job.id,
         _ => false,
@@ -152,6 +160,8 @@ fn piece_of(key: &Key, bytes: &[u8]) -> Result<Piece, Damage> {
         Key::Meta => Piece::Meta(meta_from_proto(&v1::MetaRecord::decode(bytes)?)),
         Key::Identity(name) => Piece::Identity(identity::decode(name, bytes)?),
         Key::Queue(_) => Piece::Queue(Arc::new(queue_from_proto(v1::QueueRecord::decode(bytes)?))),
+        Key::Token(_) => Piece::Token(Arc::new(access::token_from_proto(v1::TokenRecord::decode(bytes)?)?)),
+        Key::Audit(_) => Piece::Audit(Arc::new(access::block_from_proto(v1::AuditBlockRecord::decode(bytes)?)?)),
         Key::Agent(_) => Piece::Agent(Arc::new(agent_from_proto(v1::AgentRecord::decode(bytes)?)?)),
         Key::Job(_) => Piece::Job(Arc::new(job_from_proto(v1::JobRecord::decode(bytes)?)?)),
         Key::Cancel(_) => Piece::Cancel(Arc::new(cancel_from_proto(v1::CancelRecord::decode(bytes)?))),

@@ -282,6 +282,7 @@ impl Turns {
         let logs = open_logs(&self.data_dir, &self.config, self.clock).await?;
         let about = About {
             store: self.etcd.address().to_string(),
+            data_dir: self.data_dir.clone(),
             members: self.members.clone(),
             own: self.identity.clone(),
             promotions: None,

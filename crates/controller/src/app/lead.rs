@@ -1,6 +1,6 @@
 //! What runs while this process leads: the engine, the logs, and the services that lead to them.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use muster_common::{clock::Clock, proto::v1};
@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::secure;
+use super::{bootstrap, secure};
 use crate::{
     backup::Source,
     config::Config,
@@ -35,6 +35,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 pub(super) struct About {
     /// What the store is.
     pub(super) store: String,
+    /// Where its own files are.
+    pub(super) data_dir: PathBuf,
     /// Which controllers there are.
     pub(super) members: watch::Receiver<Vec<v1::MemberView>>,
     /// Who this controller is; none: it speaks plain text.
@@ -94,6 +96,8 @@ impl Lead {
             store.close().await;
             return Err(error);
         }
+        let (folder, access) = (about.data_dir.as_path(), &config.access);
+        bootstrap::ensure(folder, &handle, &view, clock, access).await;
         let (gauged, name) = (Arc::clone(&store), about.store.clone());
         let name_of_copies = name.clone();
         let parts = grpc::Parts {
@@ -108,8 +112,9 @@ impl Lead {
             own: about.own,
             copies: Source::new(Arc::clone(&store), name_of_copies),
             promotions: about.promotions,
+            enforcement: config.access.enforcement,
         };
-        let services = Services::open(door, parts);
+        let services = Services::open(door, parts)?;
         Ok(Self { handle, view, services, engine: stop, engine_task, rest, rest_tasks, store })
     }
 

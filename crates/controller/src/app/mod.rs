@@ -1,5 +1,6 @@
 //! Wires the rooms of a controller together, in one process or inside another program's.
 
+pub mod bootstrap;
 #[cfg(feature = "etcd")]
 pub mod cluster;
 #[cfg(feature = "etcd")]
@@ -121,6 +122,7 @@ impl Ready {
         };
         let about = About {
             store: embedded_in(&self.data_dir),
+            data_dir: self.data_dir.clone(),
             members: watch::channel(vec![member]).1,
             own: self.identity.clone(),
             promotions: self.promotions.clone(),

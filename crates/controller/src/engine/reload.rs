@@ -2,7 +2,7 @@
 
 use std::{pin::pin, time::Duration};
 
-use muster_core::{cluster::Cluster, event::Step, id::Term, time::Now};
+use muster_core::{audit, cluster::Cluster, event::Step, id::Term, time::Now};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -110,6 +110,10 @@ fn build(
     // One pass feeds both, so that a large store is in memory once.
     let pieces = loaded.pieces.into_iter().inspect(|(key, piece)| snapshot.put(key.clone(), piece.clone()));
     let (cluster, step) = Cluster::recover(config, pieces, now)?;
+    // No reason to stand still, but a person must look.
+    if let Err(broken) = audit::verify(snapshot.audit.values().flat_map(|block| &block.records)) {
+        tracing::error!(%broken, "the audit log in the store is not as it was written; `ctl audit --verify` tells");
+    }
     let summaries = snapshot.jobs.keys().map(|id| (*id, cluster.summary(*id))).collect();
     snapshot.apply(Update { pieces: Vec::new(), summaries });
     Ok(Taken { term: loaded.term, cluster, step })

@@ -142,7 +142,7 @@ impl Engine {
     fn decide(&mut self, now: Now, event: Event, reply: Option<Reply<Answer>>) {
         self.wants_round |= !matches!(event, Event::Heartbeat { .. });
         let span = span_of(&event);
-        if let Event::Submit(submission) = &event
+        if let Some(submission) = event.submission()
             && !self.cluster.is_repeated(submission)
             && let Some(why) = self.parts.store.gauge().is_full()
         {
@@ -251,7 +251,7 @@ impl Engine {
 
 /// One span for each submission, part of the submitter's trace; none for anything else.
 fn span_of(event: &Event) -> Span {
-    let Event::Submit(submission) = event else { return Span::none() };
+    let Some(submission) = event.submission() else { return Span::none() };
     let span = tracing::info_span!("accept", job = field::Empty, name = submission.spec.name, by = &*submission.by);
     telemetry::set_parent(&span, &submission.trace_parent);
     span

@@ -13,8 +13,11 @@ use muster_core::{
 use tonic::{Request, Response, Status};
 
 use crate::grpc::{
-    Parts, identity,
+    Parts,
+    guard::caller,
+    identity,
     jobs::unexpected,
+    orders::by,
     status::{of_engine, of_field},
 };
 
@@ -35,6 +38,7 @@ impl Admin for Admins {
         request: Request<v1::MakeJoinTokenRequest>,
     ) -> Result<Response<v1::MakeJoinTokenReply>, Status> {
         let (_, ready) = identity::authority(&self.parts)?;
+        let caller = caller(&request)?;
         let request = request.into_inner();
         if !request.agent.is_empty() {
             identity::check_name("agent", &request.agent)?;
@@ -57,9 +61,10 @@ impl Admin for Admins {
             uses: request.uses,
             keys: Vec::new(),
             made: now,
-            by: request.by.as_str().into(),
+            by: by(&caller, request.by.clone()),
         };
-        let answer = self.parts.handle.ask(Event::Identity(Change::Invite(join))).await.map_err(of_engine)?;
+        let answer =
+            self.parts.handle.ask(Event::Identity(Change::Invite(join)).by(&caller)).await.map_err(of_engine)?;
         let Answer::Identity(Told::Invited) = answer else { return Err(unexpected(&answer)) };
         tracing::info!(agent = request.agent, by = request.by, uses = request.uses, "a join token was made");
         let pin = ready.authority.pin().to_owned();
@@ -71,9 +76,10 @@ impl Admin for Admins {
         &self,
         request: Request<v1::RevokeAgentRequest>,
     ) -> Result<Response<v1::RevokeAgentReply>, Status> {
+        let caller = caller(&request)?;
         let request = request.into_inner();
         let change = Change::Revoke { name: request.agent.as_str().into() };
-        let answer = self.parts.handle.ask(Event::Identity(change)).await.map_err(of_engine)?;
+        let answer = self.parts.handle.ask(Event::Identity(change).by(&caller)).await.map_err(of_engine)?;
         let Answer::Identity(Told::Revoked { already }) = answer else { return Err(unexpected(&answer)) };
         tracing::info!(agent = request.agent, by = request.by, already, "an agent is revoked");
         Ok(Response::new(v1::RevokeAgentReply { already }))

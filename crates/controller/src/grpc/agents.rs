@@ -7,7 +7,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::grpc::{Parts, bulk, control, inputs, machine::Speaker};
+use crate::grpc::{Parts, bulk, control, guard::caller, inputs, machine::Speaker};
 
 /// Messages that wait for an agent's connection to take them.
 const ROOM: usize = 16;
@@ -56,9 +56,10 @@ impl AgentLink for Agents {
     type InputsStream = Answers<v1::InputsPart>;
 
     async fn control(&self, request: Request<Streaming<v1::AgentUp>>) -> Result<Response<Self::ControlStream>, Status> {
+        let caller = caller(&request)?;
         let speaker = Speaker::of(&self.parts, &request)?;
         let (parts, up) = (self.parts.clone(), request.into_inner());
-        Ok(self.answer(|back| control::run(parts, speaker, up, back)))
+        Ok(self.answer(|back| control::run(parts, speaker, caller, up, back)))
     }
 
     async fn logs(&self, request: Request<Streaming<v1::LogUp>>) -> Result<Response<Self::LogsStream>, Status> {

@@ -6,13 +6,18 @@ use futures::{
     stream::{self, BoxStream},
 };
 use muster_common::proto::v1::{self, backup_server::Backup};
+use muster_core::{audit::Note, event::Event};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status};
 
 use crate::{
     backup,
-    grpc::{Parts, status::stopping},
+    grpc::{
+        Parts,
+        guard::caller,
+        status::{of_engine, stopping},
+    },
 };
 
 /// Parts that wait for a slow reader.
@@ -49,7 +54,11 @@ impl Backup for Copies {
     type TakeStream = BoxStream<'static, Result<v1::TakePart, Status>>;
 
     async fn take(&self, request: Request<v1::TakeRequest>) -> Result<Response<Self::TakeStream>, Status> {
+        let caller = caller(&request)?;
         let with_objects = request.get_ref().with_objects;
+        // Whoever has a copy has every record: that somebody took one is on record before its first byte leaves.
+        let taken = Note::done(&caller, "backup", "", if with_objects { "with logs" } else { "" });
+        self.parts.handle.ask(Event::Note(taken)).await.map_err(of_engine)?;
         let (sender, receiver) = mpsc::channel::<Bytes>(PARTS);
         let (done, outcome) = oneshot::channel();
         let (parts, cancel) = (self.parts.clone(), self.cancel.clone());
@@ -83,8 +92,13 @@ impl Backup for Copies {
                  inside `ctl dev`",
             ));
         };
+        let caller = caller(&request)?;
         let (reply, answer) = oneshot::channel();
-        let promotion = Promotion { to: request.into_inner().to, reply };
+        let to = request.into_inner().to;
+        // Before the copy, so that the record moves, too.
+        let asked = Note::done(&caller, "promote", &to, "asked for");
+        self.parts.handle.ask(Event::Note(asked)).await.map_err(of_engine)?;
+        let promotion = Promotion { to, reply };
         promotions.try_send(promotion).map_err(|_| Status::failed_precondition("it is moving already"))?;
         match answer.await {
             Ok(Ok(moved)) => Ok(Response::new(moved)),

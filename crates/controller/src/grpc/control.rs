@@ -12,6 +12,7 @@ use muster_common::{
     wire::link,
 };
 use muster_core::{
+    access::Caller,
     event::{Answer, Event, Lease},
     id::{AgentId, SessionId, Term, Token},
     time::micros,
@@ -52,13 +53,14 @@ struct Session {
 pub(super) async fn run(
     parts: Parts,
     speaker: Speaker,
+    caller: Arc<Caller>,
     mut up: Streaming<v1::AgentUp>,
     back: Back<v1::AgentDown>,
 ) -> Result<(), Status> {
     let hello = hello(&mut up).await?;
     speaker.check_hello(&hello)?;
     let (id, outgoing) = parts.sessions.open();
-    let attached = attach(&parts, id, hello).await;
+    let attached = attach(&parts, &caller, id, hello).await;
     let (agent, welcome) = match attached {
         Ok(attached) => attached,
         Err(status) => {
@@ -112,7 +114,12 @@ fn check_protocol(found: u32, known: u32) -> Result<(), String> {
     Err(format!("the agent speaks protocol {found} and this controller {understood}; upgrade the {older}"))
 }
 
-async fn attach(parts: &Parts, session: SessionId, hello: v1::Hello) -> Result<(AgentId, v1::Welcome), Status> {
+async fn attach(
+    parts: &Parts,
+    caller: &Arc<Caller>,
+    session: SessionId,
+    hello: v1::Hello,
+) -> Result<(AgentId, v1::Welcome), Status> {
     let offer = hello.offer.ok_or_else(|| of_field("hello.offer", "is missing"))?;
     let term = parts.handle.term();
     if hello.term > term.0 {
@@ -124,7 +131,7 @@ async fn attach(parts: &Parts, session: SessionId, hello: v1::Hello) -> Result<(
         session,
         holding: hello.holding.into_iter().map(Token).collect(),
     };
-    match parts.handle.ask(event).await.map_err(of_engine)? {
+    match parts.handle.ask(event.by(caller)).await.map_err(of_engine)? {
         Answer::Attached { agent, drop } => {
             tracing::info!(%agent, %session, "agent connected");
             let welcome = v1::Welcome {

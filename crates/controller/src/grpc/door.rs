@@ -27,7 +27,10 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::peer::{self, FORWARDED};
+use super::{
+    guard::{self, Guard},
+    peer::{self, FORWARDED},
+};
 use crate::{engine::Handle, identity::Own};
 
 /// A leader that does not answer a ping for this long is gone.
@@ -63,7 +66,7 @@ pub(super) enum Way {
     /// Nowhere yet, and why: it will not be long.
     Soon(String),
     /// To our own services, while their engine runs.
-    Here(Box<Routes>, Handle),
+    Here(Box<(Guard, Routes)>, Handle),
     /// To another controller.
     There(Remote),
 }
@@ -206,10 +209,7 @@ where
         Box::pin(async move {
             Ok(match &*door.reachable().await {
                 Way::Closed(why) | Way::Soon(why) => Status::unavailable(why.clone()).into_http(),
-                Way::Here(routes, _) => match (**routes).clone().call(request).await {
-                    Ok(response) => response,
-                    Err(never) => match never {},
-                },
+                Way::Here(here, _) => here.0.call(here.1.clone(), request).await,
                 Way::There(leader) => leader.forward(request).await,
             })
         })
@@ -218,7 +218,11 @@ where
 
 /// Whether this is a call of a person, or of a program for one.
 fn is_for_people(path: &str) -> bool {
-    path.starts_with("/muster.v1.Muster/") || path.starts_with("/muster.v1.Admin/")
+    ["Muster", "Access", "Admin", "Backup"].iter().any(|service| {
+        path.strip_prefix("/muster.v1.")
+            .and_then(|call| call.strip_prefix(service))
+            .is_some_and(|call| call.starts_with('/'))
+    })
 }
 
 /// Why calls cannot be passed on to a leader.
@@ -282,6 +286,7 @@ impl Remote {
             let text = format!("this controller does not lead any more; {url} does, as far as it knows");
             return Status::unavailable(text).into_http();
         }
+        guard::stamp(&mut request);
         peer::introduce(&mut request);
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.lanes.len().max(1);
         let Some(mut channel) = self.lanes.get(turn).cloned() else {

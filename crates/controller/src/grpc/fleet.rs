@@ -1,10 +1,13 @@
 //! Agents and queues as people see them.
 
+use std::sync::Arc;
+
 use muster_common::{
     proto::v1,
     wire::{link, record, spec},
 };
 use muster_core::{
+    access::{Caller, Reach},
     cluster::AgentStatus,
     event::Event,
     time::{Now, Timestamp, micros},
@@ -40,9 +43,9 @@ fn agent_view(agent: &AgentStatus, now: Now) -> v1::AgentView {
     }
 }
 
-pub(super) async fn queues(parts: &Parts) -> Result<v1::ListQueuesReply, Status> {
+pub(super) async fn queues(parts: &Parts, reach: &Reach) -> Result<v1::ListQueuesReply, Status> {
     let queues = parts.handle.queues().await.map_err(of_engine)?;
-    let view = queues.into_iter().map(|status| v1::QueueView {
+    let view = queues.into_iter().filter(|status| reach.covers(&status.queue.name)).map(|status| v1::QueueView {
         queue: Some(record::queue_to_proto(&status.queue)),
         running: status.running,
         queued: status.waiting,
@@ -50,7 +53,11 @@ pub(super) async fn queues(parts: &Parts) -> Result<v1::ListQueuesReply, Status>
     Ok(v1::ListQueuesReply { queues: view.collect() })
 }
 
-pub(super) async fn set_queue(parts: &Parts, request: v1::SetQueueRequest) -> Result<v1::SetQueueReply, Status> {
+pub(super) async fn set_queue(
+    parts: &Parts,
+    caller: &Arc<Caller>,
+    request: v1::SetQueueRequest,
+) -> Result<v1::SetQueueReply, Status> {
     let queue = record::queue_from_proto(request.queue.ok_or_else(|| of_field("queue", "is missing"))?);
     let odd = |c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '.' | '-');
     if queue.name.is_empty() || queue.name.len() > 128 || queue.name.contains(odd) {
@@ -58,6 +65,6 @@ pub(super) async fn set_queue(parts: &Parts, request: v1::SetQueueRequest) -> Re
             format!("`{}` is no name of a queue; use up to 128 letters, digits, `_`, `.` and `-`", queue.name);
         return Err(of_field("queue.name", message));
     }
-    parts.handle.ask(Event::SetQueue(queue)).await.map_err(of_engine)?;
+    parts.handle.ask(Event::SetQueue(queue).by(caller)).await.map_err(of_engine)?;
     Ok(v1::SetQueueReply {})
 }

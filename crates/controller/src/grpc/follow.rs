@@ -5,6 +5,7 @@ use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 use futures::{Stream, stream};
 use muster_common::proto::v1;
 use muster_core::{
+    access::Reach,
     id::JobId,
     state::{End, Task},
     time::Timestamp,
@@ -57,11 +58,12 @@ enum Next {
 
 pub(super) async fn logs(
     parts: Parts,
+    reach: &Reach,
     request: v1::LogsRequest,
 ) -> Result<impl Stream<Item = Result<v1::LogsReply, Status>> + Send + 'static, Status> {
     let stream = stream_of(&request.stream)?;
     let changed = parts.view.changed();
-    let found = resolve(&parts.view.load(), request.selector)?;
+    let found = resolve(&parts.view.load(), reach, request.selector)?;
     let attempts = attempts_of(&found, request.attempt)?;
     let (id, tasks) = (found.id(), found.range());
     let selection = Selection { job: id, tasks: tasks.clone(), attempts, stream };

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     grpc::{
         Parts,
+        guard::caller,
         machine::Speaker,
         quiet::Quiet,
         status::{of_engine, of_field},
@@ -74,6 +75,7 @@ fn of_signing(error: &identity::Error) -> Status {
 impl Identity for Machines {
     async fn enrol(&self, request: Request<v1::EnrolRequest>) -> Result<Response<v1::EnrolReply>, Status> {
         let (own, ready) = authority(&self.parts)?;
+        let caller = caller(&request)?;
         let request = request.into_inner();
         check_name("name", &request.name)?;
         if request.uid.is_empty() || request.uid.len() > UID_MAX {
@@ -87,7 +89,7 @@ impl Identity for Machines {
             key,
         };
         // Signed only when the token is used up for good: a commit that failed signed nothing.
-        let answer = self.parts.handle.ask(Event::Identity(Change::Enrol(enrolment))).await;
+        let answer = self.parts.handle.ask(Event::Identity(Change::Enrol(enrolment)).by(&caller)).await;
         let answer = answer.map_err(of_engine).inspect_err(|status| {
             QUIET.tell("join", || tracing::warn!(name = request.name, why = status.message(), "an agent may not join"));
         });

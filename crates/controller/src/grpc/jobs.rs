@@ -9,6 +9,7 @@ use muster_common::{
     wire::{spec as wire_spec, work},
 };
 use muster_core::{
+    access::{Caller, Reach},
     event::{Answer, Event, Submission},
     id::JobId,
     spec::JobSpec,
@@ -28,6 +29,7 @@ use crate::{
         Parts,
         filter::{LabelFilter, glob, job_states, page_size, page_start, page_token},
         layout::Layout,
+        orders::by,
         select::{job_named, resolve},
         status::{of_engine, of_field, of_problems, of_wire},
     },
@@ -41,13 +43,18 @@ const CHECKED_INLINE: usize = 1000;
 /// The longest client key.
 const KEY_MAX: usize = 256;
 
-pub(super) async fn submit(parts: &Parts, request: v1::SubmitRequest) -> Result<v1::SubmitReply, Status> {
+pub(super) async fn submit(
+    parts: &Parts,
+    caller: &Arc<Caller>,
+    request: v1::SubmitRequest,
+) -> Result<v1::SubmitReply, Status> {
     let spec = request.spec.ok_or_else(|| of_field("spec", "is missing; say what to run"))?;
     if request.key.len() > KEY_MAX {
         return Err(of_field("key", format!("has {} bytes; at most {KEY_MAX} are accepted", request.key.len())));
     }
     let mut spec = wire_spec::job_from_proto(spec).map_err(|error| of_wire("", &error))?;
-    let mut problems = name_jobs(&parts.view.load(), &mut spec);
+    may_use(caller, &spec.queue)?;
+    let mut problems = name_jobs(&parts.view.load(), &caller.reach, &mut spec);
     let (spec, more) = check(spec).await?;
     problems.extend(more);
     if !problems.is_empty() {
@@ -60,14 +67,26 @@ pub(super) async fn submit(parts: &Parts, request: v1::SubmitRequest) -> Result<
     let submission = Submission {
         spec: Arc::new(spec),
         key: request.key.into(),
-        by: request.by.into(),
+        by: by(caller, request.by),
         trace_parent: trace_parent.into(),
     };
-    let answer = parts.handle.ask(Event::Submit(submission)).instrument(span).await.map_err(of_engine)?;
+    let answer = parts.handle.ask(Event::Submit(submission).by(caller)).instrument(span).await.map_err(of_engine)?;
     match answer {
         Answer::Submitted { job, duplicate, warnings } => Ok(v1::SubmitReply { job: job.0, duplicate, warnings }),
         other => Err(unexpected(&other)),
     }
+}
+
+/// Whether this caller may submit to this queue.
+fn may_use(caller: &Caller, queue: &str) -> Result<(), Status> {
+    if caller.reach.covers(queue) {
+        return Ok(());
+    }
+    let (name, queues) = (caller.who.name(), caller.reach.queues().join("`, `"));
+    Err(Status::permission_denied(format!(
+        "this token ({name}) is limited to `{queues}`; the job is for the queue `{queue}`: submit it to one of those \
+         (`queue` in the job file), or ask an admin for another token"
+    )))
 }
 
 /// Another kind of answer than the question has: a bug, told as one.
@@ -89,15 +108,24 @@ async fn check(spec: JobSpec) -> Result<(JobSpec, Vec<Problem>), Status> {
 }
 
 /// Puts the numbers of other jobs in the place of their names; says which names are none.
-fn name_jobs(snapshot: &Snapshot, spec: &mut JobSpec) -> Vec<Problem> {
+fn name_jobs(snapshot: &Snapshot, reach: &Reach, spec: &mut JobSpec) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (index, task) in spec.tasks.iter_mut().enumerate() {
+        let beyond = |job| snapshot.job(job).is_some_and(|job| !reach.covers(&job.job.spec.queue));
+        for (place, job) in task.after.iter().enumerate().filter_map(|(place, after)| Some((place, after.job?))) {
+            if beyond(job) {
+                problems.push(Problem {
+                    path: format!("tasks[{index}].after[{place}]"),
+                    message: format!("job {job} does not exist, or was deleted; `ctl list` shows the jobs there are"),
+                });
+            }
+        }
         if !task.after.iter().any(|after| after.job.is_none() && after.job_name.is_some()) {
             continue;
         }
         for (place, after) in Arc::make_mut(task).after.iter_mut().enumerate() {
             let Some(name) = after.job_name.as_deref().filter(|_| after.job.is_none()) else { continue };
-            match job_named(snapshot, name) {
+            match job_named(snapshot, reach, name) {
                 Ok(Some(job)) => after.job = Some(job.job.id),
                 Ok(None) => problems.push(Problem {
                     path: format!("tasks[{index}].after[{place}]"),
@@ -136,7 +164,11 @@ impl Wanted {
     }
 }
 
-pub(super) fn list(snapshot: &Snapshot, request: &v1::ListJobsRequest) -> Result<v1::ListJobsReply, Status> {
+pub(super) fn list(
+    snapshot: &Snapshot,
+    reach: &Reach,
+    request: &v1::ListJobsRequest,
+) -> Result<v1::ListJobsReply, Status> {
     let wanted = Wanted {
         states: job_states(&request.states)?,
         labels: request.labels.iter().map(|label| LabelFilter::parse(label)).collect::<Result<_, _>>()?,
@@ -147,7 +179,8 @@ pub(super) fn list(snapshot: &Snapshot, request: &v1::ListJobsRequest) -> Result
     };
     let before = page_start(&request.page_token)?.map(JobId);
     let size = page_size(request.page_size);
-    let mut found = snapshot.newest_first(before).filter(|job| wanted.matches(job));
+    let mut found =
+        snapshot.newest_first(before).filter(|job| reach.covers(&job.job.spec.queue) && wanted.matches(job));
     let jobs: Vec<_> = found.by_ref().take(size).map(|job| summary(job)).collect();
     let last = jobs.last().map(|job| job.id);
     let next_page_token = found.next().and(last).map(page_token).unwrap_or_default();
@@ -172,8 +205,8 @@ pub(super) fn summary(job: &JobView) -> v1::JobSummary {
     }
 }
 
-pub(super) fn get(snapshot: &Snapshot, request: v1::GetJobRequest) -> Result<v1::GetJobReply, Status> {
-    let found = resolve(snapshot, request.selector)?;
+pub(super) fn get(snapshot: &Snapshot, reach: &Reach, request: v1::GetJobRequest) -> Result<v1::GetJobReply, Status> {
+    let found = resolve(snapshot, reach, request.selector)?;
     let (job, tasks) = (found.job, found.tasks);
     let layout = Layout::new(&job.job);
     let groups = layout.groups().zip(job.tallies()).map(|(group, tally)| v1::GroupSummary {
@@ -205,10 +238,11 @@ struct Told {
 /// A summary at once, then one whenever it changed, not too often but the last one at once.
 pub(super) fn watch(
     view: View,
+    reach: &Reach,
     request: v1::WatchJobRequest,
 ) -> Result<impl Stream<Item = Result<v1::JobSummary, Status>> + Send + 'static, Status> {
     let changed = view.changed();
-    let id = resolve(&view.load(), request.selector)?.id();
+    let id = resolve(&view.load(), reach, request.selector)?.id();
     let watch = Watch { view, changed, id, told: None };
     Ok(stream::try_unfold(watch, |mut watch| async move {
         let next = watch.next().await?;

@@ -3,8 +3,10 @@
 //! Never touches state: what changes something goes to the engine, what only looks reads the view.
 
 mod accept;
+mod access;
 mod admin;
 mod agents;
+mod audit;
 mod backup;
 mod bulk;
 mod control;
@@ -12,6 +14,7 @@ mod door;
 mod filter;
 mod fleet;
 mod follow;
+mod guard;
 mod identity;
 mod inputs;
 mod installation;
@@ -37,11 +40,13 @@ use muster_common::{
     proto::{
         DESCRIPTORS,
         v1::{
-            MemberView, StoreView, admin_server::AdminServer, agent_link_server::AgentLinkServer,
-            backup_server::BackupServer, identity_server::IdentityServer, muster_server::MusterServer,
+            MemberView, StoreView, access_server::AccessServer, admin_server::AdminServer,
+            agent_link_server::AgentLinkServer, backup_server::BackupServer, identity_server::IdentityServer,
+            muster_server::MusterServer,
         },
     },
 };
+use muster_core::access::Enforcement;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -51,7 +56,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{service::Routes, transport::Server};
 use tonic_health::server::HealthReporter;
 
-use self::{admin::Admins, agents::Agents, backup::Copies, door::Way, identity::Machines, people::People};
+use self::{
+    access::Tokens, admin::Admins, agents::Agents, backup::Copies, door::Way, guard::Guard, identity::Machines,
+    people::People,
+};
 pub use self::{
     backup::{Promotion, Refused},
     door::{BadLeader, Door},
@@ -103,6 +111,8 @@ pub struct Parts {
     pub copies: Source,
     /// Where a wish to move to etcd is brought; none: it cannot.
     pub promotions: Option<mpsc::Sender<Promotion>>,
+    /// When callers must say who they are.
+    pub enforcement: Enforcement,
 }
 
 impl std::fmt::Debug for Parts {
@@ -130,11 +140,17 @@ pub struct Services {
 }
 
 impl Services {
-    /// Opens `door` to the services over `parts`.
-    pub fn open(door: &Door, parts: Parts) -> Self {
+    /// Opens `door` to the services over `parts`, with a guard before all of them.
+    ///
+    /// # Errors
+    /// The protocol's own description is damaged.
+    pub fn open(door: &Door, parts: Parts) -> Result<Self, Error> {
         let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
         let handle = parts.handle.clone();
         let (machines, admins) = (Machines { parts: parts.clone() }, Admins { parts: parts.clone() });
+        let guard = Guard::new(handle.clone(), parts.view.clone(), parts.clock, parts.enforcement);
+        guard.start(&tracker, &cancel);
+        let tokens = Tokens { parts: parts.clone(), guard: guard.clone() };
         let people = People { started: parts.clock.wall(), parts: parts.clone(), cancel: cancel.clone() };
         let copies = Copies { parts: parts.clone(), tracker: tracker.clone(), cancel: cancel.clone() };
         let agents = Agents { parts, tracker: tracker.clone(), cancel: cancel.clone() };
@@ -142,9 +158,12 @@ impl Services {
             .add_service(AgentLinkServer::new(agents).max_decoding_message_size(AGENT_MESSAGE_MAX))
             .add_service(IdentityServer::new(machines).max_decoding_message_size(SMALL_MESSAGE_MAX))
             .add_service(AdminServer::new(admins).max_decoding_message_size(SMALL_MESSAGE_MAX))
-            .add_service(BackupServer::new(copies));
-        door.lead(Way::Here(Box::new(routes.prepare()), handle));
-        Self { tracker, cancel }
+            .add_service(BackupServer::new(copies))
+            .add_service(AccessServer::new(tokens))
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?);
+        door.lead(Way::Here(Box::new((guard, routes.prepare())), handle));
+        Ok(Self { tracker, cancel })
     }
 
     /// Ends all that is open. The door should lead elsewhere by then.
@@ -155,6 +174,12 @@ impl Services {
             tracing::warn!("open calls did not end in time and are cut off");
         }
     }
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
 /// Serves until cancelled; then lets open calls end for a short while. With `own`, all that comes in is TLS.
@@ -169,13 +194,7 @@ pub async fn serve(
 ) -> Result<(), Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
     let reporting = tokio::spawn(report_health(health, door.clone(), cancel.clone()));
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let always =
-        Routes::new(health_service).add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
+    let always = Routes::new(health_service);
     let routes = Routes::from(always.into_axum_router().fallback_service(door)).prepare();
     let router = Server::builder()
         .http2_keepalive_interval(Some(PING_EVERY))

@@ -1,7 +1,10 @@
 //! What people want done with work, and why it is where it is: asked of the engine.
 
+use std::sync::Arc;
+
 use muster_common::{proto::v1, wire::work};
 use muster_core::{
+    access::{Caller, Reach, Who},
     cluster::Reason,
     event::{Answer, Event, Target, Which},
     id::TaskId,
@@ -10,35 +13,55 @@ use tonic::Status;
 
 use crate::grpc::{Parts, jobs::unexpected, layout::Layout, select::resolve, status::of_engine};
 
-pub(super) async fn cancel(parts: &Parts, request: v1::CancelRequest) -> Result<v1::CancelReply, Status> {
-    let target = target(parts, request.selector)?;
+pub(super) async fn cancel(
+    parts: &Parts,
+    caller: &Arc<Caller>,
+    request: v1::CancelRequest,
+) -> Result<v1::CancelReply, Status> {
+    let target = target(parts, caller, request.selector)?;
     let event = Event::Cancel {
         target,
-        by: request.by.into(),
+        by: by(caller, request.by),
         reason: request.reason.into(),
         teardown_too: request.teardown_too,
     };
-    match parts.handle.ask(event).await.map_err(of_engine)? {
+    match parts.handle.ask(event.by(caller)).await.map_err(of_engine)? {
         Answer::Cancelled { tasks, already_final } => Ok(v1::CancelReply { job: target.job().0, tasks, already_final }),
         other => Err(unexpected(&other)),
     }
 }
 
-pub(super) async fn retry(parts: &Parts, request: v1::RetryRequest) -> Result<v1::RetryReply, Status> {
-    let target = target(parts, request.selector)?;
+pub(super) async fn retry(
+    parts: &Parts,
+    caller: &Arc<Caller>,
+    request: v1::RetryRequest,
+) -> Result<v1::RetryReply, Status> {
+    let target = target(parts, caller, request.selector)?;
     let which = if request.failed_only { Which::Failed } else { Which::All };
-    match parts.handle.ask(Event::Retry { target, which }).await.map_err(of_engine)? {
+    match parts.handle.ask(Event::Retry { target, which }.by(caller)).await.map_err(of_engine)? {
         Answer::Retried { tasks } => Ok(v1::RetryReply { job: target.job().0, tasks }),
         other => Err(unexpected(&other)),
     }
 }
 
-fn target(parts: &Parts, selector: Option<v1::Selector>) -> Result<Target, Status> {
-    Ok(resolve(&parts.view.load(), selector)?.target())
+/// Who asks, as it is shown with the work: who they proved to be, or else who they say they are.
+pub(super) fn by(caller: &Caller, said: String) -> Arc<str> {
+    match &caller.who {
+        Who::Anonymous => said.into(),
+        known => known.name().into(),
+    }
 }
 
-pub(super) async fn explain(parts: &Parts, request: v1::ExplainRequest) -> Result<v1::ExplainReply, Status> {
-    let found = resolve(&parts.view.load(), request.selector)?;
+fn target(parts: &Parts, caller: &Caller, selector: Option<v1::Selector>) -> Result<Target, Status> {
+    Ok(resolve(&parts.view.load(), &caller.reach, selector)?.target())
+}
+
+pub(super) async fn explain(
+    parts: &Parts,
+    reach: &Reach,
+    request: v1::ExplainRequest,
+) -> Result<v1::ExplainReply, Status> {
+    let found = resolve(&parts.view.load(), reach, request.selector)?;
     let layout = Layout::new(&found.job.job);
     let all = parts.handle.explain(found.target()).await.map_err(of_engine)?;
     let explanations = all.into_iter().map(|explanation| v1::Explanation {

@@ -9,7 +9,9 @@ use muster_core::time::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::grpc::{Parts, fleet, follow, installation, jobs, orders, result, stats, status::stopping, tasks};
+use crate::grpc::{
+    Parts, fleet, follow, guard::caller, installation, jobs, orders, result, stats, status::stopping, tasks,
+};
 
 /// See `Muster` in `muster.proto`.
 #[derive(Clone, Debug)]
@@ -56,61 +58,76 @@ impl Muster for People {
     }
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitReply>, Status> {
-        jobs::submit(&self.parts, request.into_inner()).await.map(Response::new)
+        let caller = caller(&request)?;
+        jobs::submit(&self.parts, &caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_jobs(&self, request: Request<v1::ListJobsRequest>) -> Result<Response<v1::ListJobsReply>, Status> {
-        jobs::list(&self.parts.view.load(), request.get_ref()).map(Response::new)
+        let caller = caller(&request)?;
+        jobs::list(&self.parts.view.load(), &caller.reach, request.get_ref()).map(Response::new)
     }
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::GetJobReply>, Status> {
-        jobs::get(&self.parts.view.load(), request.into_inner()).map(Response::new)
+        let caller = caller(&request)?;
+        jobs::get(&self.parts.view.load(), &caller.reach, request.into_inner()).map(Response::new)
     }
 
     async fn list_tasks(&self, request: Request<v1::ListTasksRequest>) -> Result<Response<v1::ListTasksReply>, Status> {
-        tasks::list(self.parts.view.load(), request.into_inner()).await.map(Response::new)
+        let caller = caller(&request)?;
+        tasks::list(self.parts.view.load(), &caller.reach, request.into_inner()).await.map(Response::new)
     }
 
     async fn watch_job(&self, request: Request<v1::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
-        Ok(self.until_stop(jobs::watch(self.parts.view.clone(), request.into_inner())?))
+        let caller = caller(&request)?;
+        Ok(self.until_stop(jobs::watch(self.parts.view.clone(), &caller.reach, request.into_inner())?))
     }
 
     async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelReply>, Status> {
-        orders::cancel(&self.parts, request.into_inner()).await.map(Response::new)
+        let caller = caller(&request)?;
+        orders::cancel(&self.parts, &caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn retry(&self, request: Request<v1::RetryRequest>) -> Result<Response<v1::RetryReply>, Status> {
-        orders::retry(&self.parts, request.into_inner()).await.map(Response::new)
+        let caller = caller(&request)?;
+        orders::retry(&self.parts, &caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainReply>, Status> {
-        orders::explain(&self.parts, request.into_inner()).await.map(Response::new)
+        let caller = caller(&request)?;
+        orders::explain(&self.parts, &caller.reach, request.into_inner()).await.map(Response::new)
     }
 
     async fn stats(&self, request: Request<v1::StatsRequest>) -> Result<Response<v1::StatsReply>, Status> {
-        stats::stats(self.parts.view.load(), request.into_inner()).await.map(Response::new)
+        let caller = caller(&request)?;
+        stats::stats(self.parts.view.load(), &caller.reach, request.into_inner()).await.map(Response::new)
     }
 
     async fn get_result(
         &self,
         request: Request<v1::GetResultRequest>,
     ) -> Result<Response<Self::GetResultStream>, Status> {
-        Ok(self.until_stop(result::get(&self.parts, request.into_inner()).await?))
+        let caller = caller(&request)?;
+        Ok(self.until_stop(result::get(&self.parts, &caller.reach, request.into_inner()).await?))
     }
 
     async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
-        Ok(self.until_stop(follow::logs(self.parts.clone(), request.into_inner()).await?))
+        let caller = caller(&request)?;
+        Ok(self.until_stop(follow::logs(self.parts.clone(), &caller.reach, request.into_inner()).await?))
     }
 
     async fn list_agents(&self, _: Request<v1::ListAgentsRequest>) -> Result<Response<v1::ListAgentsReply>, Status> {
         fleet::agents(&self.parts).await.map(Response::new)
     }
 
-    async fn list_queues(&self, _: Request<v1::ListQueuesRequest>) -> Result<Response<v1::ListQueuesReply>, Status> {
-        fleet::queues(&self.parts).await.map(Response::new)
+    async fn list_queues(
+        &self,
+        request: Request<v1::ListQueuesRequest>,
+    ) -> Result<Response<v1::ListQueuesReply>, Status> {
+        fleet::queues(&self.parts, &caller(&request)?.reach).await.map(Response::new)
     }
 
     async fn set_queue(&self, request: Request<v1::SetQueueRequest>) -> Result<Response<v1::SetQueueReply>, Status> {
-        fleet::set_queue(&self.parts, request.into_inner()).await.map(Response::new)
+        let caller = caller(&request)?;
+        fleet::set_queue(&self.parts, &caller, request.into_inner()).await.map(Response::new)
     }
 }

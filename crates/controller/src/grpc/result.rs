@@ -7,6 +7,7 @@ use futures::{
 };
 use muster_common::proto::v1;
 use muster_core::{
+    access::Reach,
     id::{TaskId, Token},
     record::TaskResult,
     state::{Attempt, End, State, Task},
@@ -36,9 +37,10 @@ fn result_token(task: &Task) -> Option<Token> {
 /// A task's result, in parts.
 pub(super) async fn get(
     parts: &Parts,
+    reach: &Reach,
     request: v1::GetResultRequest,
 ) -> Result<BoxStream<'static, Result<v1::ResultChunk, Status>>, Status> {
-    let found = resolve(&parts.view.load(), request.selector)?;
+    let found = resolve(&parts.view.load(), reach, request.selector)?;
     let index = one_result(&found)?;
     let id = TaskId::new(found.id(), index);
     let data = read(parts, &found.job, id).await?;

@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc};
 
 use muster_common::proto::v1::Selector;
-use muster_core::{event::Target, id::JobId};
+use muster_core::{access::Reach, event::Target, id::JobId};
 use tonic::Status;
 
 use crate::{
@@ -45,8 +45,8 @@ impl Found {
     }
 }
 
-/// Finds what a selector means.
-pub(super) fn resolve(snapshot: &Snapshot, selector: Option<Selector>) -> Result<Found, Status> {
+/// Finds what a selector means, within reach of who asks. What is out of it does not exist.
+pub(super) fn resolve(snapshot: &Snapshot, reach: &Reach, selector: Option<Selector>) -> Result<Found, Status> {
     let text = selector.unwrap_or_default().text;
     let text = text.trim();
     if text.is_empty() {
@@ -55,27 +55,33 @@ pub(super) fn resolve(snapshot: &Snapshot, selector: Option<Selector>) -> Result
         ));
     }
     let found = |job: &Arc<JobView>, tasks| Found { job: Arc::clone(job), tasks, text: text.to_owned() };
-    if let Some(job) = job_named(snapshot, text)? {
+    if let Some(job) = job_named(snapshot, reach, text)? {
         return Ok(found(job, None));
     }
     // A job's name may hold dots and a task's may not: the last one stands between them.
-    let Some((head, tail)) = text.rsplit_once('.') else { return Err(unknown_job(snapshot, text)) };
-    let Some(job) = job_named(snapshot, head)? else { return Err(unknown_job(snapshot, head)) };
+    let Some((head, tail)) = text.rsplit_once('.') else { return Err(unknown_job(snapshot, reach, text)) };
+    let Some(job) = job_named(snapshot, reach, head)? else { return Err(unknown_job(snapshot, reach, head)) };
     Ok(found(job, Some(tasks_named(job, tail)?)))
 }
 
 /// The one job of this number or name.
-pub(super) fn job_named<'a>(snapshot: &'a Snapshot, text: &str) -> Result<Option<&'a Arc<JobView>>, Status> {
+pub(super) fn job_named<'a>(
+    snapshot: &'a Snapshot,
+    reach: &Reach,
+    text: &str,
+) -> Result<Option<&'a Arc<JobView>>, Status> {
+    let within = |job: &&Arc<JobView>| reach.covers(&job.job.spec.queue);
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Ok(text.parse().ok().and_then(|id| snapshot.job(JobId(id))));
+        return Ok(text.parse().ok().and_then(|id| snapshot.job(JobId(id))).filter(within));
     }
-    let mut named = snapshot.named(text).filter_map(|id| snapshot.job(id));
+    let all = || snapshot.named(text).filter_map(|id| snapshot.job(id)).filter(within);
+    let mut named = all();
     let Some(newest) = named.next() else { return Ok(None) };
     match named.next() {
         None => Ok(Some(newest)),
         Some(second) => {
+            let count = all().count();
             let all = [newest, second].into_iter().chain(named);
-            let count = snapshot.named(text).count();
             let listed: Vec<_> =
                 all.take(CANDIDATES).map(|job| format!("{} ({})", job.job.id, job.summary.state)).collect();
             let more = if count > listed.len() { ", …" } else { "" };
@@ -87,11 +93,13 @@ pub(super) fn job_named<'a>(snapshot: &'a Snapshot, text: &str) -> Result<Option
     }
 }
 
-fn unknown_job(snapshot: &Snapshot, text: &str) -> Status {
+fn unknown_job(snapshot: &Snapshot, reach: &Reach, text: &str) -> Status {
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Status::not_found(format!("job {text} does not exist; `ctl list` shows those that do"));
     }
-    let names = snapshot.names.keys().take(COMPARED).map(|name| &**name);
+    let is_seen = |id: &JobId| snapshot.job(*id).is_some_and(|job| reach.covers(&job.job.spec.queue));
+    let names = snapshot.names.iter().take(COMPARED).filter(|(_, jobs)| jobs.iter().any(is_seen));
+    let names = names.map(|(name, _)| &**name);
     Status::not_found(match nearest(text, names) {
         Some(near) => format!("no job is called `{text}`; did you mean `{near}`?"),
         None => format!("no job is called `{text}`; `ctl list` shows all"),
@@ -164,7 +172,8 @@ mod tests {
     }
 
     fn look_up(text: &str) -> Result<(u64, Option<Range<u32>>), Status> {
-        resolve(&snapshot(), Some(Selector { text: text.to_owned() })).map(|found| (found.id().0, found.tasks))
+        resolve(&snapshot(), &Reach::All, Some(Selector { text: text.to_owned() }))
+            .map(|found| (found.id().0, found.tasks))
     }
 
     #[test]

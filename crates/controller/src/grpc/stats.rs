@@ -3,7 +3,10 @@
 use std::{cmp::Reverse, collections::BinaryHeap, ops::Range, sync::Arc};
 
 use muster_common::{proto::v1, wire::work};
-use muster_core::state::{CHUNK_TASKS, State, Tally, Task};
+use muster_core::{
+    access::Reach,
+    state::{CHUNK_TASKS, State, Tally, Task},
+};
 use tonic::Status;
 
 use crate::{
@@ -29,15 +32,20 @@ struct Measured {
     looked_at: Vec<Arc<JobView>>,
 }
 
-pub(super) async fn stats(snapshot: Arc<Snapshot>, request: v1::StatsRequest) -> Result<v1::StatsReply, Status> {
+pub(super) async fn stats(
+    snapshot: Arc<Snapshot>,
+    reach: &Reach,
+    request: v1::StatsRequest,
+) -> Result<v1::StatsReply, Status> {
     let all = request.selector.as_ref().is_none_or(|selector| selector.text.trim().is_empty());
-    let found = if all { None } else { Some(resolve(&snapshot, request.selector)?) };
+    let found = if all { None } else { Some(resolve(&snapshot, reach, request.selector)?) };
+    let reach = reach.clone();
     let keep = (request.slowest as usize).min(SLOWEST_MAX);
     let scan = move || {
         let mut measured = Measured::default();
         match &found {
             Some(found) => measured.add(found, keep),
-            None => snapshot.newest_first(None).for_each(|job| {
+            None => snapshot.newest_first(None).filter(|job| reach.covers(&job.job.spec.queue)).for_each(|job| {
                 measured.add(&Found { job: Arc::clone(job), tasks: None, text: String::new() }, keep);
             }),
         }

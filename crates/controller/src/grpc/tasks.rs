@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use muster_common::{proto::v1, wire::work};
 use muster_core::{
+    access::Reach,
     id::AgentId,
     state::{CHUNK_TASKS, State, Task},
 };
@@ -18,9 +19,13 @@ use crate::{
     view::{JobView, Snapshot},
 };
 
-pub(super) async fn list(snapshot: Arc<Snapshot>, request: v1::ListTasksRequest) -> Result<v1::ListTasksReply, Status> {
+pub(super) async fn list(
+    snapshot: Arc<Snapshot>,
+    reach: &Reach,
+    request: v1::ListTasksRequest,
+) -> Result<v1::ListTasksReply, Status> {
     let states = task_states(&request.states)?;
-    let found = resolve(&snapshot, request.selector)?;
+    let found = resolve(&snapshot, reach, request.selector)?;
     let start = page_start(&request.page_token)?.and_then(|at| u32::try_from(at).ok()).unwrap_or(0);
     let size = page_size(request.page_size);
     let scan = move || {

@@ -1,5 +1,6 @@
 //! The doors as their users see them: real servers and clients over loopback, a real engine, a store in memory.
 
+mod access;
 mod agents;
 mod people;
 mod rig;

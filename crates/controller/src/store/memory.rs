@@ -59,6 +59,16 @@ impl Memory {
         self.lock().pieces.get(key).cloned()
     }
 
+    /// All that is kept.
+    pub fn pieces(&self) -> Vec<(Key, Piece)> {
+        self.lock().pieces.iter().map(|(key, piece)| (key.clone(), piece.clone())).collect()
+    }
+
+    /// Keeps this, whatever a controller thinks: somebody tampers with the store.
+    pub fn put(&self, key: Key, piece: Piece) {
+        self.lock().pieces.insert(key, piece);
+    }
+
     /// How many pieces there are.
     pub fn len(&self) -> usize {
         self.lock().pieces.len()

@@ -7,6 +7,7 @@ use std::{
 
 use imbl::{OrdMap, OrdSet};
 use muster_core::{
+    access, audit,
     id::{AgentId, JobId},
     identity::{self, Machine},
     record::{AgentRecord, Cancel, Job, Key, Piece, Queue, Summary, TaskResult},
@@ -30,6 +31,10 @@ pub struct Snapshot {
     pub machines: OrdMap<Arc<str>, Arc<Machine>>,
     /// Every queue whose limits were set, by name.
     pub queues: OrdMap<Arc<str>, Arc<Queue>>,
+    /// Every access token, by id.
+    pub tokens: OrdMap<Arc<str>, Arc<access::Token>>,
+    /// The audit log, in blocks.
+    pub audit: OrdMap<u64, Arc<audit::Block>>,
     /// Which jobs have a name.
     pub names: OrdMap<Arc<str>, OrdSet<JobId>>,
 }
@@ -108,6 +113,8 @@ impl Snapshot {
                 self.machines.insert(Arc::clone(&machine.name), machine);
             }
             (Key::Queue(name), Piece::Queue(queue)) => _ = self.queues.insert(name, queue),
+            (Key::Token(id), Piece::Token(token)) => _ = self.tokens.insert(id, token),
+            (Key::Audit(n), Piece::Audit(block)) => _ = self.audit.insert(n, block),
             (Key::Agent(id), Piece::Agent(agent)) => _ = self.agents.insert(id, agent),
             (Key::Job(id), Piece::Job(job)) => self.put_job(id, job),
             (Key::Cancel(id), Piece::Cancel(cancel)) => self.edit(id, |job| job.cancel = Some(cancel)),
@@ -127,6 +134,8 @@ impl Snapshot {
             Key::Identity(identity::Name::Machine(name)) => _ = self.machines.remove(name),
             Key::Identity(_) => {}
             Key::Queue(name) => _ = self.queues.remove(name),
+            Key::Token(id) => _ = self.tokens.remove(id),
+            Key::Audit(n) => _ = self.audit.remove(n),
             Key::Agent(id) => _ = self.agents.remove(id),
             Key::Job(id) => self.remove_job(*id),
             Key::Cancel(id) => self.edit(*id, |job| job.cancel = None),

@@ -1,6 +1,8 @@
 //! All that is known, and the one function through which it changes.
 
+mod access;
 mod agents;
+mod audit;
 mod cancel;
 pub mod check;
 mod deps;
@@ -36,6 +38,7 @@ use crate::{
     state::{CHUNK_TASKS, State, Task},
     time::{Mono, Now, Timestamp},
 };
+use audit::Ledger;
 use entry::Entry;
 use identity::Identities;
 use queues::Lane;
@@ -93,6 +96,8 @@ pub struct Cluster {
     deadlines: BTreeSet<(Mono, AgentId)>,
     identities: Identities,
     queues: BTreeMap<Arc<str>, Lane>,
+    tokens: BTreeMap<Arc<str>, Arc<crate::access::Token>>,
+    ledger: Ledger,
     ready: Ready,
     timers: BTreeSet<(Timestamp, Due)>,
     /// Ends of back-offs, by the clock that never jumps, each with the `retry_at` that it stands for.
@@ -119,6 +124,8 @@ impl Cluster {
             deadlines: BTreeSet::new(),
             identities: Identities::default(),
             queues: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            ledger: Ledger::default(),
             ready: Ready::default(),
             timers: BTreeSet::new(),
             backoffs: BTreeSet::new(),
@@ -142,6 +149,13 @@ impl Cluster {
             Event::Retry { target, which } => self.retry(now, target, which),
             Event::SetQueue(queue) => self.set_queue(queue),
             Event::Identity(change) => self.identify(now, change),
+            Event::By { caller, event } => self.by(now, &caller, *event),
+            Event::Note(note) => {
+                self.note(now, note);
+                Ok(Answer::Done)
+            }
+            Event::CreateToken(new) => self.create_token(now, new),
+            Event::RevokeToken { which } => self.revoke_token(now, &which),
             Event::Attach { uid, offer, session, holding } => self.attach(now, uid, offer, session, &holding),
             Event::Heartbeat { agent, session, stamp } => self.heartbeat(now, agent, session, stamp),
             Event::Report { agent, session, report } => self.report(now, agent, session, report),
@@ -166,6 +180,8 @@ impl Cluster {
             Key::Meta => Some(Piece::Meta(self.meta)),
             Key::Identity(name) => self.identities.piece(name).map(Piece::Identity),
             Key::Queue(name) => self.queues.get(name)?.stored().map(Piece::Queue),
+            Key::Token(id) => self.tokens.get(id).cloned().map(Piece::Token),
+            Key::Audit(n) => self.ledger.block(*n).cloned().map(Piece::Audit),
             Key::Agent(id) => self.agents.get(id).map(|agent| Piece::Agent(Arc::clone(&agent.record))),
             Key::Job(id) => entry(id).map(|entry| Piece::Job(Arc::clone(&entry.job))),
             Key::Cancel(id) => entry(id)?.cancel.clone().map(Piece::Cancel),

@@ -52,6 +52,8 @@ impl Cluster {
                 (Key::Identity(name), Piece::Identity(piece))
                     if cluster.identities.remember(name.clone(), piece.clone()) => {}
                 (Key::Queue(name), Piece::Queue(queue)) => cluster.lane(&name).set(queue),
+                (Key::Token(id), Piece::Token(token)) if token.id == id => _ = cluster.tokens.insert(id, token),
+                (Key::Audit(n), Piece::Audit(block)) => cluster.ledger.adopt(n, block),
                 (Key::Agent(id), Piece::Agent(record)) if record.id == id => {
                     cluster.remember(record, now.mono, deadline)
                 }

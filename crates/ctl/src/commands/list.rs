@@ -57,7 +57,7 @@ pub(crate) struct Args {
 
 /// An instant as people write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum When {
+pub(crate) enum When {
     At(u64),
     Ago(u64),
 }
@@ -80,7 +80,7 @@ impl FromStr for When {
 
 /// Not an instant.
 #[derive(Debug)]
-struct Unreadable;
+pub(crate) struct Unreadable;
 
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -91,7 +91,7 @@ impl fmt::Display for Unreadable {
 impl std::error::Error for Unreadable {}
 
 impl When {
-    fn us(self, now: Timestamp) -> u64 {
+    pub(crate) fn us(self, now: Timestamp) -> u64 {
         match self {
             Self::At(us) => us,
             // 0 stands for no limit.

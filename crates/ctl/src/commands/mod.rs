@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod agents;
+pub(crate) mod audit;
 pub(crate) mod cancel;
 pub(crate) mod completions;
 pub(crate) mod dev;
@@ -29,7 +30,7 @@ use crate::{
     exit::Exit,
     output::Output,
     remote::{
-        Client,
+        Client, credential,
         find::{self, Place, Security},
     },
     system::Folder,
@@ -42,6 +43,7 @@ pub(crate) struct Ctl {
     controller: Option<String>,
     ca: Option<PathBuf>,
     pub(crate) insecure: bool,
+    token_file: Option<PathBuf>,
     /// A folder that is to go when nobody writes there any more.
     left: OnceLock<Folder>,
 }
@@ -54,6 +56,7 @@ impl Ctl {
             controller: cli.controller.clone(),
             ca: cli.ca.clone(),
             insecure: cli.insecure,
+            token_file: cli.token_file.clone(),
             left: OnceLock::new(),
         }
     }
@@ -83,7 +86,12 @@ impl Ctl {
 
     /// A connection to it.
     pub(crate) async fn client(&self) -> Result<Client, Error> {
-        Client::connect(self.place()?).await
+        self.connect(self.place()?).await
+    }
+
+    /// A connection to the controller at `place`, with the token that somebody gave.
+    pub(crate) async fn connect(&self, place: Place) -> Result<Client, Error> {
+        Client::connect(place, credential::find(self.token_file.as_deref())?).await
     }
 }
 
@@ -105,6 +113,7 @@ pub(crate) async fn dispatch(ctl: &Ctl, command: Command) -> Result<Exit, Error>
         Command::Status(args) => Box::pin(status::run(ctl, args)).await,
         Command::Admin(args) => Box::pin(admin::run(ctl, args)).await,
         Command::Agents(args) => Box::pin(agents::run(ctl, args)).await,
+        Command::Audit(args) => Box::pin(audit::run(ctl, args)).await,
         Command::Queue(args) => Box::pin(queue::run(ctl, args)).await,
         Command::Version(args) => Box::pin(version::run(ctl, args)).await,
         Command::Validate(args) => validate::run(ctl, &args),

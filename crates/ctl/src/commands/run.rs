@@ -59,13 +59,13 @@ pub(crate) async fn run(ctl: &Ctl, args: Args) -> Result<Exit, Error> {
     let named = if args.data.is_some() { None } else { ctl.named()? };
     if let Some(place) = named {
         let work = args.work.read(ctl.output, Where::of(&place))?;
-        let client = Client::connect(place).await?;
-        return Run::new(ctl, client, work, args.logs, OnInterrupt::Detach).drive().await;
+        let client = ctl.connect(place).await?;
+        return Box::pin(Run::new(ctl, client, work, args.logs, OnInterrupt::Detach).drive()).await;
     }
     let work = args.work.read(ctl.output, Where::Here)?;
     let system = System::start(system::Options { data: args.data, ..system::Options::default() }).await?;
     let ended = match system.client().await {
-        Ok(client) => Run::new(ctl, client, work, args.logs, OnInterrupt::Cancel).drive().await,
+        Ok(client) => Box::pin(Run::new(ctl, client, work, args.logs, OnInterrupt::Cancel).drive()).await,
         Err(error) => Err(error),
     };
     ctl.leave_behind(match ended {

@@ -6,7 +6,7 @@ use crate::{
     exit::Exit,
     live::{Live, Outcome},
     output::{progress::Show, style::Look},
-    remote::{Client, submit::submit},
+    remote::submit::submit,
     work::{self, Where},
 };
 
@@ -25,7 +25,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(ctl: &Ctl, args: Args) -> Result<Exit, Error> {
     let place = ctl.place()?;
     let work = args.work.read(ctl.output, Where::of(&place))?;
-    let client = Client::connect(place).await?;
+    let client = ctl.connect(place).await?;
     let mut submitted = submit(&client, work.spec, args.key.as_deref()).await?;
     for warning in &submitted.warnings {
         ctl.output.note(Look::Warn, &format!("warning: {warning}"));

@@ -1,5 +1,6 @@
 //! What ctl shows: its own stable structs, made from the protocol's messages. `docs/cli.md` documents every field.
 
+pub(crate) mod access;
 pub(crate) mod agent;
 pub(crate) mod backup;
 pub(crate) mod change;

@@ -125,11 +125,15 @@ impl fmt::Display for Source {
 /// `ctl.toml`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
-    controller: Option<String>,
-    ca: Option<PathBuf>,
+pub(super) struct File {
+    pub(super) controller: Option<String>,
+    pub(super) ca: Option<PathBuf>,
     #[serde(default)]
-    insecure: bool,
+    pub(super) insecure: bool,
+    /// An access token, or better: where it is.
+    pub(super) token: Option<String>,
+    /// See `token`.
+    pub(super) token_file: Option<PathBuf>,
 }
 
 /// The address that somebody named; none when nobody did.
@@ -184,7 +188,7 @@ fn url(text: &str, secure: bool) -> String {
     }
 }
 
-fn read(path: &Path) -> Result<File, Error> {
+pub(super) fn read(path: &Path) -> Result<File, Error> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(File::default()),
@@ -193,12 +197,12 @@ fn read(path: &Path) -> Result<File, Error> {
     toml::from_str(&text).map_err(|error| {
         let error = error.to_string();
         Error::new(Exit::USAGE, format!("{} is not as it should be:\n{}", path.display(), error.trim_end()))
-            .next("it may hold controller = \"https://HOST:PORT\", ca = \"FILE\" and insecure = true")
+            .next("it may hold controller = \"https://HOST:PORT\", ca = \"FILE\", insecure = true, and token_file = \"FILE\" or token = \"…\"")
     })
 }
 
 /// `$XDG_CONFIG_HOME/muster/ctl.toml`, `~/.config/muster/ctl.toml`, `%APPDATA%\muster\ctl.toml`.
-fn file_path() -> Option<PathBuf> {
+pub(super) fn file_path() -> Option<PathBuf> {
     let folder = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let config = if cfg!(windows) {
         folder("APPDATA")

@@ -1,5 +1,6 @@
 //! The controller that ctl speaks to: finding it, following work, paging through answers.
 
+pub(crate) mod credential;
 pub(crate) mod find;
 pub(crate) mod follow;
 pub(crate) mod output;
@@ -9,13 +10,22 @@ pub(crate) mod tasks;
 use std::{error::Error as _, sync::Arc, time::Duration};
 
 use muster_common::{
-    proto::v1::{self, admin_client::AdminClient, muster_client::MusterClient},
+    proto::v1::{
+        self, access_client::AccessClient, admin_client::AdminClient, backup_client::BackupClient,
+        muster_client::MusterClient,
+    },
     tls::{self, Dial, Trust},
 };
 use rustls::{CertificateError, ClientConfig};
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::{Channel, Endpoint},
+};
 
-use self::find::{Place, Source, Trusted};
+use self::{
+    credential::Credential,
+    find::{Place, Source, Trusted},
+};
 use crate::{error::Error, exit::Exit};
 
 /// One submission may carry an array of a million items; answers are pages and stay small.
@@ -28,23 +38,28 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const PING_EVERY: Duration = Duration::from_secs(20);
 
 /// The protocol's client.
-pub(crate) type Rpc = MusterClient<Channel>;
+pub(crate) type Rpc = MusterClient<Authorised>;
+
+/// A connection that says with every call who asks.
+type Authorised = InterceptedService<Channel, Credential>;
 
 /// A connection to the controller at a place.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     /// Calls take `&mut`; clones share the connection.
     pub(crate) rpc: Rpc,
-    /// Of those who run the installation.
-    pub(crate) admin: AdminClient<Channel>,
-    /// For the other services of the same controller.
-    pub(crate) channel: Channel,
+    /// The same, for tokens and the audit log.
+    pub(crate) access: AccessClient<Authorised>,
+    /// The same, for agents that join and leave.
+    pub(crate) admin: AdminClient<Authorised>,
+    /// The same, for copies of the installation and its moves.
+    pub(crate) backup: BackupClient<Authorised>,
     pub(crate) place: Place,
 }
 
 impl Client {
     /// Connects, so that a controller that is not there is named at once.
-    pub(crate) async fn connect(place: Place) -> Result<Self, Error> {
+    pub(crate) async fn connect(place: Place, credential: Credential) -> Result<Self, Error> {
         let hosts = place.hosts()?;
         let tls = secure(&place)?;
         // The first stands for all of them: what is dialled is for `Dial` to say.
@@ -59,11 +74,14 @@ impl Client {
             .keep_alive_while_idle(true);
         let channel = Dial::new(hosts, tls).open(&endpoint).await;
         let channel = channel.map_err(|error| unreachable(&place, &error))?;
-        let admin = AdminClient::new(channel.clone());
-        let rpc = MusterClient::new(channel.clone())
+        let authorised = InterceptedService::new(channel, credential);
+        let access = AccessClient::new(authorised.clone());
+        let admin = AdminClient::new(authorised.clone());
+        let backup = BackupClient::new(authorised.clone());
+        let rpc = MusterClient::new(authorised)
             .max_decoding_message_size(LARGEST_ANSWER)
             .max_encoding_message_size(LARGEST_ANSWER);
-        Ok(Self { rpc, admin, channel, place })
+        Ok(Self { rpc, access, admin, backup, place })
     }
 }
 

@@ -276,7 +276,8 @@ fn etcdctl_reads_what_is_said_to_lie_in_etcd() -> Result<()> {
         .lines()
         .filter_map(|key| key.strip_prefix("/muster/v1/"))
         .filter(|key| {
-            let known = ["leader", "members", "head", "meta", "agents", "jobs", "queues", "staged", "parts"];
+            let known =
+                ["leader", "members", "head", "meta", "agents", "jobs", "queues", "staged", "parts", "tokens", "audit"];
             key.split('/').next().is_none_or(|first| !known.contains(&first))
         })
         .collect();

@@ -1,5 +1,7 @@
 //! Everything that is proved on the tree itself and on the real binaries.
 
+#[cfg(unix)]
+mod access;
 mod tidy;
 
 #[cfg(unix)]

@@ -51,7 +51,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 /// The only packages `crates/core` may name under `[dependencies]`.
-const CORE_DEPENDENCIES: &[&str] = &["serde", "thiserror"];
+const CORE_DEPENDENCIES: &[&str] = &["serde", "sha2", "thiserror"];
 
 /// What may not be depended on, by crate: (who, what, why).
 const FORBIDDEN_DEPENDENCIES: &[(&str, &str, &str)] = &[

@@ -1,5 +1,6 @@
 //! Everything that can be said, for the properties of the translation.
 
+mod access;
 mod link;
 mod record;
 mod spec;
@@ -276,6 +277,8 @@ fn pieces() -> impl Strategy<Value = (Key, Piece)> {
         meta_pieces(),
         queue_pieces(),
         agent_pieces(),
+        access::token_pieces(),
+        access::audit_pieces(),
         jobs().prop_map(|job| (Key::Job(job.id), Piece::Job(Arc::new(job)))),
         (job(), cancels()).prop_map(|(job, cancel)| (Key::Cancel(job), Piece::Cancel(Arc::new(cancel)))),
         (job(), any::<u32>(), chunks()).prop_map(|(job, n, chunk)| (Key::Chunk(job, n), Piece::Chunk(Arc::new(chunk)))),

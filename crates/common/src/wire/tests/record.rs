@@ -3,6 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use muster_core::{
+    access,
+    audit::{Block, Outcome, Record},
     id::{AgentId, JobId, TaskId, Token},
     record::{AgentRecord, Cancel, Job, Key, Meta, Offer, Piece, Queue, TaskResult},
     resources::Request,
@@ -38,11 +40,42 @@ fn samples() -> Vec<(Key, Piece)> {
         (Key::Chunk(job, 2), Piece::Chunk(Arc::new(sample_chunk()))),
         (Key::Result(TaskId::new(job, 128)), Piece::Result(Arc::new(TaskResult::Inline(Arc::new(*b"{\"a\":1}"))))),
         (Key::Result(TaskId::new(job, 129)), Piece::Result(Arc::new(TaskResult::Stored(70_000)))),
+        (Key::Token("abcd2345".into()), Piece::Token(Arc::new(sample_token()))),
+        (Key::Audit(2), Piece::Audit(Arc::new(Block { records: vec![sample_audit()] }))),
     ]
 }
 
 fn one(key: &str, value: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(key.to_owned(), value.to_owned())])
+}
+
+fn sample_token() -> access::Token {
+    access::Token {
+        id: "abcd2345".into(),
+        name: "ops".into(),
+        role: access::Role::Operator,
+        reach: access::Reach::of(["day".into(), "night".into()]),
+        digest: [7; 32],
+        created: Timestamp(1),
+        created_by: "ann".into(),
+        expires: Timestamp(2),
+        revoked: Timestamp(3),
+    }
+}
+
+fn sample_audit() -> Record {
+    Record {
+        n: 33,
+        at: Timestamp(9),
+        who: access::Who::Token { id: "abcd2345".into(), name: "ops".into() },
+        peer: "10.0.0.1:5".into(),
+        action: "cancel".into(),
+        object: "17".into(),
+        outcome: Outcome::Refused,
+        detail: "why".into(),
+        uncounted: 4,
+        before: [1; 32],
+    }
 }
 
 fn sample_agent() -> AgentRecord {
@@ -191,6 +224,17 @@ const GOLDEN: &[(&str, &str)] = &[
     ),
     ("jobs/00000000000000000017/r/0000000128", "080112077b2261223a317d"),
     ("jobs/00000000000000000017/r/0000000129", "080118f0a204"),
+    (
+        "tokens/abcd2345",
+        "0801120861626364323334351a036f707320022a036461792a056e6967687432200707070707070707070707 \
+         07070707070707070707070707070707070707070738014203616e6e48025003",
+    ),
+    (
+        "audit/00000000000000000002",
+        "0801125a082110091a110801120861626364323334351a036f7073220a31302e302e302e313a352a0663616e \
+         63656c3202313738014203776879480452200101010101010101010101010101010101010101010101010101 \
+         010101010101",
+    ),
 ];
 
 #[test]
@@ -209,6 +253,12 @@ fn every_record_of_version_1_is_read_and_written_to_the_byte() {
     for ((key, piece), (_, bytes)) in samples.iter().zip(&golden) {
         assert_eq!(decode(key, &unhex(bytes)).unwrap(), *piece);
     }
+}
+
+#[test]
+fn the_hash_of_an_audit_record_is_the_same_for_ever() {
+    let expected = "d42d7b89e84f5f35849c36314927d1a46d6640ae03a22107d06bc23ee8784d96";
+    assert_eq!(hex(&sample_audit().digest()), expected, "chains that were written would not hold any more");
 }
 
 #[test]
@@ -289,7 +339,7 @@ fn keys_are_fixed_to_the_byte() {
 
 #[test]
 fn a_key_that_no_build_writes_is_refused() {
-    let table: [&[u8]; 15] = [
+    let table: [&[u8]; 17] = [
         b"",
         b"meta/",
         b"leader",
@@ -305,6 +355,8 @@ fn a_key_that_no_build_writes_is_refused() {
         b"jobs/00000000000000000007/c/4294967296",
         b"jobs/00000000000000000007/x/0000000009",
         b"queues/\xff",
+        b"tokens/",
+        b"audit/7",
     ];
     for bytes in table {
         let error = parse_key(bytes).unwrap_err();
@@ -313,16 +365,18 @@ fn a_key_that_no_build_writes_is_refused() {
 }
 
 fn place(key: &Key) -> impl Ord + use<> {
-    // Agents, then each job before its pieces, by number.
+    // Agents, audit records, then each job before its pieces, by number.
     match key {
         Key::Agent(id) => (0, id.0, 0, 0),
-        Key::Identity(_) => (0, u64::MAX, 0, 0),
-        Key::Job(job) => (1, job.0, 0, 0),
-        Key::Chunk(job, n) => (1, job.0, 1, *n),
-        Key::Cancel(job) => (1, job.0, 2, 0),
-        Key::Result(task) => (1, task.job.0, 3, task.index),
-        Key::Meta => (2, 0, 0, 0),
-        Key::Queue(_) => (3, 0, 0, 0),
+        Key::Audit(n) => (1, *n, 0, 0),
+        Key::Identity(_) => (1, u64::MAX, 0, 0),
+        Key::Job(job) => (2, job.0, 0, 0),
+        Key::Chunk(job, n) => (2, job.0, 1, *n),
+        Key::Cancel(job) => (2, job.0, 2, 0),
+        Key::Result(task) => (2, task.job.0, 3, task.index),
+        Key::Meta => (3, 0, 0, 0),
+        Key::Queue(_) => (4, 0, 0, 0),
+        Key::Token(_) => (5, 0, 0, 0),
     }
 }
 

@@ -11,6 +11,7 @@ use muster_common::{
     wire,
 };
 use muster_core::{
+    access::Enforcement,
     cluster::Config,
     spec::{JobSpec, TaskSpec},
 };
@@ -18,7 +19,11 @@ use object_store::memory::InMemory;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{
+    Request, Status, Streaming,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::Channel,
+};
 
 use crate::{
     dispatch::Sessions,
@@ -43,8 +48,13 @@ pub(super) struct Rig {
 
 /// Runs a test on real threads, within a limit.
 pub(super) fn run(test: impl AsyncFnOnce(Rig)) {
+    run_with(Enforcement::default(), Memory::default(), test);
+}
+
+/// The same, with tokens or without, on this store.
+pub(super) fn run_with(enforcement: Enforcement, store: Memory, test: impl AsyncFnOnce(Rig)) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async { within(async { test(Rig::start().await).await }).await });
+    runtime.block_on(async { within(async { test(Rig::start_with(enforcement, store).await).await }).await });
 }
 
 pub(super) async fn within<T>(work: impl Future<Output = T>) -> T {
@@ -52,11 +62,11 @@ pub(super) async fn within<T>(work: impl Future<Output = T>) -> T {
 }
 
 impl Rig {
-    async fn start() -> Self {
+    async fn start_with(enforcement: Enforcement, store: Memory) -> Self {
         let (forget, mut forgotten) = mpsc::channel(8);
         let (sessions, view, clock) = (Sessions::new(forget), View::default(), Clock::system());
         let cancel = CancellationToken::new();
-        let memory = Arc::new(Memory::default());
+        let memory = Arc::new(store);
         let copies = crate::backup::Source::new(memory.clone(), "memory".to_owned());
         let parts = engine::Parts {
             store: memory,
@@ -75,12 +85,13 @@ impl Rig {
         let gauge = Arc::new(|| v1::StoreView { about: "memory".to_owned(), bytes: 7, ..v1::StoreView::default() });
         let members =
             tokio::sync::watch::channel(vec![v1::MemberView { name: "a".to_owned(), ..Default::default() }]).1;
-        let promotions = None;
-        let parts = Parts { handle, sessions, view, logs, clock, store, gauge, members, own: None, copies, promotions };
+        let (own, promotions) = (None, None);
+        let parts =
+            Parts { handle, sessions, view, logs, clock, store, gauge, members, own, copies, promotions, enforcement };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let door = grpc::Door::closed("it starts");
-        let services = grpc::Services::open(&door, parts.clone());
+        let services = grpc::Services::open(&door, parts.clone()).unwrap();
         let server = tokio::spawn(grpc::serve(listener, door, None, cancel.clone()));
         let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
         Self { parts, people: MusterClient::new(channel.clone()), channel, cancel, services, server }
@@ -104,13 +115,31 @@ impl Rig {
     }
 
     pub(super) async fn try_agent(&self, hello: v1::Hello) -> Result<Agent, Status> {
-        let mut client = AgentLinkClient::new(self.channel.clone());
+        self.try_agent_as(hello, Bearer(None)).await
+    }
+
+    pub(super) async fn try_agent_as(&self, hello: v1::Hello, bearer: Bearer) -> Result<Agent, Status> {
+        let mut client = AgentLinkClient::with_interceptor(self.channel.clone(), bearer);
         let (up, messages) = mpsc::channel(64);
         up.send(v1::AgentUp { message: Some(Up::Hello(hello)) }).await.unwrap();
         let mut down = client.control(ReceiverStream::new(messages)).await?.into_inner();
         let first = within(down.message()).await?.and_then(|down| down.message);
         let Some(Down::Welcome(welcome)) = first else { panic!("no welcome: {first:?}") };
         Ok(Agent { client, up, down, welcome, seq: 0, specs: Vec::new(), ready: Vec::new() })
+    }
+}
+
+/// A client's token.
+#[derive(Clone)]
+pub(super) struct Bearer(pub(super) Option<String>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            let header = format!("Bearer {token}").parse().expect("a token is ASCII");
+            request.metadata_mut().insert("authorization", header);
+        }
+        Ok(request)
     }
 }
 
@@ -128,7 +157,7 @@ pub(super) fn hello() -> v1::Hello {
 
 /// An agent made of calls: it runs nothing and reports what the test says.
 pub(super) struct Agent {
-    pub(super) client: AgentLinkClient<Channel>,
+    pub(super) client: AgentLinkClient<InterceptedService<Channel, Bearer>>,
     pub(super) up: mpsc::Sender<v1::AgentUp>,
     pub(super) down: Streaming<v1::AgentDown>,
     pub(super) welcome: v1::Welcome,

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use muster_common::proto::v1::{self, backup_client::BackupClient};
+use muster_common::proto::v1;
 use muster_controller::backup;
 use tonic::Streaming;
 
@@ -33,9 +33,9 @@ pub(crate) async fn run(ctl: &Ctl, args: Args) -> Result<Exit, Error> {
         return Err(Error::new(Exit::USAGE, format!("{} exists already", args.file.display()))
             .next("choose another name; a backup is never written over"));
     }
-    let client = ctl.client().await?;
+    let mut client = ctl.client().await?;
     let request = v1::TakeRequest { with_objects: args.with_logs };
-    let parts = BackupClient::new(client.channel).take(request).await?.into_inner();
+    let parts = client.backup.take(request).await?.into_inner();
     if to_stdout {
         let bytes = copy(parts, output::raw).await?;
         // What was written cannot be read again here: `verify` can.

@@ -5,6 +5,7 @@ mod join_token;
 mod promote;
 mod restore;
 mod revoke_agent;
+pub(crate) mod token;
 mod verify;
 
 use super::Ctl;
@@ -19,6 +20,8 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Make, list and revoke access tokens
+    Token(token::Args),
     /// Make a token with which an agent joins
     JoinToken(join_token::Args),
     /// Refuse an agent from now on, until it joins again
@@ -35,6 +38,7 @@ enum Command {
 
 pub(crate) async fn run(ctl: &Ctl, args: Args) -> Result<Exit, Error> {
     match args.command {
+        Command::Token(args) => Box::pin(token::run(ctl, args)).await,
         Command::JoinToken(args) => join_token::run(ctl, args).await,
         Command::RevokeAgent(args) => revoke_agent::run(ctl, args).await,
         Command::Backup(args) => backup::run(ctl, args).await,

@@ -1,6 +1,6 @@
 //! `ctl admin promote`: a running installation moves to etcd with everything it has.
 
-use muster_common::proto::v1::{self, backup_client::BackupClient};
+use muster_common::proto::v1;
 
 use super::Ctl;
 use crate::{error::Error, exit::Exit, model::backup::Promoted};
@@ -13,8 +13,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(ctl: &Ctl, args: Args) -> Result<Exit, Error> {
-    let client = ctl.client().await?;
-    let moved = BackupClient::new(client.channel).promote(v1::PromoteRequest { to: args.to }).await?.into_inner();
+    let mut client = ctl.client().await?;
+    let moved = client.backup.promote(v1::PromoteRequest { to: args.to }).await?.into_inner();
     ctl.output.one(&Promoted::from(moved))?;
     Ok(Exit::OK)
 }
