@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use super::Cluster;
+use super::{Cluster, submit::no_such_job};
 use crate::{
     access::{Caller, NewToken, Reach, Role, Token},
     event::{Answer, Event, Refusal},
     id::JobId,
     record::Key,
+    spec::JobSpec,
     time::Now,
+    validate::Problem,
 };
 
 /// Tokens that are kept, dead ones too.
@@ -57,10 +59,15 @@ impl Cluster {
         true
     }
 
+    /// The token of this id, or the live one of this name.
+    pub(super) fn find_token(&self, now: Now, which: &str) -> Option<Arc<Token>> {
+        let named = || self.tokens.values().find(|token| *token.name == *which && token.is_live(now.wall));
+        self.tokens.get(which).or_else(named).map(Arc::clone)
+    }
+
     /// Revokes the token of this id, or the live one of this name.
     pub(super) fn revoke_token(&mut self, now: Now, which: &str) -> Result<Answer, Refusal> {
-        let named = || self.tokens.values().find(|token| *token.name == *which && token.is_live(now.wall));
-        let Some(token) = self.tokens.get(which).or_else(named).map(Arc::clone) else {
+        let Some(token) = self.find_token(now, which) else {
             return Err(Refusal::NotFound(format!("token `{which}`")));
         };
         if !token.revoked.is_never() {
@@ -93,12 +100,44 @@ impl Cluster {
                         let text = "this key was used before, for work that is out of reach; take another key";
                         Err(Refusal::Conflict(text.to_owned()))
                     }
-                    _ => Ok(()),
+                    _ => self.check_dependencies(caller, &submission.spec),
                 }
             }
             Event::Cancel { target, .. } | Event::Retry { target, .. } => self.check_job(caller, target.job()),
-            _ => Ok(()),
+            // Those who may ask for these have no limit, or they touch no queue.
+            Event::SetQueue(_)
+            | Event::Identity(_)
+            | Event::By { .. }
+            | Event::Note(_)
+            | Event::CreateToken(_)
+            | Event::RevokeToken { .. }
+            | Event::Attach { .. }
+            | Event::Heartbeat { .. }
+            | Event::Report { .. }
+            | Event::Detach { .. }
+            | Event::Drain { .. }
+            | Event::Leave { .. }
+            | Event::Tick
+            | Event::Round => Ok(()),
         }
+    }
+
+    /// A task gets what the tasks before it left: to wait for another's work would be to read it. The door looks, too,
+    /// but sees what is committed only, and numbers of jobs are easily guessed.
+    fn check_dependencies(&self, caller: &Caller, spec: &JobSpec) -> Result<(), Refusal> {
+        if caller.reach == Reach::All {
+            return Ok(());
+        }
+        let mut problems = Vec::new();
+        for (index, task) in spec.tasks.iter().enumerate() {
+            for (place, job) in task.after.iter().enumerate().filter_map(|(place, after)| Some((place, after.job?))) {
+                if self.check_job(caller, job).is_err() {
+                    problems
+                        .push(Problem { path: format!("tasks[{index}].after[{place}]"), message: no_such_job(job) });
+                }
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(Refusal::Invalid(problems)) }
     }
 
     fn check_job(&self, caller: &Caller, job: JobId) -> Result<(), Refusal> {

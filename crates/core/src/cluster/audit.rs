@@ -50,7 +50,7 @@ impl Cluster {
     pub(super) fn by(&mut self, now: Now, caller: &Arc<Caller>, event: Event) -> Result<Answer, Refusal> {
         self.check_reach(caller, &event)?;
         let newcomer = self.next_agent;
-        let asked = asked(&event);
+        let asked = self.asked(now, &event);
         let answer = self.dispatch(now, event)?;
         let note = match (asked, &answer) {
             (Asked::Nothing, _) | (_, Answer::Submitted { duplicate: true, .. }) => return Ok(answer),
@@ -111,6 +111,21 @@ enum Asked {
     Other(&'static str, String, String),
 }
 
+impl Cluster {
+    fn asked(&self, now: Now, event: &Event) -> Asked {
+        match event {
+            // A name may be another token's tomorrow; the id stays.
+            Event::RevokeToken { which } => {
+                let found = self.find_token(now, which);
+                let (id, name) =
+                    found.map_or_else(Default::default, |token| (token.id.to_string(), token.name.to_string()));
+                Asked::Other("token.revoke", id, name)
+            }
+            other => asked(other),
+        }
+    }
+}
+
 fn asked(event: &Event) -> Asked {
     match event {
         Event::Submit(submission) => {
@@ -129,10 +144,10 @@ fn asked(event: &Event) -> Asked {
             let limits = if queues.is_empty() { String::new() } else { format!(" in {queues}") };
             Asked::Other("token.create", new.id.to_string(), format!("{}: {}{limits}", new.name, new.role))
         }
-        Event::RevokeToken { which } => Asked::Other("token.revoke", which.to_string(), String::new()),
         Event::Identity(change) => asked_of_machines(change),
         Event::Attach { offer, .. } => Asked::Attach(offer.name.clone()),
-        Event::By { .. }
+        Event::RevokeToken { .. }
+        | Event::By { .. }
         | Event::Note(_)
         | Event::Heartbeat { .. }
         | Event::Report { .. }

@@ -129,10 +129,7 @@ impl Cluster {
             let group = names.get(name).ok_or_else(|| format!("no task is called `{name}`"))?;
             return Ok(Edge { source: Source::Group(*group), on: after.on });
         };
-        let entry = self
-            .jobs
-            .get(&job)
-            .ok_or_else(|| format!("job {job} does not exist, or was deleted; `ctl list` shows the jobs there are"))?;
+        let entry = self.jobs.get(&job).ok_or_else(|| no_such_job(job))?;
         let group = match &after.task {
             None => None,
             Some(name) => {
@@ -208,4 +205,9 @@ fn link_dependants(groups: &mut [Group]) {
             group.dependants.push((index, place));
         }
     }
+}
+
+/// Also said of a job that is out of a caller's reach: the two must not be told apart.
+pub(super) fn no_such_job(job: JobId) -> String {
+    format!("job {job} does not exist, or was deleted; `ctl list` shows the jobs there are")
 }

@@ -9,7 +9,7 @@ use muster_core::{
     event::{Answer, Event, Refusal, Target, Which},
     identity::{Change, Enrolment, Join},
     record::{Key, Piece, Queue},
-    spec::JobSpec,
+    spec::{After, JobSpec, On, TaskSpec},
     time::Timestamp,
 };
 
@@ -112,7 +112,15 @@ fn a_limited_caller_touches_only_work_of_its_queues() {
     let before = (kit.store.clone(), kit.states(night));
     let cancel =
         |job| Event::Cancel { target: Target::Job(job), by: "x".into(), reason: "".into(), teardown_too: false };
+    // Somebody may have learnt the number of a job before the door could see whose it is.
+    let depends = |which: Option<&str>| {
+        let after = vec![After { job: Some(night), job_name: None, task: which.map(str::to_owned), on: On::Any }];
+        let task = TaskSpec { after, ..task("a") };
+        Event::Submit(Kit::submission(JobSpec { queue: "day".to_owned(), ..job([task]) }))
+    };
     let beyond = [
+        depends(None),
+        depends(Some("a")),
         cancel(night),
         Event::Cancel {
             target: Target::Tasks { job: night, first: 0, count: 1 },
@@ -128,7 +136,12 @@ fn a_limited_caller_touches_only_work_of_its_queues() {
     for event in beyond {
         let text = format!("{event:?}");
         let refused = kit.try_event(event.by(&day)).unwrap_err();
-        assert!(matches!(refused, Refusal::NotFound(_) | Refusal::Conflict(_)), "{text}: {refused}");
+        let is_told_nothing = match &refused {
+            Refusal::NotFound(_) | Refusal::Conflict(_) => true,
+            Refusal::Invalid(problems) => problems.iter().all(|problem| problem.message.contains("does not exist")),
+            _ => false,
+        };
+        assert!(is_told_nothing, "{text}: {refused}");
     }
     assert_eq!((kit.store.clone(), kit.states(night)), before, "nothing was changed");
     kit.event(cancel(own).by(&day));
@@ -246,4 +259,17 @@ fn machines_that_are_let_in_and_sent_away_are_on_record_and_one_that_was_refused
     let told: Vec<_> = all.iter().map(|record| (&*record.action, &*record.object)).collect();
     assert_eq!(told, [("agent.invite", ""), ("agent.enrol", "north"), ("agent.revoke", "north")]);
     assert!(all.iter().all(|record| record.who == ops.who));
+}
+
+#[test]
+fn a_token_that_is_revoked_by_its_name_is_recorded_by_its_id() {
+    let mut kit = Kit::new();
+    let ops = caller(&[]);
+    kit.event(Event::CreateToken(token("a", "root", Role::Admin)).by(&ops));
+    kit.event(Event::CreateToken(token("v", "eye", Role::Viewer)).by(&ops));
+    kit.event(Event::RevokeToken { which: "eye".into() }.by(&ops));
+    let all = records(&kit);
+    let told: Vec<_> = all.iter().map(|record| (&*record.action, &*record.object, &*record.detail)).collect();
+    let made = [("token.create", "a", "root: admin"), ("token.create", "v", "eye: viewer")];
+    assert_eq!(told, [made[0], made[1], ("token.revoke", "v", "eye")]);
 }

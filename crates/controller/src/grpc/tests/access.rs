@@ -329,7 +329,7 @@ fn what_was_done_and_what_was_refused_is_read_newest_first_with_who_and_from_whe
         let ids: Vec<_> = all.iter().filter(|entry| entry.1 == "token.create").map(|entry| entry.2.clone()).collect();
         let job = id.to_string();
         let expected = [
-            line("root", "token.revoke", "eye", false),
+            line("root", "token.revoke", &ids[0], false),
             line("anonymous", "submit", "", true),
             line("eye", "cancel", "", true),
             line("op", "cancel", "", true),
