@@ -23,6 +23,8 @@ use crate::grpc::{
 
 const NAME_MAX: usize = 64;
 const QUEUES_MAX: usize = 256;
+/// What the audit log calls whoever has no name.
+const RESERVED: [&str; 2] = ["anonymous", "muster"];
 /// A token that is worth nothing before it arrives is a mistake.
 const TTL_MIN: Duration = Duration::from_secs(1);
 
@@ -66,7 +68,11 @@ impl Access for Tokens {
         Ok(Response::new(v1::CreateTokenReply { token: fresh.text, view }))
     }
 
-    async fn list_tokens(&self, _: Request<v1::ListTokensRequest>) -> Result<Response<v1::ListTokensReply>, Status> {
+    async fn list_tokens(
+        &self,
+        request: Request<v1::ListTokensRequest>,
+    ) -> Result<Response<v1::ListTokensReply>, Status> {
+        caller(&request)?;
         let snapshot = self.parts.view.load();
         let mut tokens: Vec<_> = snapshot.tokens.values().map(|token| self.view(token)).collect();
         tokens.sort_by(|a, b| (a.created_us, &a.id).cmp(&(b.created_us, &b.id)));
@@ -84,6 +90,7 @@ impl Access for Tokens {
     }
 
     async fn list_audit(&self, request: Request<v1::ListAuditRequest>) -> Result<Response<v1::ListAuditReply>, Status> {
+        caller(&request)?;
         audit::list(&self.parts.view.load(), request.get_ref()).map(Response::new)
     }
 }
@@ -119,6 +126,9 @@ fn problems(request: &v1::CreateTokenRequest) -> Vec<Problem> {
     if name.is_empty() || name.len() > NAME_MAX || name.contains(odd) {
         let message = format!("`{name}` is no name; use up to {NAME_MAX} letters, digits, `_`, `.`, `-` and `@`");
         add("name", message);
+    }
+    if RESERVED.contains(&name.as_str()) {
+        add("name", format!("`{name}` stands for somebody else in the audit log; choose another name"));
     }
     if role_from_proto(request.role).is_err() {
         add("role", "must be viewer, operator, admin or agent".to_owned());

@@ -63,12 +63,14 @@ impl AgentLink for Agents {
     }
 
     async fn logs(&self, request: Request<Streaming<v1::LogUp>>) -> Result<Response<Self::LogsStream>, Status> {
+        caller(&request)?;
         let speaker = Speaker::of(&self.parts, &request)?;
         let (parts, up) = (self.parts.clone(), request.into_inner());
         Ok(self.answer(|back| async move { speaker.clone().allowed(bulk::logs(parts, speaker, up, back)).await }))
     }
 
     async fn inputs(&self, request: Request<v1::InputsRequest>) -> Result<Response<Self::InputsStream>, Status> {
+        caller(&request)?;
         let speaker = Speaker::of(&self.parts, &request)?;
         let plan = inputs::plan(&self.parts, &speaker, request.get_ref())?;
         let parts = self.parts.clone();
@@ -79,6 +81,7 @@ impl AgentLink for Agents {
         &self,
         request: Request<Streaming<v1::ResultPart>>,
     ) -> Result<Response<v1::ResultKept>, Status> {
+        caller(&request)?;
         let speaker = Speaker::of(&self.parts, &request)?;
         let kept = speaker.allowed(bulk::put_result(&self.parts, &speaker, request.into_inner()));
         match self.cancel.run_until_cancelled(kept).await {

@@ -16,7 +16,7 @@ use crate::{
     grpc::{
         Parts,
         guard::caller,
-        status::{of_engine, stopping},
+        status::{of_engine, of_field, stopping},
     },
 };
 
@@ -86,6 +86,12 @@ impl Backup for Copies {
     }
 
     async fn promote(&self, request: Request<v1::PromoteRequest>) -> Result<Response<v1::PromoteReply>, Status> {
+        // Where it goes is recorded, and told to whoever asks why it did not: a password must not be.
+        if request.get_ref().to.contains('@') {
+            let text = "an address of etcd holds no user and no password; `etcd_user` and `etcd_password_file` in the \
+                        controller's configuration do";
+            return Err(of_field("to", text));
+        }
         let Some(promotions) = &self.parts.promotions else {
             return Err(Status::failed_precondition(
                 "only a muster-controller with a store of its own can move to etcd; this one is in etcd already, or runs \

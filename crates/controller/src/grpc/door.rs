@@ -13,7 +13,7 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use muster_common::tls::{self, Dial, Who};
+use muster_common::tls::{self, Dial};
 use tokio::{
     net::TcpStream,
     sync::watch,
@@ -201,11 +201,8 @@ where
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let door = self.clone();
         let mut request = request.map(Body::new);
-        let who = peer::establish(&mut request);
-        if matches!(who, Some(Who::Agent { .. })) && is_for_people(request.uri().path()) {
-            let text = "an agent's certificate is good for its own work only; people's calls come without it";
-            return Box::pin(std::future::ready(Ok(Status::permission_denied(text).into_http())));
-        }
+        let secured = if door.own.is_some() { peer::Secured::Yes } else { peer::Secured::No };
+        peer::establish(&mut request, secured);
         Box::pin(async move {
             Ok(match &*door.reachable().await {
                 Way::Closed(why) | Way::Soon(why) => Status::unavailable(why.clone()).into_http(),
@@ -214,15 +211,6 @@ where
             })
         })
     }
-}
-
-/// Whether this is a call of a person, or of a program for one.
-fn is_for_people(path: &str) -> bool {
-    ["Muster", "Access", "Admin", "Backup"].iter().any(|service| {
-        path.strip_prefix("/muster.v1.")
-            .and_then(|call| call.strip_prefix(service))
-            .is_some_and(|call| call.starts_with('/'))
-    })
 }
 
 /// Why calls cannot be passed on to a leader.

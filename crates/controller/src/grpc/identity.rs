@@ -105,6 +105,7 @@ impl Identity for Machines {
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewReply>, Status> {
         let (own, ready) = authority(&self.parts)?;
+        caller(&request)?;
         let speaker = Speaker::of(&self.parts, &request)?;
         let who = speaker.identity().ok_or_else(|| Status::unauthenticated("an agent shows its certificate here"))?;
         let certificate = sign(own, &ready, &who, &request.get_ref().request)?;

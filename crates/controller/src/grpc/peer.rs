@@ -8,6 +8,8 @@ use tonic::{
     transport::server::{Connected, TcpConnectInfo},
 };
 
+use super::guard;
+
 /// On a call that a controller passes on: who made it. Believed from a controller only.
 const HEADER: &str = "muster-peer";
 /// On every call that a controller passes on.
@@ -39,14 +41,26 @@ pub(super) struct Line {
     pub(super) remote: Option<SocketAddr>,
 }
 
+/// Whether controllers prove who they are to one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Secured {
+    /// They show certificates.
+    Yes,
+    /// They speak plain text, and whoever reaches the port may say that a call came from elsewhere.
+    No,
+}
+
 /// Puts into the extensions of a request who made it, and takes away what it only claims.
-pub(super) fn establish<B>(request: &mut http::Request<B>) -> Option<Who> {
+pub(super) fn establish<B>(request: &mut http::Request<B>, secured: Secured) -> Option<Who> {
     let line = request.extensions().get::<Line>().cloned();
     if let Some(remote) = line.as_ref().and_then(|line| line.remote) {
         request.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr: Some(remote) });
     }
     let shown = line.and_then(|line| line.who);
     let claimed = request.headers_mut().remove(HEADER);
+    if secured == Secured::Yes && !matches!(shown, Some(Who::Controller(_))) {
+        guard::forget(request);
+    }
     let passed_on = matches!(shown, Some(Who::Controller(_))) && request.headers().contains_key(FORWARDED);
     let who = if passed_on { claimed.and_then(|value| Who::parse(value.to_str().ok()?)) } else { shown };
     if let Some(who) = &who {
@@ -107,20 +121,37 @@ mod tests {
         ];
         for (shown, headers, expected) in table {
             let mut request = request(shown.clone(), &headers);
-            assert_eq!(establish(&mut request), expected, "{shown:?} {headers:?}");
+            assert_eq!(establish(&mut request, Secured::Yes), expected, "{shown:?} {headers:?}");
             assert!(!request.headers().contains_key(HEADER));
             assert_eq!(request.extensions().get::<Peer>().cloned(), expected.as_ref().map(Peer::from));
         }
     }
 
     #[test]
+    fn where_a_call_came_from_is_believed_of_controllers_and_in_plain_text_of_anybody() {
+        let controller = Some(Who::Controller("c1".to_owned()));
+        let table = [
+            (controller, Secured::Yes, true),
+            (Some(agent("north")), Secured::Yes, false),
+            (None, Secured::Yes, false),
+            (None, Secured::No, true),
+        ];
+        for (shown, secured, kept) in table {
+            let from = ("muster-forwarded-from", "10.9.9.9:1".to_owned());
+            let mut request = request(shown.clone(), &[from, (FORWARDED, "1".to_owned())]);
+            establish(&mut request, secured);
+            assert_eq!(request.headers().contains_key("muster-forwarded-from"), kept, "{shown:?} {secured:?}");
+        }
+    }
+
+    #[test]
     fn what_is_passed_on_says_whose_it_is() {
         let mut first = request(Some(agent("north")), &[(HEADER, agent("other").uri())]);
-        establish(&mut first);
+        establish(&mut first, Secured::Yes);
         introduce(&mut first);
         assert_eq!(first.headers()[HEADER], agent("north").uri());
         let mut person = request(None, &[]);
-        establish(&mut person);
+        establish(&mut person, Secured::Yes);
         introduce(&mut person);
         assert!(!person.headers().contains_key(HEADER) && person.headers().contains_key(FORWARDED));
     }

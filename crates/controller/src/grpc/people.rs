@@ -49,11 +49,13 @@ impl Muster for People {
     type GetResultStream = Answers<v1::ResultChunk>;
     type LogsStream = Answers<v1::LogsReply>;
 
-    async fn info(&self, _: Request<v1::InfoRequest>) -> Result<Response<v1::InfoReply>, Status> {
+    async fn info(&self, request: Request<v1::InfoRequest>) -> Result<Response<v1::InfoReply>, Status> {
+        caller(&request)?;
         Ok(Response::new(installation::info(&self.parts, self.started.0)))
     }
 
-    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        caller(&request)?;
         Ok(Response::new(installation::status(&self.parts, self.started.0)))
     }
 
@@ -115,7 +117,11 @@ impl Muster for People {
         Ok(self.until_stop(follow::logs(self.parts.clone(), &caller.reach, request.into_inner()).await?))
     }
 
-    async fn list_agents(&self, _: Request<v1::ListAgentsRequest>) -> Result<Response<v1::ListAgentsReply>, Status> {
+    async fn list_agents(
+        &self,
+        request: Request<v1::ListAgentsRequest>,
+    ) -> Result<Response<v1::ListAgentsReply>, Status> {
+        caller(&request)?;
         fleet::agents(&self.parts).await.map(Response::new)
     }
 

@@ -2,5 +2,6 @@
 
 mod access;
 mod agents;
+mod audit;
 mod people;
 mod rig;

@@ -29,12 +29,12 @@ use tonic::{
     service::Routes,
 };
 
-pub(super) use self::origin::stamp;
+pub(super) use self::origin::{forget, stamp};
 use self::{
-    cut::Cuts,
+    cut::{Cuts, NOBODY},
     limiter::{Limiter, Verdict},
     origin::Origin,
-    recorder::Recorder,
+    recorder::{Recorder, Source},
     table::{Kind, Needs, Rule},
 };
 use crate::{engine::Handle, grpc::peer::Peer, view::View};
@@ -53,6 +53,8 @@ struct Shared {
     limiter: Mutex<Limiter>,
     used: Mutex<BTreeMap<Arc<str>, Timestamp>>,
     cuts: Cuts,
+    /// What calls are bound to that were let in because nobody was asked.
+    nobody: Arc<str>,
 }
 
 impl std::fmt::Debug for Guard {
@@ -65,7 +67,7 @@ impl std::fmt::Debug for Guard {
 struct Admitted {
     caller: Arc<Caller>,
     rule: &'static Rule,
-    /// The token that its answer is bound to.
+    /// The token that the call and its answer are bound to.
     token: Option<Arc<str>>,
 }
 
@@ -88,8 +90,8 @@ struct Refused {
 impl Guard {
     pub(super) fn new(handle: Handle, view: View, clock: Clock, enforcement: Enforcement) -> Self {
         let recorder = Recorder::new(handle, clock);
-        let (limiter, used, cuts) = (Mutex::default(), Mutex::default(), Cuts::default());
-        Self { shared: Arc::new(Shared { view, clock, enforcement, recorder, limiter, used, cuts }) }
+        let (limiter, used, cuts, nobody) = (Mutex::default(), Mutex::default(), Cuts::default(), NOBODY.into());
+        Self { shared: Arc::new(Shared { view, clock, enforcement, recorder, limiter, used, cuts, nobody }) }
     }
 
     /// Starts what goes on beside calls, until `cancel`.
@@ -118,17 +120,18 @@ impl Guard {
             }
         };
         request.extensions_mut().insert(Arc::clone(&admitted.caller));
+        if let Some(id) = &admitted.token {
+            request = request.map(|body| self.shared.cuts.bind_call(id, body));
+        }
         let response = match routes.call(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         };
-        if admitted.rule.kind == Kind::Changes
-            && let Some(status) = Status::from_header_map(response.headers())
-        {
+        if let Some(status) = Status::from_header_map(response.headers()) {
             self.note_refusal(&admitted, &status).await;
         }
         match &admitted.token {
-            Some(id) => response.map(|body| self.shared.cuts.bind(id, body)),
+            Some(id) => response.map(|body| self.shared.cuts.bind_answer(id, body)),
             None => response,
         }
     }
@@ -142,8 +145,20 @@ impl Guard {
         let peer = origin.text();
         let admitted = |who, reach, token| Admitted { caller: Arc::new(Caller { who, peer, reach }), rule, token };
         let Needs::Role(needed) = rule.needs else { return Ok(admitted(Who::Anonymous, Reach::All, None)) };
+        if let Some(Peer::Agent(name)) = origin.peer()
+            && needed != Role::Agent
+        {
+            // Whoever stole it gets no further, whether tokens are asked for or not.
+            let text = "an agent's certificate is good for its own work only; people's calls come without it";
+            let who = Who::Agent(name.as_str().into());
+            return Err(Box::new(Refused { status: Status::permission_denied(text), who, attempt: false }));
+        }
         if !self.is_enforced() {
-            return Ok(admitted(origin.machine().unwrap_or(Who::Anonymous), Reach::All, None));
+            let nobody = (self.shared.enforcement == Enforcement::WithTokens).then(|| Arc::clone(&self.shared.nobody));
+            return Ok(match origin.machine() {
+                Some(machine @ Who::Agent(_)) => admitted(machine, Reach::All, None),
+                machine => admitted(machine.unwrap_or(Who::Anonymous), Reach::All, nobody),
+            });
         }
         match (origin.peer(), needed) {
             (Some(Peer::Agent(name)), Role::Agent) => Ok(admitted(Who::Agent(name.as_str().into()), Reach::All, None)),
@@ -209,7 +224,7 @@ impl Guard {
                 tracing::warn!(peer = %origin.text(), "too many calls with a wrong access token, or none; more are not told for a minute");
             }
             if verdict != Verdict::Tell {
-                shared.recorder.count();
+                shared.recorder.count(Source::Stranger);
                 return Status::resource_exhausted(
                     "too many calls from this address showed no good access token; wait a minute, and show one",
                 );
@@ -218,24 +233,26 @@ impl Guard {
         let (action, object) = table::rule(path).map_or(("other", path), |rule| (rule.action, ""));
         if status.code() != Code::Unimplemented {
             let caller = Arc::new(Caller { who, peer: origin.text(), reach: Reach::All });
-            shared.recorder.refused(&caller, action, object, status.message()).await;
+            let source = if attempt { Source::Stranger } else { Source::of(&caller.who) };
+            shared.recorder.refused(source, &caller, (action, object), status.message()).await;
         }
         status
     }
 
-    /// Records that a service refused to change something. What was done is recorded with what it changed.
+    /// Records that a service refused something. What was done is recorded with what it changed.
     async fn note_refusal(&self, admitted: &Admitted, status: &Status) {
-        match status.code() {
-            Code::PermissionDenied
-            | Code::NotFound
-            | Code::FailedPrecondition
-            | Code::ResourceExhausted
-            | Code::AlreadyExists => {
-                let (caller, action) = (&admitted.caller, admitted.rule.action);
-                self.shared.recorder.refused(caller, action, "", status.message()).await;
-            }
+        let (caller, rule) = (&admitted.caller, admitted.rule);
+        let is_refusal = match status.code() {
+            Code::PermissionDenied | Code::Unauthenticated => true,
+            // Whose reach has an end is told so of what lies beyond it.
+            Code::NotFound => rule.kind == Kind::Changes || caller.reach != Reach::All,
+            Code::FailedPrecondition | Code::ResourceExhausted | Code::AlreadyExists => rule.kind == Kind::Changes,
             // Bad input, and what nobody decided about.
-            _ => {}
+            _ => false,
+        };
+        if is_refusal {
+            let source = Source::of(&caller.who);
+            self.shared.recorder.refused(source, caller, (rule.action, ""), status.message()).await;
         }
     }
 }

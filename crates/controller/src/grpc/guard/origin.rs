@@ -15,23 +15,20 @@ use crate::grpc::peer::Peer;
 
 /// On a call that another controller passes on: the address that it came from, for people to read.
 const FROM: &str = "muster-forwarded-from";
-/// Addresses are shorter.
-const FROM_MAX: usize = 64;
 
 /// Where a call came from.
 pub(super) struct Origin {
     address: Option<SocketAddr>,
-    from: Option<String>,
+    from: Option<SocketAddr>,
     peer: Option<Peer>,
 }
 
 impl Origin {
     pub(super) fn of<B>(request: &Request<B>) -> Self {
-        let text =
-            |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);
+        let from = request.headers().get(FROM).and_then(|value| value.to_str().ok()?.parse().ok());
         let peer = request.extensions().get::<Peer>().cloned();
         let address = request.extensions().get::<TcpConnectInfo>().and_then(|info| info.remote_addr);
-        Self { address, from: text(FROM).filter(|from| from.len() <= FROM_MAX), peer }
+        Self { address, from, peer }
     }
 
     /// The machine, if one proved itself.
@@ -62,6 +59,11 @@ impl Origin {
     }
 }
 
+/// Takes away what a caller who is no controller says of where its call came from.
+pub(in crate::grpc) fn forget<B>(request: &mut Request<B>) {
+    request.headers_mut().remove(FROM);
+}
+
 /// Says on a call that is passed on where it came from. What its sender said of that is not passed on.
 pub(in crate::grpc) fn stamp<B>(request: &mut Request<B>) {
     let address = Origin::of(request).address;
@@ -75,6 +77,17 @@ pub(in crate::grpc) fn stamp<B>(request: &mut Request<B>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_address_is_not_repeated() {
+        for (said, told) in [("10.9.9.9:1", "10.9.9.9:1 through 10.0.0.1:7"), ("root", "10.0.0.1:7")] {
+            let mut request = Request::new(());
+            request.headers_mut().insert(FROM, HeaderValue::from_static(said));
+            let remote_addr = Some("10.0.0.1:7".parse().unwrap());
+            request.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr });
+            assert_eq!(&*Origin::of(&request).text(), told);
+        }
+    }
 
     #[test]
     fn what_a_sender_says_of_itself_is_not_passed_on() {

@@ -7,20 +7,14 @@ use std::{
 };
 
 use muster_common::{
-    proto::v1::{self, access_client::AccessClient, muster_client::MusterClient},
-    token,
-    wire::{
-        access::{audit_from_proto, role_from_proto},
-        record, spec,
+    proto::v1::{
+        self, access_client::AccessClient, agent_link_client::AgentLinkClient, backup_client::BackupClient,
+        muster_client::MusterClient,
     },
+    token,
+    wire::{access::role_from_proto, record, spec},
 };
-use muster_core::{
-    access::{Enforcement, Role},
-    audit::{Record, verify},
-    id::JobId,
-    record::{Key, Piece},
-    spec::{After, JobSpec, On, TaskSpec},
-};
+use muster_core::access::{Enforcement, Role};
 use tonic::{
     Code, Status,
     body::Body,
@@ -40,7 +34,7 @@ use crate::{
 };
 
 /// Sends an empty message to `path`, and returns the code and the words of the answer.
-async fn call(channel: &Channel, path: &str, header: Option<&str>) -> (Code, String) {
+pub(super) async fn call(channel: &Channel, path: &str, header: Option<&str>) -> (Code, String) {
     let mut request = http::Request::post(path).header("content-type", "application/grpc").header("te", "trailers");
     if let Some(header) = header {
         request = request.header("authorization", header);
@@ -72,16 +66,22 @@ fn http_body_of(bytes: &'static [u8]) -> impl HttpBody<Data = Bytes, Error = Sta
     One(Some(Bytes::from_static(bytes)))
 }
 
-async fn create(access: &mut Tokens, name: &str, role: v1::AccessRole, queues: &[&str], ttl_us: u64) -> String {
+pub(super) async fn create(
+    access: &mut Tokens,
+    name: &str,
+    role: v1::AccessRole,
+    queues: &[&str],
+    ttl_us: u64,
+) -> String {
     let queues = queues.iter().map(ToString::to_string).collect();
     let request = v1::CreateTokenRequest { name: name.to_owned(), role: role.into(), queues, ttl_us };
     access.create_token(request).await.unwrap().into_inner().token
 }
 
-type Tokens = AccessClient<InterceptedService<Channel, Bearer>>;
+pub(super) type Tokens = AccessClient<InterceptedService<Channel, Bearer>>;
 
 /// An admin's token on a system that had none, and a client with it.
-async fn admin(rig: &Rig) -> (String, Tokens) {
+pub(super) async fn admin(rig: &Rig) -> (String, Tokens) {
     let mut anybody = AccessClient::new(rig.channel.clone());
     let request =
         v1::CreateTokenRequest { name: "root".to_owned(), role: v1::AccessRole::Admin.into(), ..Default::default() };
@@ -188,6 +188,28 @@ fn a_secret_is_kept_by_nobody_but_its_holder() {
 }
 
 #[test]
+fn a_password_that_slipped_into_an_address_is_not_written_down() {
+    let store = Memory::default();
+    let kept = store.clone();
+    run_with(Enforcement::default(), store, async |rig: Rig| {
+        let (token, mut access) = admin(&rig).await;
+        let channel = InterceptedService::new(rig.channel.clone(), Bearer(Some(token)));
+        for to in ["etcd://ann:hunter2@a:2379", "hunter2@"] {
+            let request = v1::PromoteRequest { to: to.to_owned() };
+            let status = BackupClient::new(channel.clone()).promote(request).await.unwrap_err();
+            assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+            assert!(
+                status.message().contains("etcd_password_file") && !status.message().contains("hunter2"),
+                "{status}"
+            );
+        }
+        create(&mut access, "later", v1::AccessRole::Viewer, &[], 0).await;
+        let text = format!("{:?}", kept.pieces());
+        assert!(text.contains("later") && !text.contains("hunter2"), "{text}");
+    });
+}
+
+#[test]
 fn a_bad_wish_for_a_token_is_refused_with_all_that_is_wrong() {
     run(async |rig: Rig| {
         let (_, mut access) = admin(&rig).await;
@@ -197,6 +219,12 @@ fn a_bad_wish_for_a_token_is_refused_with_all_that_is_wrong() {
         let found = status.get_error_details().bad_request().unwrap().field_violations.clone();
         let paths: Vec<_> = found.iter().map(|violation| violation.field.as_str()).collect();
         assert_eq!(paths, ["name", "role", "queues[0]", "ttl"]);
+        for taken in ["anonymous", "muster"] {
+            let role = v1::AccessRole::Viewer.into();
+            let request = v1::CreateTokenRequest { name: taken.to_owned(), role, ..Default::default() };
+            let status = access.create_token(request).await.expect_err("the audit log says so of others");
+            assert_eq!(status.code(), Code::InvalidArgument, "{taken}: {status}");
+        }
         create(&mut access, "ops", v1::AccessRole::Viewer, &[], 0).await;
         let cases = [("ops", v1::AccessRole::Viewer, vec![]), ("a", v1::AccessRole::Admin, vec!["q".to_owned()])];
         for (name, role, queues) in cases {
@@ -282,195 +310,49 @@ fn an_agent_is_an_agent_by_its_token_and_is_cut_off_when_it_is_revoked() {
     });
 }
 
-async fn audit(access: &mut Tokens, request: v1::ListAuditRequest) -> (Vec<v1::AuditRecord>, String) {
-    let reply = access.list_audit(request).await.unwrap().into_inner();
-    (reply.records, reply.next_page_token)
-}
-
-fn told(records: &[v1::AuditRecord]) -> Vec<(String, String, String, bool)> {
-    let one = |record: &v1::AuditRecord| {
-        let actor = record.actor.clone().unwrap_or_default().name;
-        (actor, record.action.clone(), record.object.clone(), record.refused)
-    };
-    records.iter().map(one).collect()
+#[test]
+fn what_was_opened_while_nobody_was_asked_ends_when_the_first_token_is_made() {
+    run(async |mut rig: Rig| {
+        let mut agent = rig.agent().await;
+        let spec = Some(spec::job_to_proto(&job("open", vec![task("a")])));
+        let id = rig.people.submit(v1::SubmitRequest { spec, ..Default::default() }).await.unwrap().into_inner().job;
+        let watch = v1::WatchJobRequest { selector: selector(id) };
+        let mut watch = rig.people.watch_job(watch).await.unwrap().into_inner();
+        admin(&rig).await;
+        let ended = async {
+            while agent.next().await?.is_some() {}
+            Ok::<_, Status>(())
+        };
+        assert_eq!(within(ended).await.unwrap_err().code(), Code::Unauthenticated, "an agent that is nobody works on");
+        let ended = async {
+            while watch.message().await?.is_some() {}
+            Ok::<_, Status>(())
+        };
+        assert_eq!(within(ended).await.unwrap_err().code(), Code::Unauthenticated, "somebody who is nobody looks on");
+    });
 }
 
 #[test]
-fn what_was_done_and_what_was_refused_is_read_newest_first_with_who_and_from_where() {
+fn what_is_still_sent_is_refused_when_its_token_is_revoked() {
     run(async |rig: Rig| {
         let (_, mut access) = admin(&rig).await;
-        let operator = create(&mut access, "op", v1::AccessRole::Operator, &[], 0).await;
-        let viewer = create(&mut access, "eye", v1::AccessRole::Viewer, &[], 0).await;
-        let mut people = MusterClient::new(InterceptedService::new(rig.channel.clone(), Bearer(Some(operator))));
-        let spec = Some(spec::job_to_proto(&job("census", vec![task("a")])));
-        let request = v1::SubmitRequest { spec, by: "somebody else".to_owned(), ..Default::default() };
-        let id = people.submit(request).await.unwrap().into_inner().job;
-        let shown = people.get_job(v1::GetJobRequest { selector: selector(id) }).await.unwrap().into_inner();
-        assert_eq!(shown.summary.unwrap().submitted_by, "op", "who proved who they are is not who they say they are");
-        let cancel = v1::CancelRequest { selector: selector(id), reason: "enough".to_owned(), ..Default::default() };
-        people.cancel(cancel.clone()).await.unwrap();
-        let unknown = v1::CancelRequest { selector: selector(99), ..Default::default() };
-        assert!(people.cancel(unknown).await.is_err());
-        let mut eye = MusterClient::new(InterceptedService::new(rig.channel.clone(), Bearer(Some(viewer))));
-        let status = eye.cancel(cancel).await.unwrap_err();
-        assert_eq!(
-            status.message(),
-            "this token (eye) has the role viewer; cancel needs operator; ask an admin for a token of that role \
-             (`ctl admin token create`)"
-        );
-        call(&rig.channel, "/muster.v1.Muster/Submit", Some("Bearer nothing")).await;
-        // The engine takes what is told in order: once this is recorded, all before it is.
-        access.revoke_token(v1::RevokeTokenRequest { token: "eye".to_owned() }).await.unwrap();
-        let (records, next) = audit(&mut access, v1::ListAuditRequest::default()).await;
-        let line = |actor: &str, action: &str, object: &str, refused| {
-            (actor.to_owned(), action.to_owned(), object.to_owned(), refused)
-        };
-        let all = told(&records);
-        let ids: Vec<_> = all.iter().filter(|entry| entry.1 == "token.create").map(|entry| entry.2.clone()).collect();
-        let job = id.to_string();
-        let expected = [
-            line("root", "token.revoke", &ids[0], false),
-            line("anonymous", "submit", "", true),
-            line("eye", "cancel", "", true),
-            line("op", "cancel", "", true),
-            line("op", "cancel", &job, false),
-            line("op", "submit", &job, false),
-            line("root", "token.create", &ids[0], false),
-            line("root", "token.create", &ids[1], false),
-            line("anonymous", "token.create", &ids[2], false),
-        ];
-        assert_eq!((all.as_slice(), next.as_str()), (expected.as_slice(), ""));
-        assert!(records.iter().all(|record| record.peer.starts_with("127.0.0.1:")), "{records:?}");
-        assert!(records[3].detail.contains("99 does not exist") && records[4].detail == "enough", "{records:?}");
-
-        let base = v1::ListAuditRequest::default;
-        let cases = [
-            (v1::ListAuditRequest { refused: true, ..base() }, 3),
-            (v1::ListAuditRequest { actor: "op".to_owned(), ..base() }, 3),
-            (v1::ListAuditRequest { actor: "op".to_owned(), refused: true, ..base() }, 1),
-            (v1::ListAuditRequest { actor: ids[1].clone(), ..base() }, 3),
-            (v1::ListAuditRequest { action: "token".to_owned(), ..base() }, 4),
-            (v1::ListAuditRequest { action: "tok".to_owned(), ..base() }, 0),
-            (v1::ListAuditRequest { since_us: u64::MAX, ..base() }, 0),
-        ];
-        for (request, count) in cases {
-            assert_eq!(audit(&mut access, request.clone()).await.0.len(), count, "{request:?}");
-        }
-        let (mut seen, mut page_token) = (Vec::new(), String::new());
-        loop {
-            let (page, next) = audit(&mut access, v1::ListAuditRequest { page_size: 2, page_token, ..base() }).await;
-            seen.extend(page);
-            page_token = next;
-            if page_token.is_empty() {
-                break;
-            }
-        }
-        assert_eq!(seen, records);
-    });
-}
-
-/// All audit records of a controller on this store, oldest first; an admin is known by `token`.
-fn chain(store: &Memory, token: &str) -> Vec<Record> {
-    let (mut all, token) = (Vec::new(), token.to_owned());
-    run_with(Enforcement::default(), store.clone(), async |rig: Rig| {
+        let token = create(&mut access, "north", v1::AccessRole::Agent, &[], 0).await;
         let channel = InterceptedService::new(rig.channel.clone(), Bearer(Some(token)));
-        let (records, _) = audit(&mut AccessClient::new(channel), v1::ListAuditRequest::default()).await;
-        all = records.into_iter().rev().map(|record| audit_from_proto(record).unwrap()).collect();
-    });
-    all
-}
-
-#[test]
-fn a_record_that_was_changed_in_the_store_is_told() {
-    let store = Memory::default();
-    let mut root = String::new();
-    run_with(Enforcement::default(), store.clone(), async |rig: Rig| {
-        let (token, mut access) = admin(&rig).await;
-        root = token;
-        for n in 0..20 {
-            create(&mut access, &format!("t{n}"), v1::AccessRole::Viewer, &[], 0).await;
-        }
-    });
-    let whole = chain(&store, &root);
-    assert_eq!((whole.len(), verify(&whole)), (21, Ok(())), "it goes on across a restart");
-    let key = Key::Audit(0);
-    let Some(Piece::Audit(block)) = store.get(&key) else { panic!("there is a block") };
-    // Somebody changes bytes in the store: the name of who did it.
-    let mut bytes = record::encode(&Piece::Audit(block), &key);
-    let at = bytes.windows(4).rposition(|part| part == b"root").expect("a name");
-    bytes[at..at + 4].copy_from_slice(b"eve!");
-    store.put(key.clone(), record::decode(&key, &bytes).unwrap());
-    let broken = verify(&chain(&store, &root)).unwrap_err();
-    assert_eq!(broken.to_string(), "record 15 was changed: record 16 holds another hash of it");
-}
-
-#[test]
-fn a_limited_token_sees_and_touches_only_work_of_its_queues() {
-    run(async |rig: Rig| {
-        let (root, mut access) = admin(&rig).await;
-        let day = create(&mut access, "day", v1::AccessRole::Operator, &["day"], 0).await;
-        let people = |token: &str| {
-            MusterClient::new(InterceptedService::new(rig.channel.clone(), Bearer(Some(token.to_owned()))))
-        };
-        let (mut root, mut day) = (people(&root), people(&day));
-        let spec_in = |queue: &str, name: &str, after: Vec<After>| {
-            let task = TaskSpec { after, ..task("a") };
-            Some(spec::job_to_proto(&JobSpec { queue: queue.to_owned(), ..job(name, vec![task]) }))
-        };
-        let submit = |queue: &str, name: &str| v1::SubmitRequest {
-            spec: spec_in(queue, name, Vec::new()),
-            ..Default::default()
-        };
-        let night = root.submit(submit("night", "secret")).await.unwrap().into_inner().job;
-        root.submit(submit("night", "shared")).await.unwrap();
-        let own = day.submit(submit("day", "shared")).await.unwrap().into_inner().job;
-
-        let refused = day.submit(submit("night", "x")).await.unwrap_err();
-        assert_eq!(refused.code(), Code::PermissionDenied);
-        assert!(refused.message().contains("this token (day) is limited to `day`"), "{refused}");
-        for after in [
-            After { job: Some(JobId(night)), job_name: None, task: None, on: On::Any },
-            After { job: None, job_name: Some("secret".to_owned()), task: None, on: On::Any },
-        ] {
-            let request = v1::SubmitRequest { spec: spec_in("day", "x", vec![after]), ..Default::default() };
-            let refused = day.submit(request).await.unwrap_err();
-            let found = refused.get_error_details().bad_request().unwrap().field_violations.clone();
-            assert_eq!(found.len(), 1, "{found:?}");
-            assert!(!found[0].description.contains("did you mean"), "{found:?}");
-        }
-        for text in [night.to_string(), "secret".to_owned(), format!("{night}.a"), "secret.a".to_owned()] {
-            let selector = || selector(text.as_str());
-            let codes = [
-                ("show", day.get_job(v1::GetJobRequest { selector: selector() }).await.err()),
-                (
-                    "tasks",
-                    day.list_tasks(v1::ListTasksRequest { selector: selector(), ..Default::default() }).await.err(),
-                ),
-                ("watch", day.watch_job(v1::WatchJobRequest { selector: selector() }).await.err()),
-                ("explain", day.explain(v1::ExplainRequest { selector: selector() }).await.err()),
-                ("stats", day.stats(v1::StatsRequest { selector: selector(), slowest: 0 }).await.err()),
-                ("result", day.get_result(v1::GetResultRequest { selector: selector() }).await.err()),
-                ("logs", day.logs(v1::LogsRequest { selector: selector(), ..Default::default() }).await.err()),
-                ("cancel", day.cancel(v1::CancelRequest { selector: selector(), ..Default::default() }).await.err()),
-                ("retry", day.retry(v1::RetryRequest { selector: selector(), ..Default::default() }).await.err()),
-            ];
-            for (what, status) in codes {
-                let status = status.unwrap_or_else(|| panic!("{what} of {text} is answered"));
-                assert_eq!(status.code(), Code::NotFound, "{what} of {text}: {status}");
+        // A result of which no part ever comes.
+        let (_sender, parts) = tokio::sync::mpsc::channel(1);
+        let parts = tokio_stream::wrappers::ReceiverStream::new(parts);
+        let sent = tokio::spawn(async move { AgentLinkClient::new(channel).put_result(parts).await });
+        let used = async {
+            loop {
+                let tokens = access.list_tokens(v1::ListTokensRequest {}).await.unwrap().into_inner().tokens;
+                if tokens.iter().any(|token| token.name == "north" && token.last_used_us > 0) {
+                    return;
+                }
+                tokio::task::yield_now().await;
             }
-        }
-        let near = day.get_job(v1::GetJobRequest { selector: selector("secrte") }).await.unwrap_err();
-        assert!(!near.message().contains("`secret`"), "a name is told: {near}");
-        let listed = day.list_jobs(v1::ListJobsRequest::default()).await.unwrap().into_inner().jobs;
-        assert_eq!(listed.iter().map(|job| job.id).collect::<Vec<_>>(), [own]);
-        let shown = day.get_job(v1::GetJobRequest { selector: selector("shared") }).await.unwrap().into_inner();
-        assert_eq!(shown.summary.unwrap().id, own, "another's job of that name is in nobody's way");
-        let stats = day.stats(v1::StatsRequest::default()).await.unwrap().into_inner();
-        assert_eq!(stats.jobs, 1);
-        let queues = day.list_queues(v1::ListQueuesRequest {}).await.unwrap().into_inner().queues;
-        let names: Vec<_> = queues.into_iter().filter_map(|view| Some(view.queue?.name)).collect();
-        assert_eq!(names, ["day"]);
-        day.cancel(v1::CancelRequest { selector: selector(own), ..Default::default() }).await.unwrap();
-        root.cancel(v1::CancelRequest { selector: selector(night), ..Default::default() }).await.unwrap();
+        };
+        within(used).await;
+        access.revoke_token(v1::RevokeTokenRequest { token: "north".to_owned() }).await.unwrap();
+        assert_eq!(within(sent).await.unwrap().unwrap_err().code(), Code::Unauthenticated);
     });
 }
