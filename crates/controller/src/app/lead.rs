@@ -98,6 +98,7 @@ impl Lead {
         }
         let (folder, access) = (about.data_dir.as_path(), &config.access);
         bootstrap::ensure(folder, &handle, &view, clock, access).await;
+        bootstrap::warn_if_open(&view, config);
         let (gauged, name) = (Arc::clone(&store), about.store.clone());
         let name_of_copies = name.clone();
         let parts = grpc::Parts {

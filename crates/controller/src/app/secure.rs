@@ -40,7 +40,7 @@ pub(super) fn check(config: &Config) -> anyhow::Result<()> {
         );
     }
     if config.insecure && !listen.ip().is_loopback() {
-        tracing::warn!(%listen, "insecure: everybody who reaches this address may do everything, and read what others do");
+        tracing::warn!(%listen, "insecure: plain text to other machines: whoever is on the way reads and changes what is said, access tokens included");
     }
     Ok(())
 }
