@@ -123,7 +123,7 @@ impl fmt::Display for Source {
 }
 
 /// `ctl.toml`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     pub(super) controller: Option<String>,
@@ -134,6 +134,13 @@ pub(super) struct File {
     pub(super) token: Option<String>,
     /// See `token`.
     pub(super) token_file: Option<PathBuf>,
+}
+
+impl fmt::Debug for File {
+    /// Never the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("File").field("controller", &self.controller).finish_non_exhaustive()
+    }
 }
 
 /// The address that somebody named; none when nobody did.
@@ -195,8 +202,12 @@ pub(super) fn read(path: &Path) -> Result<File, Error> {
         Err(error) => return Err(Error::new(Exit::USAGE, format!("cannot read {}: {error}", path.display()))),
     };
     toml::from_str(&text).map_err(|error| {
-        let error = error.to_string();
-        Error::new(Exit::USAGE, format!("{} is not as it should be:\n{}", path.display(), error.trim_end()))
+        // Its own text would quote the line, which may hold a token.
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let quotes = error.message().contains(muster_common::token::PREFIX);
+        let why = if quotes { "this is not what belongs there" } else { error.message() };
+        Error::new(Exit::USAGE, format!("{} is not as it should be: line {line}: {why}", path.display()))
             .next("it may hold controller = \"https://HOST:PORT\", ca = \"FILE\", insecure = true, and token_file = \"FILE\" or token = \"…\"")
     })
 }
@@ -222,6 +233,27 @@ mod tests {
 
     fn flag(text: &str, security: &Security<'_>) -> Place {
         choose(Some(text), None, None, security).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_slip_in_the_file_is_told_by_its_place_and_shows_no_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ctl.toml");
+        let secret = muster_common::token::generate().text;
+        let slips = [
+            (format!("insecure = true\ntoken = {secret}\n"), "line 2"),
+            (format!("token = \"{secret}\n"), "line 1"),
+            (format!("\n\ntokn = \"{secret}\"\n"), "line 3: unknown field `tokn`"),
+            (format!("token = [\"{secret}\"]\n"), "line 1"),
+        ];
+        for (text, place) in slips {
+            fs::write(&file, &text).unwrap();
+            let error = read(&file).unwrap_err().to_string();
+            assert!(!error.contains(&secret[16..40]), "{error}");
+            assert!(error.contains("ctl.toml") && error.contains(place), "{error}");
+        }
+        fs::write(&file, format!("token = \"{secret}\"\n")).unwrap();
+        assert!(!format!("{:?}", read(&file).unwrap()).contains(&secret[16..40]), "a secret is shown by accident");
     }
 
     #[test]
