@@ -1,5 +1,7 @@
 //! The protocol `muster.v1`, as `cargo xtask proto` generates it, and its descriptors for the reflection service.
 
+use std::fmt;
+
 /// Messages, clients and servers of `muster.v1`.
 #[allow(missing_docs, unreachable_pub, reason = "generated from the commented .proto files")]
 #[allow(
@@ -13,8 +15,44 @@ pub mod v1 {
     include!("proto/muster.v1.rs");
 }
 
+impl fmt::Debug for v1::CreateTokenReply {
+    /// Never the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CreateTokenReply").field("view", &self.view).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for v1::MakeJoinTokenReply {
+    /// Never the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MakeJoinTokenReply").field("expires_us", &self.expires_us).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for v1::EnrolRequest {
+    /// Never the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EnrolRequest").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 /// The encoded descriptors of every file of the protocol.
 pub const DESCRIPTORS: &[u8] = include_bytes!("proto/muster.v1.bin");
 
 /// The version of the agent protocol that this build speaks; N-1 is accepted.
 pub const PROTOCOL: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::v1;
+
+    #[test]
+    fn messages_that_hold_a_secret_do_not_show_it() {
+        let secret = || "hunter2".to_owned();
+        let made = v1::CreateTokenReply { token: secret(), ..Default::default() };
+        let join = v1::MakeJoinTokenReply { token: secret(), ..Default::default() };
+        let enrol = v1::EnrolRequest { secret: secret(), ..Default::default() };
+        let shown = format!("{made:?} {join:?} {enrol:?}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}

@@ -87,6 +87,7 @@ pub struct CreateTokenRequest {
     pub ttl_us: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct CreateTokenReply {
     /// All of it: `muster_ID_SECRET`.
     #[prost(string, tag = "1")]
@@ -764,6 +765,7 @@ pub struct MakeJoinTokenRequest {
     pub by: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct MakeJoinTokenReply {
     /// Shown once: the store has only its hash.
     #[prost(string, tag = "1")]
@@ -3183,6 +3185,7 @@ pub mod backup_server {
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct EnrolRequest {
     /// The secret of the join token, without the authority's pin.
     #[prost(string, tag = "1")]
