@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use crate::{
@@ -34,6 +35,10 @@ pub(crate) enum Place {
     Stuck,
 }
 
+/// An agent that did not answer so many welcomes in a row is not taken in again before it is given up: where only what it
+/// says arrives, each hello would keep leases of which it knows that they are over.
+const UNHEARD_MAX: u32 = 2;
+
 /// One lease that an agent holds.
 #[derive(Clone, Debug)]
 pub(crate) struct Holding {
@@ -62,6 +67,10 @@ pub(crate) struct Agent {
     pub(crate) holdings: BTreeMap<Token, Holding>,
     /// It is about to stop and takes nothing new.
     pub(crate) draining: bool,
+    /// When it was taken in last; none: it has said something since, and so has heard its welcome.
+    welcomed: Option<Mono>,
+    /// How often in a row it was taken in, had time to answer, and did not.
+    unheard: u32,
     used: Request,
     free: Request,
     ahead: VecDeque<Token>,
@@ -81,6 +90,8 @@ impl Agent {
             deadline: None,
             holdings: BTreeMap::new(),
             draining: false,
+            welcomed: None,
+            unheard: 0,
             used: Request::default(),
             free,
             ahead: VecDeque::new(),
@@ -109,6 +120,36 @@ impl Agent {
         self.holdings.len() - self.ahead.len()
     }
 
+    /// It connects again. Whether it may be taken in: not if what is sent to it never arrives.
+    pub(crate) fn may_greet(&mut self, now: Mono, answers_within: Duration) -> bool {
+        if self.welcomed.is_some_and(|welcomed| now.since(welcomed) >= answers_within) {
+            self.unheard += 1;
+            self.welcomed = None;
+        }
+        // One that was given up holds nothing that could wait for it.
+        self.unheard < UNHEARD_MAX || self.deadline.is_none()
+    }
+
+    /// It was taken in.
+    pub(crate) fn greeted(&mut self, now: Mono) {
+        self.welcomed = Some(now);
+    }
+
+    /// Whether nothing shows that it hears us, though there was time for it.
+    pub(crate) fn is_deaf(&self) -> bool {
+        self.unheard > 0
+    }
+
+    /// It was given up: that it is silent needs no other reason.
+    pub(crate) fn fell_silent(&mut self) {
+        self.welcomed = None;
+    }
+
+    /// It said something that shows that it heard us.
+    pub(crate) fn heard(&mut self) {
+        (self.welcomed, self.unheard) = (None, 0);
+    }
+
     /// Takes up a new description of the machine.
     pub(crate) fn set_record(&mut self, record: Arc<AgentRecord>) {
         self.record = record;
@@ -117,7 +158,7 @@ impl Agent {
 
     /// Whether one more task with this request can go there. `mean_us` is what such tasks take.
     pub(crate) fn room(&self, request: &Request, mean_us: u64) -> Option<Room> {
-        if self.draining || self.holdings.len() >= HOLDINGS_MAX {
+        if self.draining || self.unheard > 0 || self.holdings.len() >= HOLDINGS_MAX {
             return None;
         }
         // The agent starts leases in the order in which they came, so one that waits blocks all.

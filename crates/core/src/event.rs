@@ -381,4 +381,10 @@ pub enum Refusal {
         /// Who.
         agent: AgentId,
     },
+    /// An agent that connects again and again and shows by nothing that it hears us.
+    #[error("agent {agent} was taken in several times and never answered: what is sent to it does not arrive")]
+    Unheard {
+        /// Who.
+        agent: AgentId,
+    },
 }

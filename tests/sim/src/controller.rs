@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use muster_core::{
     cluster::{Cluster, Config, RecoverError},
-    event::{Answer, Effect, Event},
+    event::{Answer, Effect, Event, Refusal},
     gate::Gate,
     id::{SessionId, Term},
     record::{Key, Piece},
@@ -105,6 +105,9 @@ impl Controller {
             } else {
                 free.push(Held::Effect(effect));
             }
+        }
+        if let (Caller::Agent(_, session), Err(Refusal::Unheard { agent })) = (&caller, &answer) {
+            free.push(Held::Effect(Effect::Disconnect { agent: *agent, session: *session }));
         }
         let reply = match (caller, answer) {
             (Caller::Client(call), Ok(answer)) => Some(Held::Reply(call, answer)),

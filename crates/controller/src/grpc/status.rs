@@ -30,6 +30,7 @@ fn of_refusal(refusal: Refusal) -> Status {
         Refusal::Denied(_) => Status::permission_denied(text),
         Refusal::Conflict(_) => Status::failed_precondition(text),
         Refusal::StaleSession { .. } => Status::aborted(text),
+        Refusal::Unheard { .. } => Status::unavailable(text),
     }
 }
 

@@ -29,12 +29,18 @@ impl Cluster {
         session: SessionId,
         holding: &[Token],
     ) -> Result<Answer, Refusal> {
+        if let Some(agent) = self.uids.get(&uid).and_then(|id| self.agents.get_mut(id))
+            && !agent.may_greet(now.mono, self.config.lease_ttl / 2)
+        {
+            return Err(Refusal::Unheard { agent: agent.record.id });
+        }
         let id = self.introduce(now, uid, offer);
         if let Some(old) = self.agents.get_mut(&id).and_then(|agent| agent.session.replace(session)) {
             self.step.effects.push(Effect::Disconnect { agent: id, session: old });
         }
         if let Some(agent) = self.agents.get_mut(&id) {
             agent.draining = false;
+            agent.greeted(now.mono);
         }
         self.renew(now, id);
         let named: BTreeSet<Token> = holding.iter().copied().collect();
@@ -124,6 +130,9 @@ impl Cluster {
     ) -> Result<Answer, Refusal> {
         self.check_session(agent, session)?;
         self.renew(now, agent);
+        if let Some(agent) = self.agents.get_mut(&agent) {
+            agent.heard();
+        }
         self.step.effects.push(Effect::HeartbeatAck { agent, session, stamp });
         Ok(Answer::Done)
     }
@@ -213,6 +222,7 @@ impl Cluster {
         if let Some(session) = agent.session.take() {
             self.step.effects.push(Effect::Disconnect { agent: id, session });
         }
+        agent.fell_silent();
         let record = AgentRecord { lost: true, changed: now.wall, ..(*agent.record).clone() };
         agent.record = Arc::new(record);
         let tokens: Vec<Token> = agent.holdings.keys().copied().collect();

@@ -268,6 +268,10 @@ fn why_not(agent: &Agent, group: &Group, mean_us: u64) -> Vec<Reason> {
                 let text = format!("agent `{name}` is stopping and takes nothing new");
                 return vec![Reason::about("agent-draining", agent, text, "it comes back, or another agent")];
             }
+            if agent.is_deaf() {
+                let text = format!("agent `{name}` connects, and nothing shows that it hears the controller");
+                return vec![Reason::about("agent-silent", agent, text, "it answers, or another agent")];
+            }
             let full = agent.holdings.len() >= HOLDINGS_MAX;
             let what =
                 if full { "holds as many leases as it may" } else { "has leases that wait for room before this" };

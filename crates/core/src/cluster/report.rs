@@ -20,6 +20,9 @@ impl Cluster {
         report: Report,
     ) -> Result<Answer, Refusal> {
         self.check_session(agent, session)?;
+        if let Some(agent) = self.agents.get_mut(&agent) {
+            agent.heard();
+        }
         // Held behind the commit of what follows, like every effect: acknowledged means durable (A2).
         let seq = report.seq;
         let Report { token, task, what, .. } = report;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use muster_core::{
-    event::{Effect, Event},
+    event::{Effect, Event, Refusal},
     spec::{OnLost, TaskSpec},
     state::{End, State},
 };
@@ -51,6 +51,49 @@ fn an_agent_that_comes_back_in_time_keeps_what_it_holds() {
     assert!(drop.is_empty());
     kit.end(host, &lease, End::Succeeded);
     assert_eq!(kit.state(job, 0), State::Succeeded);
+}
+
+/// A line that carries what an agent says and nothing of what it is told: its hellos must not keep its leases for ever.
+#[test]
+fn an_agent_that_never_hears_its_welcome_is_given_up_and_gets_nothing_before_it_answers() {
+    let mut kit = Kit::new();
+    let host = kit.host(1);
+    let job = kit.submit(job([task("a")]));
+    let lease = kit.round().remove(0);
+    kit.event(Event::Heartbeat { agent: host.agent, session: host.session, stamp: 1 });
+    let mut refused = 0;
+    for _ in 0..10 {
+        kit.pass(Duration::from_secs(10));
+        match kit.try_attach("one", cpus(1), &[lease.token]) {
+            Ok(_) => {}
+            Err(Refusal::Unheard { agent }) => {
+                assert_eq!(agent, host.agent);
+                refused += 1;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(refused > 0, "each hello renewed its leases");
+    assert_eq!(kit.state(job, 0), State::Queued, "it is given up");
+    assert!(kit.round().is_empty(), "what is leased to it does not arrive");
+    kit.pass(Duration::from_secs(30));
+    let (host, _) = kit.attach("one", cpus(1), &[]);
+    kit.event(Event::Heartbeat { agent: host.agent, session: host.session, stamp: 2 });
+    assert_eq!(kit.round().len(), 1, "it hears again");
+}
+
+#[test]
+fn an_agent_whose_lines_break_before_it_could_answer_keeps_what_it_holds() {
+    let mut kit = Kit::new();
+    let host = kit.host(1);
+    let job = kit.submit(job([task("a")]));
+    let lease = kit.round().remove(0);
+    kit.event(Event::Heartbeat { agent: host.agent, session: host.session, stamp: 1 });
+    for _ in 0..30 {
+        kit.pass(Duration::from_secs(2));
+        kit.attach("one", cpus(1), &[lease.token]);
+    }
+    assert_eq!(kit.state(job, 0), State::Running);
 }
 
 #[test]

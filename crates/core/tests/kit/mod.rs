@@ -92,12 +92,21 @@ impl Kit {
     }
 
     pub(crate) fn attach(&mut self, uid: &str, capacity: Request, holding: &[Token]) -> (Host, Vec<Token>) {
+        self.try_attach(uid, capacity, holding).expect("it is taken in")
+    }
+
+    pub(crate) fn try_attach(
+        &mut self,
+        uid: &str,
+        capacity: Request,
+        holding: &[Token],
+    ) -> Result<(Host, Vec<Token>), Refusal> {
         self.sessions += 1;
         let session = SessionId(self.sessions);
         let offer = Offer { name: uid.to_owned(), os: "linux".to_owned(), capacity, ..Offer::default() };
         let event = Event::Attach { uid: Arc::from(uid), offer, session, holding: holding.to_vec() };
-        match self.event(event) {
-            Answer::Attached { agent, drop } => (Host { agent, session }, drop),
+        match self.try_event(event)? {
+            Answer::Attached { agent, drop } => Ok((Host { agent, session }, drop)),
             other => panic!("an attachment is answered with {other:?}"),
         }
     }
