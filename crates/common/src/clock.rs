@@ -1,20 +1,28 @@
 //! The only place that asks what time it is. Everybody else is told.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use muster_core::time::{Mono, Now, Timestamp, micros};
+use tokio::time::Instant;
 
 /// Both clocks of this process. The monotonic one counts from when this was made.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
+    // The runtime's, which a simulation drives; everywhere else it is the machine's.
     origin: Instant,
+    /// What the wall clock of a simulation said at `origin`; none: there is a real one.
+    began: Option<Timestamp>,
 }
 
 impl Clock {
     /// The clocks of this machine.
-    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub fn system() -> Self {
-        Self { origin: Instant::now() }
+        Self { origin: Instant::now(), began: None }
+    }
+
+    /// The clocks of a simulated machine, on whose runtime this is called: it is `wall` there now.
+    pub fn simulated(wall: Timestamp) -> Self {
+        Self { origin: Instant::now(), began: Some(wall) }
     }
 
     /// Both clocks now.
@@ -25,6 +33,9 @@ impl Clock {
     /// The wall clock now. A machine whose clock stands before 1970 is at 1970.
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub fn wall(&self) -> Timestamp {
+        if let Some(began) = self.began {
+            return began.after(self.origin.elapsed());
+        }
         Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, micros))
     }
 

@@ -6,6 +6,8 @@ mod error;
 mod exit;
 mod live;
 mod model;
+#[cfg(test)]
+mod network;
 mod output;
 mod remote;
 mod system;

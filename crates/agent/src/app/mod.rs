@@ -17,10 +17,8 @@ use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
-use self::{
-    identity::Identity,
-    run::{Agent, Sources},
-};
+use self::identity::Identity;
+pub use self::run::{Agent, Processes, Sources};
 pub use crate::config::Config;
 use crate::{
     exec::{self, Exec, Swept},

@@ -41,7 +41,7 @@ const JOURNAL_RETRY: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// What runs attempts: [`Exec`], or a script in tests.
-pub(super) trait Processes: Send + 'static {
+pub trait Processes: Send + 'static {
     /// See [`Exec::start`].
     fn start(&self, order: Arc<Order>);
     /// See [`Exec::kill`].
@@ -83,11 +83,14 @@ impl Processes for Exec {
 }
 
 /// Where events come from.
-pub(super) struct Sources {
-    pub(super) link: mpsc::Receiver<link::Event>,
-    pub(super) exec: mpsc::Receiver<ExecEvent>,
+#[derive(Debug)]
+pub struct Sources {
+    /// The link's events.
+    pub link: mpsc::Receiver<link::Event>,
+    /// What became of attempts.
+    pub exec: mpsc::Receiver<ExecEvent>,
     /// Each message is one request to stop.
-    pub(super) stops: mpsc::Receiver<()>,
+    pub stops: mpsc::Receiver<()>,
 }
 
 /// What one wait gave.
@@ -101,7 +104,7 @@ enum News {
 }
 
 /// The loop's own state.
-pub(super) struct Agent<P> {
+pub struct Agent<P> {
     clock: Clock,
     uid: Arc<str>,
     offer: Offer,
@@ -122,7 +125,8 @@ pub(super) struct Agent<P> {
 }
 
 impl<P: Processes> Agent<P> {
-    pub(super) fn new(
+    /// An agent of this name and folder that offers this, with what runs its attempts.
+    pub fn new(
         clock: Clock,
         (uid, offer): (Arc<str>, Offer),
         supervisor: Supervisor,
@@ -147,7 +151,7 @@ impl<P: Processes> Agent<P> {
     }
 
     /// Runs until a stop is complete. The stream stays open until what comes back is dropped.
-    pub(super) async fn run(mut self, mut sources: Sources) -> Option<Up> {
+    pub async fn run(mut self, mut sources: Sources) -> Option<Up> {
         while !self.stopped {
             let news = self.wait(&mut sources).await;
             self.take(news);

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
-use muster_common::tls::{self, Dial};
+use muster_common::tls::{self, Dial, Network, Tcp};
 use rustls::ClientConfig;
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -21,6 +21,7 @@ pub struct Address {
     host: String,
     secure: bool,
     endpoint: Endpoint,
+    network: Arc<dyn Network>,
 }
 
 /// Why an address cannot be used.
@@ -42,6 +43,12 @@ impl Address {
         tls::is_loopback(self.host.rsplit_once(':').map_or(self.host.as_str(), |(name, _)| name))
     }
 
+    /// The same place, reached over another network.
+    #[must_use]
+    pub fn through(self, network: Arc<dyn Network>) -> Self {
+        Self { network, ..self }
+    }
+
     /// A connection.
     pub(super) async fn connect(&self, tls: Option<&Arc<ClientConfig>>) -> Result<Channel, tonic::transport::Error> {
         self.dial(tls).open(&self.endpoint).await
@@ -53,7 +60,7 @@ impl Address {
     }
 
     fn dial(&self, tls: Option<&Arc<ClientConfig>>) -> Dial {
-        Dial::new(vec![self.host.clone()], tls.filter(|_| self.secure).cloned())
+        Dial::new(vec![self.host.clone()], tls.filter(|_| self.secure).cloned()).through(Arc::clone(&self.network))
     }
 }
 
@@ -91,7 +98,7 @@ impl FromStr for Address {
             .keep_alive_timeout(PING_LIMIT)
             .keep_alive_while_idle(true)
             .tcp_nodelay(true);
-        Ok(Self { text: full, host, secure, endpoint })
+        Ok(Self { text: full, host, secure, endpoint, network: Arc::new(Tcp) })
     }
 }
 

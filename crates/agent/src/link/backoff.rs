@@ -3,14 +3,32 @@
 
 use std::time::Duration;
 
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
 /// The most that the first wait can be.
 const FIRST: Duration = Duration::from_millis(500);
 /// The most that any wait can be: a controller that came back is found soon.
 const CAP: Duration = Duration::from_secs(5);
 
-/// A wait after `failures` tries in a row, evenly spread from zero to its limit.
-pub(super) fn delay(failures: u32) -> Duration {
-    limit(failures).mul_f64(rand::random_range(0.0..=1.0))
+/// Where waits come from.
+#[derive(Debug)]
+pub(super) struct Jitter(StdRng);
+
+impl Jitter {
+    /// Like no other.
+    pub(super) fn new() -> Self {
+        Self::seeded(rand::random())
+    }
+
+    /// The same waits for the same seed.
+    pub(super) fn seeded(seed: u64) -> Self {
+        Self(StdRng::seed_from_u64(seed))
+    }
+
+    /// A wait after `failures` tries in a row, evenly spread from zero to its limit.
+    pub(super) fn delay(&mut self, failures: u32) -> Duration {
+        limit(failures).mul_f64(self.0.random_range(0.0..=1.0))
+    }
 }
 
 fn limit(failures: u32) -> Duration {
@@ -35,7 +53,7 @@ mod tests {
         // Whoever failed often waits up to the cap: the case in which all of them wait for one that is away for long.
         let mut slices = vec![0_usize; 5_000 / SLICE_MS];
         for _ in 0..AGENTS {
-            let wait = delay(10);
+            let wait = Jitter::new().delay(10);
             assert!(wait <= CAP, "{wait:?}");
             let slice = usize::try_from(wait.as_millis()).unwrap() / SLICE_MS;
             let last = slices.len() - 1;
@@ -48,7 +66,8 @@ mod tests {
 
     #[test]
     fn waits_are_spread_over_the_whole_range() {
-        let waits: Vec<_> = (0..1000).map(|_| delay(0)).collect();
+        let mut jitter = Jitter::new();
+        let waits: Vec<_> = (0..1000).map(|_| jitter.delay(0)).collect();
         assert!(waits.iter().all(|wait| *wait <= FIRST));
         assert!(waits.iter().any(|wait| *wait < FIRST / 4) && waits.iter().any(|wait| *wait > FIRST * 3 / 4));
     }

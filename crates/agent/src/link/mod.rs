@@ -26,13 +26,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::interceptor::InterceptedService;
 use tracing::{debug, info, warn};
 
-use self::bulk::Attachment;
 pub use self::{
     address::Address,
     bulk::Bulk,
     credential::{Credential, CredentialError},
     join::{JoinError, Joiner, Signed, enrol, renew},
 };
+use self::{backoff::Jitter, bulk::Attachment};
 use crate::supervisor::Input;
 
 /// For the stream to be opened and for the welcome to come; a controller that takes up a large
@@ -126,6 +126,7 @@ pub struct Link {
     credential: Credential,
     events: mpsc::Sender<Event>,
     attachment: Arc<watch::Sender<Attachment>>,
+    jitter: Jitter,
 }
 
 impl Link {
@@ -135,13 +136,20 @@ impl Link {
         let (attachment, watched) = watch::channel(None);
         let addresses = addresses.into_iter().map(Arc::new).collect();
         let (credential, attachment) = (Credential::None, Arc::new(attachment));
-        (Self { addresses, tls, credential, events, attachment }, receiver, Bulk::new(watched))
+        let link = Self { addresses, tls, credential, events, attachment, jitter: Jitter::new() };
+        (link, receiver, Bulk::new(watched))
     }
 
     /// The same, for controllers that ask who we are.
     #[must_use]
     pub fn with(self, credential: Credential) -> Self {
         Self { credential, ..self }
+    }
+
+    /// The same with waits that the seed decides, for simulations.
+    #[must_use]
+    pub fn seeded(self, seed: u64) -> Self {
+        Self { jitter: Jitter::seeded(seed), ..self }
     }
 
     /// Looks for a controller and keeps a stream to it until `stop`.
@@ -152,9 +160,9 @@ impl Link {
         });
     }
 
-    async fn run(self) {
+    async fn run(mut self) {
         let mut failures = 0_u32;
-        for address in self.addresses.iter().cycle() {
+        for address in self.addresses.clone().iter().cycle() {
             let mut welcomed = false;
             let error = match self.session(address, &mut welcomed).await {
                 Ok(never) => match never {},
@@ -173,7 +181,7 @@ impl Link {
             }
             let rounds = failures / u32::try_from(self.addresses.len()).unwrap_or(u32::MAX);
             failures = failures.saturating_add(1);
-            tokio::time::sleep(backoff::delay(rounds)).await;
+            tokio::time::sleep(self.jitter.delay(rounds)).await;
         }
     }
 

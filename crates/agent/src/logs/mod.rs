@@ -27,7 +27,7 @@ pub use bulk::{Bulk, Grpc};
 pub use frame::{Head, Stream};
 pub(crate) use frame::{Scratch, with_scratch};
 pub use ship::{Uplink, Wire};
-pub(crate) use spool::Spool;
+pub use spool::Spool;
 
 /// How much output this machine keeps.
 #[derive(Clone, Debug)]
@@ -110,7 +110,7 @@ impl Spools {
     }
 
     /// A writer for one attempt; nothing is made before its first byte.
-    pub(crate) fn attempt(&self, head: Head, limit: Option<u64>) -> Spool {
+    pub fn attempt(&self, head: Head, limit: Option<u64>) -> Spool {
         let entry = Entry::new(self.shared.path(head.token), head);
         Spool::new(Arc::clone(&self.shared), Arc::new(entry), limit.unwrap_or(self.shared.attempt_limit))
     }

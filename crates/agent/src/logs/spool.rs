@@ -13,7 +13,7 @@ use muster_core::time::Timestamp;
 
 use super::{
     Entry, Shared,
-    frame::{Scratch, Stream, cut_record, data_record},
+    frame::{DATA_MAX, Scratch, Stream, cut_record, data_record, with_scratch},
     tail::Tail,
 };
 
@@ -23,7 +23,7 @@ const TAIL_MAX: u64 = 64 * 1024;
 const CUT_STEP: u64 = 16 * 1024 * 1024;
 
 /// The writer of one attempt. Makes no file before the first byte.
-pub(crate) struct Spool {
+pub struct Spool {
     shared: Arc<Shared>,
     entry: Arc<Entry>,
     file: Option<File>,
@@ -104,8 +104,18 @@ impl Spool {
         }
     }
 
+    /// Keeps `bytes`, which lie elsewhere.
+    pub fn append(&mut self, stream: Stream, at: Timestamp, bytes: &[u8]) {
+        for part in bytes.chunks(DATA_MAX) {
+            with_scratch(|scratch| {
+                scratch.room()[..part.len()].copy_from_slice(part);
+                self.take(stream, at, scratch, part.len());
+            });
+        }
+    }
+
     /// The attempt is over: tells of what was left out and lets the shipper finish.
-    pub(crate) fn finish(mut self) {
+    pub fn finish(mut self) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let at = self.last_at;
             if self.close_cut(stream, at).is_err() {

@@ -1,7 +1,7 @@
 //! Connections as a client makes them: to whichever of several hosts answers, plain or secured.
 
 use std::{
-    io,
+    fmt, io,
     pin::Pin,
     sync::{
         Arc,
@@ -29,13 +29,34 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 /// A few messages to and fro, of a peer that answered just now.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 
+/// What carries bytes to another machine and back.
+pub trait Io: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin> Io for T {}
+
+/// A connection below TLS: a socket, or what a simulation has in its place.
+pub type Wire = Box<dyn Io>;
+
+/// How other machines are reached: over TCP ([`Tcp`]), or over a network that a simulation makes.
+pub trait Network: fmt::Debug + Send + Sync {
+    /// A connection to `HOST:PORT`, by whichever of its addresses answers.
+    fn reach<'a>(&'a self, host: &'a str) -> Reached<'a>;
+}
+
+/// A connection that is being made.
+pub type Reached<'a> = Pin<Box<dyn Future<Output = io::Result<Wire>> + Send + 'a>>;
+
+/// The network of this machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Tcp;
+
 /// A connection, secured or not.
 #[derive(Debug)]
 pub enum Stream {
     /// Anybody on the way can read it.
-    Plain(TcpStream),
+    Plain(Wire),
     /// Nobody can.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Wire>>),
 }
 
 macro_rules! either {
@@ -93,7 +114,11 @@ impl AsyncWrite for Stream {
 /// # Errors
 /// Nobody answers there, or whoever answers is not believed.
 pub async fn connect(host: &str, tls: Option<&Arc<ClientConfig>>) -> io::Result<Stream> {
-    let stream = reach(host).await?;
+    connect_over(&Tcp, host, tls).await
+}
+
+async fn connect_over(network: &dyn Network, host: &str, tls: Option<&Arc<ClientConfig>>) -> io::Result<Stream> {
+    let stream = network.reach(host).await?;
     let Some(tls) = tls else { return Ok(Stream::Plain(stream)) };
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
@@ -104,6 +129,12 @@ pub async fn connect(host: &str, tls: Option<&Arc<ClientConfig>>) -> io::Result<
         Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream.into()))),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("{host} does not answer in TLS"))),
+    }
+}
+
+impl Network for Tcp {
+    fn reach<'a>(&'a self, host: &'a str) -> Reached<'a> {
+        Box::pin(async move { Ok(Box::new(reach(host).await?) as Wire) })
     }
 }
 
@@ -127,13 +158,20 @@ async fn reach(host: &str) -> io::Result<TcpStream> {
 pub struct Dial {
     hosts: Arc<[String]>,
     tls: Option<Arc<ClientConfig>>,
+    network: Arc<dyn Network>,
     last: Arc<AtomicUsize>,
 }
 
 impl Dial {
     /// `hosts`: each `HOST:PORT`.
     pub fn new(hosts: Vec<String>, tls: Option<Arc<ClientConfig>>) -> Self {
-        Self { hosts: hosts.into(), tls, last: Arc::default() }
+        Self { hosts: hosts.into(), tls, network: Arc::new(Tcp), last: Arc::default() }
+    }
+
+    /// The same over another network.
+    #[must_use]
+    pub fn through(self, network: Arc<dyn Network>) -> Self {
+        Self { network, ..self }
     }
 
     /// A connection of `endpoint`, made now. Both of these are no generic functions on purpose: what HTTP/2 is built of is
@@ -158,7 +196,7 @@ impl Dial {
         let first = self.last.load(Ordering::Relaxed);
         let mut failed = io::Error::new(io::ErrorKind::NotFound, "no address is given");
         for at in (first..first + self.hosts.len()).map(|at| at % self.hosts.len()) {
-            match connect(&self.hosts[at], self.tls.as_ref()).await {
+            match connect_over(&*self.network, &self.hosts[at], self.tls.as_ref()).await {
                 Ok(stream) => {
                     self.last.store(at, Ordering::Relaxed);
                     return Ok(TokioIo::new(stream));

@@ -21,7 +21,7 @@ use rustls::{
 use sha2::{Digest as _, Sha256};
 
 pub use self::{
-    connect::{Dial, Stream, connect},
+    connect::{Dial, Io, Network, Reached, Stream, Tcp, Wire, connect},
     join::{JoinToken, NoJoinToken},
     shown::Shown,
     trust::{Trust, client},

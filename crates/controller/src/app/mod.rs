@@ -33,7 +33,7 @@ use self::lead::{About, Lead};
 pub use crate::config::Config;
 use crate::{
     engine::{Ended, Handle},
-    grpc::{self, Door, Promotion},
+    grpc::{self, Door, Listener, Promotion},
     identity::Own,
     logs::{self, LogStore},
     store::{Store, embedded::Embedded},
@@ -67,6 +67,36 @@ pub struct Running {
 /// In words for people: what is in the way, and what to do about it.
 pub fn start(config: Config) -> BoxFuture<'static, anyhow::Result<Running>> {
     Box::pin(begin(config, None))
+}
+
+/// Runs a controller on a store and behind a listener of the caller's, in plain text, until `stop`: for simulations.
+///
+/// # Errors
+/// The store cannot be taken up, or it cannot go on.
+pub async fn run_on(
+    (store, logs): (Arc<dyn Store>, LogStore),
+    listener: impl Listener,
+    config: &Config,
+    clock: Clock,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let door = Door::closed("the controller is starting");
+    let about = About {
+        store: "a store of the caller's".to_owned(),
+        members: watch::channel(Vec::new()).1,
+        own: None,
+        promotions: None,
+    };
+    let mut lead = Lead::begin(&door, store, logs, config, clock, about).await?;
+    let doors = Doors::open(listener, door, None);
+    let ended = tokio::select! {
+        ended = lead.ended() => Err(explain_end(ended)),
+        () = stop.cancelled() => Ok(()),
+    };
+    doors.door.close("the controller is stopping");
+    lead.end().await;
+    doors.shut().await;
+    ended
 }
 
 /// `promotions`: where a wish to move to etcd is brought; none: it cannot.
@@ -185,7 +215,7 @@ struct Doors {
 }
 
 impl Doors {
-    fn open(listener: TcpListener, door: Door, own: Option<Arc<Own>>) -> Self {
+    fn open(listener: impl Listener, door: Door, own: Option<Arc<Own>>) -> Self {
         let cancel = CancellationToken::new();
         if let Some(own) = &own {
             tokio::spawn(Arc::clone(own).keep(cancel.clone()));

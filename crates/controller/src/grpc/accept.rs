@@ -4,17 +4,18 @@
 use std::{
     collections::VecDeque,
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use muster_common::tls::{Stream, Who};
+use muster_common::tls::{Stream, Who, Wire};
 use rustls::{AlertDescription, CertificateError};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{sleep, timeout},
 };
@@ -38,6 +39,21 @@ const ROOM_WITHIN: Duration = Duration::from_secs(1);
 const SECURED: usize = 64;
 /// After the system had no room for another connection.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Where connections come in: a socket that listens, or what a simulation has in its place.
+pub trait Listener: Send + Sync + 'static {
+    /// The next connection and where it is from. Cancel safe.
+    fn accept(&self) -> impl Future<Output = io::Result<(Wire, SocketAddr)>> + Send;
+}
+
+impl Listener for TcpListener {
+    async fn accept(&self) -> io::Result<(Wire, SocketAddr)> {
+        let (stream, remote) = self.accept().await?;
+        // A peer that went away is seen when something is read.
+        let _late = stream.set_nodelay(true);
+        Ok((Box::new(stream), remote))
+    }
+}
 
 /// A connection that may be served.
 pub(super) struct Conn {
@@ -101,7 +117,7 @@ impl Drop for Conn {
 
 /// Takes connections in until cancelled.
 pub(super) fn incoming(
-    listener: TcpListener,
+    listener: impl Listener,
     own: Option<Arc<Own>>,
     cancel: CancellationToken,
 ) -> impl futures::Stream<Item = io::Result<Conn>> {
@@ -141,12 +157,12 @@ struct Gate {
 }
 
 impl Gate {
-    async fn run(&self, listener: &TcpListener, tracker: &TaskTracker, cancel: &CancellationToken) {
+    async fn run(&self, listener: &impl Listener, tracker: &TaskTracker, cancel: &CancellationToken) {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => {
+                Ok((wire, remote)) => {
                     let (gate, cancel) = (self.clone(), cancel.clone());
-                    tracker.spawn(async move { cancel.run_until_cancelled(gate.admit(stream)).await });
+                    tracker.spawn(async move { cancel.run_until_cancelled(gate.admit(wire, remote)).await });
                 }
                 // One that went away before we looked, or no room for files: either passes.
                 Err(error) => {
@@ -158,8 +174,7 @@ impl Gate {
         }
     }
 
-    async fn admit(self, stream: TcpStream) {
-        let remote = stream.peer_addr().ok();
+    async fn admit(self, wire: Wire, remote: SocketAddr) {
         let Some(room) = self.room().await else {
             self.quiet.tell("full", || {
                 tracing::warn!("there are too many connections; more are refused until some end");
@@ -170,16 +185,14 @@ impl Gate {
         self.silent().push_back(gives_way.clone());
         // Its name on the list goes with it.
         let listed = gives_way.clone().drop_guard();
-        // A peer that went away is seen when something is read.
-        let _late = stream.set_nodelay(true);
-        let secured = async { timeout(SPEAK_WITHIN, self.secure(stream)).await.unwrap_or_else(|_| Err(silent())) };
+        let secured = async { timeout(SPEAK_WITHIN, self.secure(wire)).await.unwrap_or_else(|_| Err(silent())) };
         let secured = tokio::select! {
             secured = secured => secured,
             () = gives_way.cancelled() => Err(silent()),
         };
         match secured {
             Ok((stream, who)) => {
-                let line = Line { who, remote };
+                let line = Line { who, remote: Some(remote) };
                 let gives_way = listed.disarm();
                 let conn = Conn { stream, line, silence: Some(silence(gives_way.clone())), gives_way, _room: room };
                 // The server has ended.
@@ -190,10 +203,10 @@ impl Gate {
         self.sweep();
     }
 
-    async fn secure(&self, stream: TcpStream) -> io::Result<(Stream, Option<Who>)> {
-        let Some(own) = &self.own else { return Ok((Stream::Plain(stream), None)) };
+    async fn secure(&self, wire: Wire) -> io::Result<(Stream, Option<Who>)> {
+        let Some(own) = &self.own else { return Ok((Stream::Plain(wire), None)) };
         let ready = own.when_ready().await;
-        let stream = TlsAcceptor::from(Arc::clone(&ready.server)).accept(stream).await?;
+        let stream = TlsAcceptor::from(Arc::clone(&ready.server)).accept(wire).await?;
         let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let who = match shown {
             None => None,
@@ -236,10 +249,10 @@ impl Gate {
         self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn refused(&self, remote: Option<std::net::SocketAddr>, error: &io::Error) {
+    fn refused(&self, remote: SocketAddr, error: &io::Error) {
         let (kind, why) = reason(error);
         self.quiet.tell(kind, || {
-            let from = remote.map_or_else(String::new, |remote| remote.ip().to_string());
+            let from = remote.ip().to_string();
             tracing::warn!(from, why, %error, "a connection is refused; more of its kind are told once a minute");
         });
     }

@@ -48,7 +48,6 @@ use muster_common::{
 };
 use muster_core::access::Enforcement;
 use tokio::{
-    net::TcpListener,
     sync::{mpsc, watch},
     time::timeout,
 };
@@ -61,9 +60,11 @@ use self::{
     people::People,
 };
 pub use self::{
+    accept::Listener,
     backup::{Promotion, Refused},
     door::{BadLeader, Door},
 };
+use self::{admin::Admins, agents::Agents, backup::Copies, door::Way, identity::Machines, people::People};
 use crate::{backup::Source, dispatch::Sessions, engine::Handle, identity::Own, logs::LogStore, view::View};
 
 /// A peer that does not answer a ping for this long is gone (D4).
@@ -187,7 +188,7 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 /// # Errors
 /// The server cannot run.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Listener,
     door: Door,
     own: Option<Arc<Own>>,
     cancel: CancellationToken,

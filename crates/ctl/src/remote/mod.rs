@@ -14,7 +14,7 @@ use muster_common::{
         self, access_client::AccessClient, admin_client::AdminClient, backup_client::BackupClient,
         muster_client::MusterClient,
     },
-    tls::{self, Dial, Trust},
+    tls::{self, Dial, Network, Tcp, Trust},
 };
 use rustls::{CertificateError, ClientConfig};
 use tonic::{
@@ -60,6 +60,15 @@ pub(crate) struct Client {
 impl Client {
     /// Connects, so that a controller that is not there is named at once.
     pub(crate) async fn connect(place: Place, credential: Credential) -> Result<Self, Error> {
+        Self::connect_over(Arc::new(Tcp), place, credential).await
+    }
+
+    /// The same over another network.
+    pub(crate) async fn connect_over(
+        network: Arc<dyn Network>,
+        place: Place,
+        credential: Credential,
+    ) -> Result<Self, Error> {
         let hosts = place.hosts()?;
         let tls = secure(&place)?;
         // The first stands for all of them: what is dialled is for `Dial` to say.
@@ -72,7 +81,7 @@ impl Client {
             .connect_timeout(CONNECT_LIMIT)
             .http2_keep_alive_interval(PING_EVERY)
             .keep_alive_while_idle(true);
-        let channel = Dial::new(hosts, tls).open(&endpoint).await;
+        let channel = Dial::new(hosts, tls).through(network).open(&endpoint).await;
         let channel = channel.map_err(|error| unreachable(&place, &error))?;
         let authorised = InterceptedService::new(channel, credential);
         let access = AccessClient::new(authorised.clone());

@@ -76,6 +76,8 @@ pub(crate) struct Printer {
     open: BTreeMap<(u32, i32), Line>,
     /// How far each attempt's stream was shown: a stream that was opened again repeats nothing.
     shown: BTreeMap<(u32, u32, i32), u64>,
+    /// Where text goes.
+    sink: fn(&[u8]) -> Result<(), Error>,
     /// Counts what came, so that somebody can see whether more does.
     pub(crate) arrived: Arc<AtomicU64>,
 }
@@ -90,7 +92,20 @@ struct Line {
 impl Printer {
     /// A printer that has printed nothing.
     pub(crate) fn new(shape: Shape, output: Output) -> Self {
-        Self { shape, output, open: BTreeMap::new(), shown: BTreeMap::new(), arrived: Arc::default() }
+        Self {
+            shape,
+            output,
+            open: BTreeMap::new(),
+            shown: BTreeMap::new(),
+            sink: output::raw,
+            arrived: Arc::default(),
+        }
+    }
+
+    /// The same, with its text somewhere else than on standard output.
+    #[cfg(test)]
+    pub(crate) fn into(self, sink: fn(&[u8]) -> Result<(), Error>) -> Self {
+        Self { sink, ..self }
     }
 
     /// Everything that `request` names until it ends; a controller that restarts in between is waited for.
@@ -155,7 +170,7 @@ impl Printer {
                 Shape::Machine => text.extend(output::machine(Format::Jsonl, &of(reply, frame))?.into_bytes()),
             }
         }
-        if text.is_empty() { Ok(()) } else { output::raw(&text) }
+        if text.is_empty() { Ok(()) } else { (self.sink)(&text) }
     }
 
     fn cut(&self, reply: &LogsReply, frame: &v1::LogFrame) {
@@ -185,7 +200,7 @@ impl Printer {
         for line in self.open.values_mut().filter(|line| !line.bytes.is_empty()) {
             line.print(self.output, names, times, &mut out);
         }
-        output::raw(&out)
+        (self.sink)(&out)
     }
 }
 
