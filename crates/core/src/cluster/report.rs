@@ -74,7 +74,7 @@ impl Cluster {
 
     /// A late report never overwrites; it is kept with the attempt that it is about.
     fn keep_evidence(&mut self, token: Token, task: TaskId, what: What) {
-        let What::Ended { end, .. } = what else { return };
+        let What::Ended { end, why, .. } = what else { return };
         let known = self.jobs.get(&task.job).and_then(|entry| entry.touched(task.index));
         let lost = |attempt: &Attempt| attempt.token == token && attempt.end == Some(End::Lost);
         let Some(known) = known.filter(|task| task.past.iter().chain(&task.attempt).any(lost)) else { return };
@@ -87,7 +87,8 @@ impl Cluster {
             let attempts = task.past.iter_mut().chain(task.attempt.as_mut());
             for attempt in attempts.filter(|attempt| lost(attempt)) {
                 let before = attempt.why.as_deref().unwrap_or("lost");
-                attempt.why = Some(Arc::from(format!("{before}{mark}{end}")));
+                let why = why.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
+                attempt.why = Some(Arc::from(format!("{before}{mark}{end}{why}")));
             }
         });
     }

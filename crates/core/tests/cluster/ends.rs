@@ -1,6 +1,6 @@
 //! Ends of attempts: what each becomes, and who is believed (T2, T3, T4).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use muster_core::{
     cluster::Config,
@@ -99,6 +99,44 @@ fn a_late_report_of_an_old_attempt_is_refused_and_kept_as_evidence() {
     kit.end(host, &new, End::Succeeded);
     kit.end(host, &new, End::Exit(1));
     assert_eq!(kit.state(job, 0), State::Succeeded);
+}
+
+/// Whatever an agent says of an attempt that was given up, it is kept with that attempt, once, and changes nothing else.
+#[test]
+fn every_late_end_is_kept_with_its_attempt_and_moves_nothing() {
+    let why = Some("found dead");
+    let table = [
+        (End::Succeeded, None, "succeeded"),
+        (End::Exit(3), why, "exit code 3 (found dead)"),
+        (End::Signal(9), None, "signal 9"),
+        (End::Timeout, None, "timeout"),
+        (End::Oom, None, "out of memory"),
+        (End::Lost, why, "lost (found dead)"),
+        (End::Cancelled, None, "cancelled"),
+        (End::NotStarted, why, "not started (found dead)"),
+        (End::KillFailed, None, "kill failed"),
+    ];
+    for on_lost in [OnLost::Retry, OnLost::Fail] {
+        for (end, why, told) in table {
+            let mut kit = Kit::new();
+            kit.host(1);
+            let job = kit.submit(job([TaskSpec { on_lost, ..task("a") }]));
+            let lease = kit.round().remove(0);
+            kit.pass(Duration::from_secs(60));
+            let (host, _) = kit.attach("one", crate::kit::cpus(1), &[lease.token]);
+            let before = kit.state(job, 0);
+            for _ in 0..2 {
+                let (started, ended, why) = (Timestamp(1), Timestamp(2), why.map(Arc::from));
+                let what = What::Ended { end, why, started, ended, result: None };
+                kit.report(host, lease.token, lease.task, what).expect("it is acknowledged");
+            }
+            assert_eq!(kit.state(job, 0), before, "{end:?}");
+            let kept = format!("{:?}", kit.store);
+            let wanted = format!("its agent fell silent; reported later: {told}\"");
+            assert_eq!(kept.matches(&wanted).count(), 1, "{end:?}: {kept}");
+            assert!(kept.contains("end: Some(Lost)"), "{kept}");
+        }
+    }
 }
 
 #[test]
