@@ -120,6 +120,16 @@ impl Agent {
         self.holdings.len() - self.ahead.len()
     }
 
+    /// Until when the last of what may go on there without a word of it is waited for.
+    pub(crate) fn kept_until(&self, lease_ttl: Duration, margin: Duration) -> Option<Mono> {
+        if self.session.is_some() {
+            return None;
+        }
+        let specs = self.holdings.values().filter(|held| held.place != Place::Stuck).map(|held| &held.spec);
+        let longest = specs.map(|spec| spec.goes_on_for(lease_ttl)).filter(|goes_on| *goes_on > lease_ttl).max()?;
+        Some(self.last_seen.after(longest + margin))
+    }
+
     /// It connects again. Whether it may be taken in: not if what is sent to it never arrives.
     pub(crate) fn may_greet(&mut self, now: Mono, answers_within: Duration) -> bool {
         if self.welcomed.is_some_and(|welcomed| now.since(welcomed) >= answers_within) {
@@ -276,6 +286,7 @@ mod tests {
             uid: Arc::from("u"),
             offer: Offer { capacity, ..Offer::default() },
             lost: false,
+            stopped: false,
             first_seen: Timestamp(0),
             changed: Timestamp(0),
         }))

@@ -163,6 +163,8 @@ pub struct AgentRecord {
     pub offer: Offer,
     /// Whether it was given up: it holds no lease.
     pub lost: bool,
+    /// Whether it said goodbye before that.
+    pub stopped: bool,
     /// When it first came.
     pub first_seen: Timestamp,
     /// When this record last changed.

@@ -216,6 +216,7 @@ fn agent_to_proto(agent: &AgentRecord) -> v1::AgentRecord {
         lost: agent.lost,
         first_seen_us: agent.first_seen.0,
         changed_us: agent.changed.0,
+        stopped: agent.stopped,
     }
 }
 
@@ -225,6 +226,7 @@ fn agent_from_proto(agent: v1::AgentRecord) -> Result<AgentRecord, Error> {
         uid: agent.uid.into(),
         offer: link::offer_from_proto(required(agent.offer, "offer")?),
         lost: agent.lost,
+        stopped: agent.stopped,
         first_seen: Timestamp(agent.first_seen_us),
         changed: Timestamp(agent.changed_us),
     })

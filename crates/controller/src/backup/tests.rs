@@ -22,6 +22,7 @@ fn pieces() -> Vec<(Key, Piece)> {
         uid: "u".into(),
         offer: Offer::default(),
         lost: false,
+        stopped: false,
         first_seen: Timestamp(1),
         changed: Timestamp(1),
     };

@@ -26,11 +26,15 @@ pub(super) async fn agents(parts: &Parts) -> Result<v1::ListAgentsReply, Status>
 }
 
 fn agent_view(agent: &AgentStatus, now: Now) -> v1::AgentView {
-    let state = match (agent.session, agent.record.lost) {
-        (Some(_), _) => "connected",
-        (None, false) => "silent",
-        (None, true) => "lost",
+    let AgentStatus { session, kept_until, record, .. } = agent;
+    let state = match (session, record.lost, record.stopped) {
+        (Some(_), _, _) => "connected",
+        (None, false, _) if kept_until.is_some() => "away",
+        (None, false, _) => "silent",
+        (None, true, true) => "stopped",
+        (None, true, false) => "lost",
     };
+    let kept_until_us = kept_until.map_or(0, |until| now.wall.after(until.since(now.mono)).0);
     let silent_for = micros(now.mono.since(agent.last_seen));
     v1::AgentView {
         id: agent.record.id.0,
@@ -40,6 +44,7 @@ fn agent_view(agent: &AgentStatus, now: Now) -> v1::AgentView {
         running: agent.running,
         prefetched: agent.ahead,
         last_seen_us: Timestamp(now.wall.0.saturating_sub(silent_for)).0,
+        kept_until_us,
     }
 }
 

@@ -92,7 +92,8 @@ impl Cluster {
             && let Some(agent) = self.agents.get_mut(&id)
         {
             if agent.record.offer != offer || agent.record.lost {
-                let record = AgentRecord { offer, lost: false, changed: now.wall, ..(*agent.record).clone() };
+                let record =
+                    AgentRecord { offer, lost: false, stopped: false, changed: now.wall, ..(*agent.record).clone() };
                 agent.set_record(Arc::new(record));
                 self.changed(Key::Agent(id));
             }
@@ -100,8 +101,9 @@ impl Cluster {
         }
         let id = AgentId(self.next_agent);
         self.next_agent += 1;
-        let record =
-            AgentRecord { id, uid: Arc::clone(&uid), offer, lost: false, first_seen: now.wall, changed: now.wall };
+        let (lost, stopped) = (false, false);
+        let (first_seen, changed) = (now.wall, now.wall);
+        let record = AgentRecord { id, uid: Arc::clone(&uid), offer, lost, stopped, first_seen, changed };
         self.uids.insert(uid, id);
         self.agents.insert(id, Agent::new(Arc::new(record)));
         self.changed(Key::Agent(id));
@@ -167,6 +169,9 @@ impl Cluster {
             }
         }
         self.give_up(now, agent, "the agent left");
+        if let Some(agent) = self.agents.get_mut(&agent) {
+            agent.record = Arc::new(AgentRecord { stopped: true, ..(*agent.record).clone() });
+        }
         Ok(Answer::Done)
     }
 

@@ -67,6 +67,8 @@ pub struct AgentStatus {
     pub ahead: u32,
     /// When it last gave a sign.
     pub last_seen: Mono,
+    /// It is away, and something of it may go on alone until then; none: nothing does.
+    pub kept_until: Option<Mono>,
 }
 
 /// Something that time alone brings.
@@ -214,6 +216,7 @@ impl Cluster {
                 running: count(agent.active()),
                 ahead: count(agent.ahead()),
                 last_seen: agent.last_seen,
+                kept_until: agent.kept_until(self.config.lease_ttl, self.config.lease_margin),
             })
             .collect()
     }

@@ -53,6 +53,31 @@ fn an_agent_that_comes_back_in_time_keeps_what_it_holds() {
     assert_eq!(kit.state(job, 0), State::Succeeded);
 }
 
+#[test]
+fn one_that_is_away_with_work_that_goes_on_is_waited_for_and_one_that_said_goodbye_is_not_lost() {
+    let mut kit = Kit::new();
+    let host = kit.host(1);
+    let max_disconnect = Some(Duration::from_secs(600));
+    kit.submit(job([TaskSpec { max_disconnect, ..task("a") }]));
+    let lease = kit.round().remove(0);
+    let status = |kit: &Kit| kit.cluster.agents().remove(0);
+    assert_eq!(status(&kit).kept_until, None, "it is here");
+    let until = kit.now.mono.after(Duration::from_secs(600) + kit.config.lease_margin);
+    kit.event(Event::Detach { agent: host.agent, session: host.session });
+    assert_eq!(status(&kit).kept_until, Some(until));
+    kit.pass(Duration::from_secs(60));
+    assert_eq!((status(&kit).kept_until, status(&kit).record.lost), (Some(until), false));
+    let (host, _) = kit.attach("one", cpus(1), &[lease.token]);
+    assert_eq!(status(&kit).kept_until, None, "it is back");
+    kit.end(host, &lease, End::Succeeded);
+    kit.event(Event::Leave { agent: host.agent, session: host.session });
+    let record = status(&kit).record;
+    assert!(record.lost && record.stopped && status(&kit).kept_until.is_none(), "{record:?}");
+    kit.attach("one", cpus(1), &[]);
+    let record = status(&kit).record;
+    assert!(!record.lost && !record.stopped, "{record:?}");
+}
+
 /// A line that carries what an agent says and nothing of what it is told: its hellos must not keep its leases for ever.
 #[test]
 fn an_agent_that_never_hears_its_welcome_is_given_up_and_gets_nothing_before_it_answers() {

@@ -6,7 +6,7 @@ use super::Ctl;
 use crate::{
     error::Error,
     exit::Exit,
-    model::{group, job::Detail},
+    model::{agent::Agents, group, job::Detail, task::Task},
     output::style::Look,
     remote::{Client, selector, tasks},
 };
@@ -57,7 +57,8 @@ pub(crate) async fn run(ctl: &Ctl, args: Args) -> Result<Exit, Error> {
 
 async fn show_tasks(ctl: &Ctl, client: &Client, args: &Args) -> Result<(), Error> {
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
-    let found = tasks::first(client, &args.work, &args.state, limit).await?;
+    let mut found = tasks::first(client, &args.work, &args.state, limit).await?;
+    look_at_agents(client, &mut found.tasks).await?;
     match found.tasks.as_slice() {
         [one] if args.state.is_empty() && found.next_page_token.is_none() => ctl.output.one(one)?,
         all => ctl.output.items(&found, all)?,
@@ -65,6 +66,17 @@ async fn show_tasks(ctl: &Ctl, client: &Client, args: &Args) -> Result<(), Error
     if found.next_page_token.is_some() {
         ctl.output.note(Look::Dim, "there are more tasks: --limit N, or --state STATE");
     }
+    Ok(())
+}
+
+/// What runs on an agent that is away says so.
+async fn look_at_agents(client: &Client, tasks: &mut [Task]) -> Result<(), Error> {
+    if tasks.iter().all(|task| task.state != "running") {
+        return Ok(());
+    }
+    let reply = client.rpc.clone().list_agents(v1::ListAgentsRequest {}).await?.into_inner();
+    let agents = Agents::of(reply).agents;
+    tasks.iter_mut().filter(|task| task.state == "running").for_each(|task| task.look_at(&agents));
     Ok(())
 }
 
@@ -78,7 +90,8 @@ async fn show_job(ctl: &Ctl, mut client: Client, args: &Args) -> Result<(), Erro
     let mut more = false;
     let tasks = if wanted || small {
         let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
-        let found = tasks::first(&client, &job.id.to_string(), &args.state, limit).await?;
+        let mut found = tasks::first(&client, &job.id.to_string(), &args.state, limit).await?;
+        look_at_agents(&client, &mut found.tasks).await?;
         more = found.next_page_token.is_some();
         Some(found.tasks)
     } else {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::output::{
     Human, Page,
-    table::{Cell, Column, Table},
+    table::{Cell, Column, Table, plain},
     time,
 };
 
@@ -20,9 +20,9 @@ use crate::output::{
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Agent {
     id: u64,
-    name: String,
-    /// `connected`, `silent` or `lost`.
-    state: String,
+    pub(crate) name: String,
+    /// `connected`, `silent`, `away`, `stopped` or `lost`.
+    pub(crate) state: String,
     os: String,
     arch: String,
     host: Option<String>,
@@ -33,6 +33,9 @@ pub(crate) struct Agent {
     running: u32,
     prefetched: u32,
     last_seen_at: Option<String>,
+    /// `away` only: until when what goes on there is waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept_until: Option<String>,
     #[serde(skip)]
     last_seen_us: u64,
 }
@@ -54,8 +57,17 @@ impl From<v1::AgentView> for Agent {
             running: view.running,
             prefetched: view.prefetched,
             last_seen_at: time::instant(view.last_seen_us),
+            kept_until: time::instant(view.kept_until_us),
             last_seen_us: view.last_seen_us,
         }
+    }
+}
+
+impl Agent {
+    /// Of one that is away: until when what goes on there is kept for it.
+    pub(crate) fn away(&self) -> Option<String> {
+        let until = self.kept_until.as_ref()?;
+        Some(format!("agent {} is away; what may go on there is kept for it until {until}", plain(&self.name)))
     }
 }
 
@@ -100,7 +112,8 @@ impl Human for Agents {
                 labels.join(",").into(),
             ]);
         }
-        page.table(&table)
+        let notes = self.agents.iter().filter_map(Agent::away).map(|note| format!("{note}\n"));
+        page.table(&table) + &notes.collect::<String>()
     }
 }
 

@@ -57,6 +57,8 @@ pub(crate) struct Store {
 pub(crate) struct Count {
     connected: usize,
     silent: usize,
+    away: usize,
+    stopped: usize,
     lost: usize,
     running_tasks: u64,
 }
@@ -108,6 +110,8 @@ impl Count {
         match state {
             "connected" => self.connected += 1,
             "silent" => self.silent += 1,
+            "away" => self.away += 1,
+            "stopped" => self.stopped += 1,
             _ => self.lost += 1,
         }
         self.running_tasks += u64::from(running);
@@ -145,9 +149,13 @@ impl Human for Status {
             out.push_str(&page.paint(Look::Bad, &format!("  problem: {}", plain(problem))));
             out.push('\n');
         }
-        let Count { connected, silent, lost, running_tasks } = self.agents;
+        let Count { connected, silent, away, stopped, lost, running_tasks } = self.agents;
         let tasks = format!("{running_tasks} task{}", plural(running_tasks != 1));
-        out.push_str(&format!("agents: {connected} connected, {silent} silent, {lost} lost; {tasks} on them\n\n"));
+        let more = [(away, "away"), (stopped, "stopped")];
+        let more: String = more.into_iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!(", {n} {word}")).collect();
+        out.push_str(&format!(
+            "agents: {connected} connected, {silent} silent{more}, {lost} lost; {tasks} on them\n\n"
+        ));
         out.push_str(&Queues { queues: self.queues.clone() }.human(page));
         out
     }

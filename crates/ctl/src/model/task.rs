@@ -3,7 +3,7 @@
 use muster_common::proto::v1;
 use serde::Serialize;
 
-use super::some;
+use super::{agent::Agent, some};
 use crate::exit::Exit;
 use crate::output::{
     Human, Page, style,
@@ -27,6 +27,9 @@ pub(crate) struct Task {
     retry_at: Option<String>,
     /// Where its newest attempt runs or ran.
     agent: Option<String>,
+    /// Its agent is not connected: how it is, for a task that runs there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent_away: Option<String>,
     pub(crate) has_result: bool,
     /// Oldest first.
     pub(crate) attempts: Vec<Attempt>,
@@ -157,6 +160,7 @@ impl From<v1::TaskView> for Task {
             losses: task.losses,
             retry_at: time::instant(task.retry_at_us),
             agent: some(&view.agent_name),
+            agent_away: None,
             has_result: view.has_result,
             attempts: task.past.into_iter().chain(task.attempt).map(Attempt::from).collect(),
         }
@@ -167,6 +171,13 @@ impl Task {
     /// How people name it: `17.scan[3]`.
     pub(crate) fn address(&self) -> String {
         format!("{}.{}", self.job, self.name)
+    }
+
+    /// Notes of a task that runs that its agent is not connected.
+    pub(crate) fn look_at(&mut self, agents: &[Agent]) {
+        let is_its = |agent: &&Agent| self.agent.as_deref() == Some(&agent.name);
+        let away = |agent: &Agent| agent.away().or_else(|| Some(format!("agent {} is {}", agent.name, agent.state)));
+        self.agent_away = agents.iter().find(is_its).filter(|agent| agent.state != "connected").and_then(away);
     }
 
     /// How its newest attempt ended.
@@ -180,7 +191,7 @@ impl Task {
             (Some(why), _) => why.clone(),
             (None, Some(end)) if end.kind != "succeeded" => end.text(),
             _ if self.stopping => "stopping".to_owned(),
-            _ => String::new(),
+            _ => self.agent_away.clone().unwrap_or_default(),
         }
     }
 

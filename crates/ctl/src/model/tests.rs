@@ -166,6 +166,7 @@ fn agents_are_listed_as_documented() {
         host: "machine-1.example.org".into(),
     };
     let view = v1::AgentView {
+        kept_until_us: 0,
         id: 1,
         offer: Some(offer),
         state: "connected".into(),

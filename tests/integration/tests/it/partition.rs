@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use muster_integration::{
     binaries,
     ctl::Ctl,
@@ -37,11 +37,7 @@ fn a_task_that_may_go_on_alone_outlives_a_partition_and_its_report_counts() -> R
     let mut system = System::start(Options { lease_ttl: Duration::from_secs(2), ..Options::default() })?;
     system.agent()?.stop()?;
     let proxy = Proxy::start(system.address().parse()?)?;
-    let mut command = Command::new(binaries::path("muster-agent")?);
-    command.args(["--controller", &format!("http://{}", proxy.address), "--name", "far", "--cpus", "4", "--data"]);
-    command.arg(system.folder().join("far")).env("NO_COLOR", "1");
-    let _agent = Daemon::start("far", &mut command, system.folder())?;
-    system.agent_connected()?;
+    let _agent = far(&system, &proxy)?;
 
     let at = |name: &str| system.folder().join(name);
     let gate = at("gate");
@@ -64,6 +60,13 @@ fn a_task_that_may_go_on_alone_outlives_a_partition_and_its_report_counts() -> R
         let pid = fs::read_to_string(at(name))?;
         Ok(Path::new(&format!("/proc/{}/stat", pid.trim())).exists_alive())
     };
+    // Away is not lost, and both places where a person looks say so.
+    let agents = ctl.json(&["agents"])?;
+    let far = agents["agents"].as_array().and_then(|all| all.iter().find(|agent| agent["name"] == "far"));
+    let far = far.with_context(|| format!("{agents}"))?;
+    ensure!(far["state"] == "away" && far["kept_until"].is_string(), "{agents}");
+    let shown = ctl.run(&["show", &stays.to_string()])?.expect(0)?;
+    ensure!(shown.text().contains("agent far is away; what may go on there is kept"), "{shown}");
     wait::until("the one without leave to be ended", || Ok(Look::when(!alive("pid1")?, "it lives")))?;
     ensure!(alive("pid2")?, "the one that may go on was ended");
 
@@ -76,6 +79,51 @@ fn a_task_that_may_go_on_alone_outlives_a_partition_and_its_report_counts() -> R
     let ended = reaches(&ctl, stays, "its report counts", |task| task["state"] == "succeeded")?;
     ensure!(ended["attempts"].as_array().map(Vec::len) == Some(1), "{ended}");
     Ok(())
+}
+
+#[test]
+fn what_an_agent_says_too_late_is_kept_with_the_attempt_and_shown() -> Result<()> {
+    let mut system = System::start(Options { lease_ttl: Duration::from_secs(6), ..Options::default() })?;
+    system.agent()?.stop()?;
+    let ctl = system.ctl();
+    let stopped = ctl.json(&["agents"])?;
+    ensure!(stopped["agents"][0]["state"] == "stopped", "one that said goodbye is not lost: {stopped}");
+    let proxy = Proxy::start(system.address().parse()?)?;
+    let _agent = far(&system, &proxy)?;
+    let gate = system.folder().join("gate");
+    let shell = format!("until test -e {}; do sleep 0.01; done; exit 7", gate.display());
+    let file = format!("name = \"late\"\n[[tasks]]\nname = \"a\"\nshell = \"{shell}\"\non_lost = \"fail\"\n");
+    let job = system.submit("late.toml", &file)?;
+    reaches(&ctl, job, "it runs", |task| task["attempts"][0]["started_at"].is_string())?;
+    // It ends well within its lease, and nobody hears of that before it is given up.
+    proxy.set(Mode::Hole);
+    fs::write(&gate, "")?;
+    let lost = reaches(&ctl, job, "it is lost", |task| task["state"] == "failed")?;
+    ensure!(lost["attempts"][0]["end"]["reason"] == "its agent fell silent", "{lost}");
+    proxy.set(Mode::Reset);
+    proxy.set(Mode::Pass);
+    let said = |task: &Value| task["attempts"][0]["end"]["reason"].as_str().is_some_and(|why| why.contains("later"));
+    let late = reaches(&ctl, job, "what its agent says later is kept", said)?;
+    let end = &late["attempts"][0]["end"];
+    ensure!(end["reason"] == "its agent fell silent; reported later: exit code 7", "{late}");
+    // It is evidence, and changes nothing.
+    ensure!(end["kind"] == "lost" && late["state"] == "failed", "{late}");
+    ensure!(late["attempts"].as_array().map(Vec::len) == Some(1), "{late}");
+    for arguments in [["show", &format!("{job}.a")], ["show", &job.to_string()], ["explain", &job.to_string()]] {
+        let told = ctl.run(&arguments)?.expect(0)?;
+        ensure!(told.text().contains("reported later: exit code 7"), "ctl {arguments:?}: {told}");
+    }
+    Ok(())
+}
+
+/// An agent behind a line that breaks.
+fn far(system: &System, proxy: &Proxy) -> Result<Daemon> {
+    let mut command = Command::new(binaries::path("muster-agent")?);
+    command.args(["--controller", &format!("http://{}", proxy.address), "--name", "far", "--cpus", "4", "--data"]);
+    command.arg(system.folder().join("far")).env("NO_COLOR", "1");
+    let agent = Daemon::start("far", &mut command, system.folder())?;
+    system.agent_connected()?;
+    Ok(agent)
 }
 
 trait Alive {

@@ -257,9 +257,9 @@ fn queue_pieces() -> impl Strategy<Value = (Key, Piece)> {
 }
 
 fn agent_pieces() -> impl Strategy<Value = (Key, Piece)> {
-    (any::<u64>(), arcs(), offers(), any::<bool>(), times(), times()).prop_map(
-        |(id, uid, offer, lost, first_seen, changed)| {
-            let agent = AgentRecord { id: AgentId(id), uid, offer, lost, first_seen, changed };
+    (any::<u64>(), arcs(), offers(), any::<(bool, bool)>(), times(), times()).prop_map(
+        |(id, uid, offer, (lost, stopped), first_seen, changed)| {
+            let agent = AgentRecord { id: AgentId(id), uid, offer, lost, stopped, first_seen, changed };
             (Key::Agent(AgentId(id)), Piece::Agent(Arc::new(agent)))
         },
     )

@@ -93,14 +93,16 @@ fn an_agent_that_leaves_or_is_cut_off_is_known_as_such() {
     run(async |mut rig: Rig| {
         let agent = rig.agent().await;
         agent.tell(Up::Goodbye(v1::Goodbye {})).await;
-        drop(agent);
-        let mut changed = rig.parts.view.changed();
-        while rig.parts.sessions.count() > 0 {
-            tokio::task::yield_now().await;
-        }
-        changed.mark_unchanged();
-        let agents = rig.people.list_agents(v1::ListAgentsRequest {}).await.unwrap().into_inner().agents;
-        assert_ne!(agents[0].state, "connected");
+        let state = within(async {
+            loop {
+                let reply = rig.people.list_agents(v1::ListAgentsRequest {}).await.unwrap().into_inner();
+                if reply.agents[0].state != "connected" {
+                    return reply.agents[0].state.clone();
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        assert_eq!(state.await, "stopped");
     });
 }
 
