@@ -5,7 +5,10 @@ mod support;
 
 use std::{fs, net::TcpListener, process::Stdio};
 
-use muster_common::proto::v1::{self, EndKind, JobState};
+use muster_common::proto::{
+    OLDEST_PROTOCOL, PROTOCOL,
+    v1::{self, EndKind, JobState},
+};
 use support::{Ran, Script, Server, T0, ctl, file, job, ran, task, until};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -333,7 +336,64 @@ fn queue_set_changes_only_what_is_named() {
 fn version_tells_of_a_controller_only_if_one_answers() {
     let server = Server::start(Script::default());
     let text = server.ctl(&["version"]).out;
-    assert!(text.contains(&format!("controller 9.9.9 at {} (term 3, scripted store)", server.url)), "{text}");
+    let wanted = format!("controller 9.9.9 (protocol {PROTOCOL}) at {} (term 3, scripted store)", server.url);
+    assert!(text.contains(&wanted), "{text}");
+}
+
+#[test]
+fn a_controller_of_another_release_is_told_with_what_to_upgrade() {
+    // (oldest and newest of the controller, what is said; none: nothing)
+    let table = [
+        ((OLDEST_PROTOCOL, PROTOCOL), None),
+        ((OLDEST_PROTOCOL - 1, PROTOCOL - 1), None),
+        ((PROTOCOL, PROTOCOL + 1), None),
+        (
+            (PROTOCOL + 1, PROTOCOL + 2),
+            Some("is too old: it speaks protocol 2, and controller 9.9.9 3 to 4; upgrade ctl"),
+        ),
+        ((0, 0), Some("is older than this ctl")),
+    ];
+    for (protocols, said) in table {
+        let server = Server::start(Script { protocols: Some(protocols), ..Script::default() });
+        for command in ["version", "status"] {
+            let answer = server.ctl(&[command]);
+            match said {
+                Some(part) => assert!(answer.err.contains(part), "{protocols:?}: {answer:?}"),
+                None => assert_eq!(answer.err, "", "{protocols:?}"),
+            }
+            assert!(answer.out.contains("9.9.9"), "{protocols:?}: {answer:?}");
+        }
+    }
+}
+
+#[test]
+fn an_agent_that_is_away_and_one_that_stopped_are_not_told_as_lost() {
+    let agent = |name: &str, state: &str, kept_until_us| {
+        let offer = Some(v1::Offer { name: name.to_owned(), ..v1::Offer::default() });
+        v1::AgentView { offer, state: state.to_owned(), kept_until_us, ..v1::AgentView::default() }
+    };
+    let agents = vec![agent("far", "away", T0), agent("off", "stopped", 0), agent("gone", "lost", 0)];
+    let running = v1::Task { state: v1::TaskState::Running as i32, ..v1::Task::default() };
+    let view = |name: &str| v1::TaskView {
+        job: 17,
+        name: "main".into(),
+        agent_name: name.into(),
+        task: Some(running.clone()),
+        ..v1::TaskView::default()
+    };
+    let script =
+        Script { agents, tasks: vec![view("far")], jobs: vec![job(17, JobState::Running)], ..Script::default() };
+    let server = Server::start(script);
+    let away = "agent far is away; what may go on there is kept for it until 2026-09-21T14:13:20";
+    let answer = server.ctl(&["agents"]);
+    assert!(answer.out.contains(away) && answer.out.contains("stopped"), "{answer:?}");
+    assert!(server.ctl(&["agents", "-o", "json"]).out.contains("\"kept_until\": \"2026-09-21T14:13:20"));
+    let answer = server.ctl(&["status"]);
+    assert!(answer.out.contains("agents: 0 connected, 0 silent, 1 away, 1 stopped, 1 lost"), "{answer:?}");
+    for work in ["17.main", "17"] {
+        let answer = server.ctl(&["show", work]);
+        assert!(answer.out.contains(away), "{work}: {answer:?}");
+    }
 }
 
 #[test]

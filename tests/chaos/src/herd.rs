@@ -146,6 +146,7 @@ fn hello(n: usize) -> v1::Hello {
         uid: format!("00000000-0000-4000-8000-{n:012}"),
         offer: Some(offer),
         protocol: PROTOCOL,
+        oldest_protocol: PROTOCOL,
         holding: Vec::new(),
         term: 0,
     }

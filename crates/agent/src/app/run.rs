@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use muster_common::{
     clock::Clock,
     proto::{
-        PROTOCOL,
+        OLDEST_PROTOCOL, PROTOCOL,
         v1::{self, agent_up::Message},
     },
     wire::link::{offer_to_proto, report_to_proto},
@@ -281,6 +281,7 @@ impl<P: Processes> Agent<P> {
                     protocol: PROTOCOL,
                     holding: holding.into_iter().map(|token| token.0).collect(),
                     term: term.0,
+                    oldest_protocol: OLDEST_PROTOCOL,
                 };
                 self.send(Message::Hello(hello));
             }

@@ -14,7 +14,10 @@ pub(crate) mod kit;
 
 use std::{sync::Arc, time::Duration};
 
-use muster_common::proto::v1::{self, agent_link_client::AgentLinkClient};
+use muster_common::proto::{
+    OLDEST_PROTOCOL, PROTOCOL,
+    v1::{self, agent_link_client::AgentLinkClient},
+};
 use muster_core::id::AgentId;
 use rustls::ClientConfig;
 use tokio::{
@@ -69,6 +72,11 @@ enum Error {
     NoWelcome,
     #[error("we left the controller")]
     Left,
+    #[error(
+        "the controller speaks protocol {spoken} and this agent {OLDEST_PROTOCOL} to {PROTOCOL}; upgrade the {}",
+        if *spoken > PROTOCOL { "agent" } else { "controller" }
+    )]
+    Protocol { spoken: u32 },
 }
 
 impl From<tonic::Status> for Error {
@@ -218,6 +226,11 @@ impl Link {
                 timeout(GREETING_LIMIT, messages.message()).await.map_err(|_| Error::NoWelcome)??
             };
             let Some(message) = message else { return Err(Error::Ended) };
+            if let Some(v1::agent_down::Message::Welcome(v1::Welcome { protocol, .. })) = &message.message
+                && !(OLDEST_PROTOCOL..=PROTOCOL).contains(protocol)
+            {
+                return Err(Error::Protocol { spoken: *protocol });
+            }
             let Some(input) = down::input(message) else {
                 warn!("the controller says something that this build does not know; it is ignored");
                 continue;

@@ -57,10 +57,10 @@ pub(super) async fn run(
     mut up: Streaming<v1::AgentUp>,
     back: Back<v1::AgentDown>,
 ) -> Result<(), Status> {
-    let hello = hello(&mut up).await?;
+    let (hello, protocol) = hello(&mut up).await?;
     speaker.check_hello(&hello)?;
     let (id, outgoing) = parts.sessions.open();
-    let attached = attach(&parts, &caller, id, hello).await;
+    let attached = attach(&parts, &caller, id, hello, protocol).await;
     let (agent, welcome) = match attached {
         Ok(attached) => attached,
         Err(status) => {
@@ -89,29 +89,33 @@ pub(super) async fn run(
     result
 }
 
-async fn hello(up: &mut Streaming<v1::AgentUp>) -> Result<v1::Hello, Status> {
+/// The agent's hello, and the protocol that is spoken from here on.
+async fn hello(up: &mut Streaming<v1::AgentUp>) -> Result<(v1::Hello, u32), Status> {
     let first = timeout(HELLO_WITHIN, up.message()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no hello came; an agent sends it first"))??;
     let Some(v1::AgentUp { message: Some(Up::Hello(hello)) }) = first else {
         return Err(Status::invalid_argument("the first message of an agent must be its hello"));
     };
-    check_protocol(hello.protocol, PROTOCOL).map_err(Status::failed_precondition)?;
+    let protocol = agree((hello.oldest_protocol, hello.protocol), PROTOCOL).map_err(Status::failed_precondition)?;
     if hello.uid.is_empty() || hello.uid.len() > UID_MAX {
         return Err(of_field("hello.uid", format!("must have 1 to {UID_MAX} bytes")));
     }
-    Ok(hello)
+    Ok((hello, protocol))
 }
 
-/// Whether an agent that speaks `found` is understood by a controller that speaks `known`: its own version, and the one
-/// before, so that one after another can be upgraded.
-fn check_protocol(found: u32, known: u32) -> Result<(), String> {
-    let before = known.saturating_sub(1);
-    if found > 0 && (before..=known).contains(&found) {
-        return Ok(());
+/// The newest protocol that an agent which understands `oldest` to `newest` shares with a controller of `known`, which
+/// understands the one before as well, so that one after another can be upgraded, in whatever order.
+fn agree((oldest, newest): (u32, u32), known: u32) -> Result<u32, String> {
+    let before = known.saturating_sub(1).max(1);
+    // An agent that does not say which is the oldest speaks one only.
+    let oldest = if oldest == 0 { newest } else { oldest };
+    if newest >= before && oldest <= known && oldest <= newest {
+        return Ok(newest.min(known));
     }
-    let understood = if before == 0 { known.to_string() } else { format!("{before} and {known}") };
-    let older = if found > known { "controller" } else { "agent" };
-    Err(format!("the agent speaks protocol {found} and this controller {understood}; upgrade the {older}"))
+    let range = |from: u32, to: u32| if from < to { format!("{from} to {to}") } else { to.to_string() };
+    let older = if newest > known { "controller" } else { "agent" };
+    let (spoken, understood) = (range(oldest, newest), range(before, known));
+    Err(format!("the agent speaks protocol {spoken} and this controller {understood}; upgrade the {older}"))
 }
 
 async fn attach(
@@ -119,6 +123,7 @@ async fn attach(
     caller: &Arc<Caller>,
     session: SessionId,
     hello: v1::Hello,
+    protocol: u32,
 ) -> Result<(AgentId, v1::Welcome), Status> {
     let offer = hello.offer.ok_or_else(|| of_field("hello.offer", "is missing"))?;
     let term = parts.handle.term();
@@ -138,7 +143,7 @@ async fn attach(
                 agent: agent.0,
                 session: session.0,
                 term: parts.handle.term().0,
-                protocol: hello.protocol,
+                protocol,
                 lease_ttl_ms: micros(parts.handle.lease_ttl()) / 1000,
                 heartbeat_ms: micros(parts.handle.heartbeat()) / 1000,
                 drop: drop.into_iter().map(|token| token.0).collect(),
@@ -298,23 +303,31 @@ mod tests {
     }
 
     #[test]
-    fn the_own_protocol_and_the_one_before_are_understood_and_others_say_which_side_is_older() {
-        // (found, known, what is said; none: understood)
-        let table = [
-            (0, 1, Some("upgrade the agent")),
-            (1, 1, None),
-            (2, 1, Some("and this controller 1; upgrade the controller")),
-            (5, 7, Some("speaks protocol 5 and this controller 6 and 7; upgrade the agent")),
-            (6, 7, None),
-            (7, 7, None),
-            (8, 7, Some("upgrade the controller")),
-            (u32::MAX, 7, Some("upgrade the controller")),
+    fn the_newest_protocol_that_both_know_is_spoken_and_others_say_which_side_is_older() {
+        /// Oldest and newest of the agent, known, what comes of it.
+        type Row = ((u32, u32), u32, Result<u32, &'static str>);
+        let table: &[Row] = &[
+            ((0, 0), 1, Err("upgrade the agent")),
+            ((0, 1), 1, Ok(1)),
+            ((0, 2), 1, Err("speaks protocol 2 and this controller 1; upgrade the controller")),
+            ((1, 2), 1, Ok(1)),
+            ((0, 5), 7, Err("speaks protocol 5 and this controller 6 to 7; upgrade the agent")),
+            ((4, 5), 7, Err("speaks protocol 4 to 5 and this controller 6 to 7; upgrade the agent")),
+            ((0, 6), 7, Ok(6)),
+            ((5, 6), 7, Ok(6)),
+            ((0, 7), 7, Ok(7)),
+            ((6, 7), 7, Ok(7)),
+            ((7, 8), 7, Ok(7)),
+            ((0, 8), 7, Err("upgrade the controller")),
+            ((8, 9), 7, Err("speaks protocol 8 to 9 and this controller 6 to 7; upgrade the controller")),
+            ((9, 7), 7, Err("upgrade the agent")),
+            ((0, u32::MAX), 7, Err("upgrade the controller")),
         ];
-        for (found, known, said) in table {
-            let checked = check_protocol(found, known);
-            match said {
-                None => assert_eq!(checked, Ok(()), "{found} of {known}"),
-                Some(part) => assert!(checked.as_ref().is_err_and(|why| why.contains(part)), "{found}: {checked:?}"),
+        for (spoken, known, wanted) in table {
+            let agreed = agree(*spoken, *known);
+            match wanted {
+                Ok(protocol) => assert_eq!(agreed, Ok(*protocol), "{spoken:?} of {known}"),
+                Err(part) => assert!(agreed.as_ref().is_err_and(|why| why.contains(part)), "{spoken:?}: {agreed:?}"),
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The installation as a whole: who leads, who stands by, and how the store is.
 
-use muster_common::proto::v1;
+use muster_common::proto::{OLDEST_PROTOCOL, PROTOCOL, v1};
 
 use crate::grpc::Parts;
 
@@ -18,5 +18,7 @@ pub(super) fn info(parts: &Parts, started_us: u64) -> v1::InfoReply {
         started_us,
         now_us: parts.clock.wall().0,
         store: parts.store.clone(),
+        protocol: PROTOCOL,
+        oldest_protocol: OLDEST_PROTOCOL,
     }
 }

@@ -6,7 +6,7 @@ use super::Ctl;
 use crate::{
     error::Error,
     exit::Exit,
-    model::change::{Controller, Version},
+    model::change::{Controller, Version, mismatch},
     output::style::Look,
 };
 
@@ -32,5 +32,8 @@ pub(crate) async fn run(ctl: &Ctl, _args: Args) -> Result<Exit, Error> {
 async fn controller(ctl: &Ctl) -> Result<Controller, Error> {
     let mut client = ctl.client().await?;
     let info = client.rpc.info(v1::InfoRequest {}).await?.into_inner();
+    if let Some(problem) = mismatch(&info) {
+        ctl.output.note(Look::Warn, &format!("warning: {problem}"));
+    }
     Ok(Controller::of(client.place.url, info))
 }

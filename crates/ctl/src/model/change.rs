@@ -1,6 +1,6 @@
 //! What a command changed, and what this program is: the short answers.
 
-use muster_common::proto::v1;
+use muster_common::proto::{OLDEST_PROTOCOL, PROTOCOL, v1};
 use serde::Serialize;
 
 use super::{job::Job, resources::plural, task::Task, time_of};
@@ -129,16 +129,40 @@ pub(crate) struct Version {
 pub(crate) struct Controller {
     url: String,
     version: String,
+    /// The newest that it speaks; none: a release that did not say.
+    protocol: Option<u32>,
     term: u64,
     store: String,
     started_at: Option<String>,
+}
+
+/// What is wrong between this ctl and a controller of other releases; none: they understand one another.
+pub(crate) fn mismatch(info: &v1::InfoReply) -> Option<String> {
+    let v1::InfoReply { version, protocol: newest, oldest_protocol: oldest, .. } = info;
+    let own = env!("CARGO_PKG_VERSION");
+    if *newest == 0 {
+        Some(format!("controller {version} is older than this ctl {own} and does not say what it speaks; upgrade it"))
+    } else if *oldest > PROTOCOL {
+        Some(format!(
+            "this ctl {own} is too old: it speaks protocol {PROTOCOL}, and controller {version} {oldest} to {newest}; \
+             upgrade ctl"
+        ))
+    } else if *newest < OLDEST_PROTOCOL {
+        Some(format!(
+            "controller {version} is too old: it speaks protocol {newest}, and this ctl {own} {OLDEST_PROTOCOL} to \
+             {PROTOCOL}; upgrade the controller"
+        ))
+    } else {
+        None
+    }
 }
 
 impl Controller {
     /// What the controller at `url` says of itself.
     pub(crate) fn of(url: String, info: v1::InfoReply) -> Self {
         let started_at = time_of(info.started_us);
-        Self { url, version: info.version, term: info.term, store: info.store, started_at }
+        let protocol = (info.protocol > 0).then_some(info.protocol);
+        Self { url, version: info.version, protocol, term: info.term, store: info.store, started_at }
     }
 }
 
@@ -146,7 +170,11 @@ impl Human for Version {
     fn human(&self, _page: &Page) -> String {
         let mut out = format!("ctl {} (protocol {})\n", self.version, self.protocol);
         if let Some(c) = &self.controller {
-            out.push_str(&format!("controller {} at {} (term {}, {} store)\n", c.version, c.url, c.term, c.store));
+            let protocol = c.protocol.map_or_else(|| "unknown".to_owned(), |protocol| protocol.to_string());
+            let Controller { version, url, term, store, .. } = c;
+            out.push_str(&format!(
+                "controller {version} (protocol {protocol}) at {url} (term {term}, {store} store)\n"
+            ));
         }
         out
     }

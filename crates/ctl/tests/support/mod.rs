@@ -8,9 +8,12 @@ use std::{
     time::Duration,
 };
 
-use muster_common::proto::v1::{
-    self,
-    muster_server::{Muster, MusterServer},
+use muster_common::proto::{
+    OLDEST_PROTOCOL, PROTOCOL,
+    v1::{
+        self,
+        muster_server::{Muster, MusterServer},
+    },
 };
 use tokio::net::TcpListener;
 use tokio_stream::{Stream, StreamExt as _, wrappers::TcpListenerStream};
@@ -37,6 +40,9 @@ pub(crate) struct Script {
     pub(crate) broken_watches: usize,
     /// Watches never end.
     pub(crate) endless: bool,
+    /// The oldest and the newest protocol of the controller; none: those of this build.
+    pub(crate) protocols: Option<(u32, u32)>,
+    pub(crate) agents: Vec<v1::AgentView>,
 }
 
 /// What the service was asked.
@@ -195,12 +201,19 @@ impl Service {
     }
 }
 
+impl Service {
+    fn info(&self) -> v1::InfoReply {
+        let (oldest_protocol, protocol) = self.script.protocols.unwrap_or((OLDEST_PROTOCOL, PROTOCOL));
+        let (version, store) = ("9.9.9".to_owned(), "scripted".to_owned());
+        v1::InfoReply { version, term: 3, store, protocol, oldest_protocol, ..Default::default() }
+    }
+}
+
 #[tonic::async_trait]
 impl Muster for Service {
     async fn info(&self, _request: Request<v1::InfoRequest>) -> Answer<v1::InfoReply> {
         self.open()?;
-        let reply = v1::InfoReply { version: "9.9.9".into(), term: 3, store: "scripted".into(), ..Default::default() };
-        Ok(Response::new(reply))
+        Ok(Response::new(self.info()))
     }
 
     async fn status(&self, _request: Request<v1::StatusRequest>) -> Answer<v1::StatusReply> {
@@ -212,7 +225,7 @@ impl Muster for Service {
             since_us: 1_790_000_000_000_000,
             release: "9.9.9".into(),
         };
-        let info = v1::InfoReply { version: "9.9.9".into(), term: 3, store: "scripted".into(), ..Default::default() };
+        let info = self.info();
         let store = v1::StoreView {
             about: "etcd://a:2379".into(),
             bytes: 3 << 20,
@@ -341,7 +354,7 @@ impl Muster for Service {
 
     async fn list_agents(&self, _request: Request<v1::ListAgentsRequest>) -> Answer<v1::ListAgentsReply> {
         self.open()?;
-        Ok(Response::new(v1::ListAgentsReply::default()))
+        Ok(Response::new(v1::ListAgentsReply { agents: self.script.agents.clone() }))
     }
 
     async fn list_queues(&self, _request: Request<v1::ListQueuesRequest>) -> Answer<v1::ListQueuesReply> {

@@ -31,6 +31,8 @@ mod output;
 #[cfg(unix)]
 mod partition;
 #[cfg(unix)]
+mod peers;
+#[cfg(unix)]
 mod processes;
 #[cfg(unix)]
 mod promote;
