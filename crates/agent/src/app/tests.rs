@@ -175,7 +175,10 @@ async fn begin() -> (TempDir, Controller, World, Stream) {
 #[tokio::test]
 async fn a_lease_runs_is_reported_and_forgotten_when_that_is_acknowledged() {
     let (folder, controller, mut world, mut stream) = begin().await;
-    assert_eq!((&*stream.hello.uid, stream.hello.holding.len(), stream.hello.protocol), ("uid-1", 0, 1));
+    assert_eq!(
+        (&*stream.hello.uid, stream.hello.holding.len(), stream.hello.protocol),
+        ("uid-1", 0, muster_common::proto::PROTOCOL)
+    );
     stream.lease(TERM, &process(), [41]).await;
     let order = world.started().await;
     assert_eq!((order.token, &*order.job_name), (Token(41), "job"));
