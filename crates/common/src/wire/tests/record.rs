@@ -94,7 +94,7 @@ fn sample_agent() -> AgentRecord {
         uid: "u-1".into(),
         offer,
         lost: true,
-        stopped: true,
+        stopped: false,
         first_seen: Timestamp(1_700_000_000_000_000),
         changed: Timestamp(1_700_000_000_000_001),
     }
