@@ -86,6 +86,7 @@ pub async fn run_on(
         members: watch::channel(Vec::new()).1,
         own: None,
         promotions: None,
+        data_dir: PathBuf::new(),
     };
     let mut lead = Lead::begin(&door, store, logs, config, clock, about).await?;
     let doors = Doors::open(listener, door, None);

@@ -55,16 +55,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{service::Routes, transport::Server};
 use tonic_health::server::HealthReporter;
 
-use self::{
-    access::Tokens, admin::Admins, agents::Agents, backup::Copies, door::Way, guard::Guard, identity::Machines,
-    people::People,
-};
 pub use self::{
     accept::Listener,
     backup::{Promotion, Refused},
     door::{BadLeader, Door},
 };
-use self::{admin::Admins, agents::Agents, backup::Copies, door::Way, identity::Machines, people::People};
+use self::{
+    access::Tokens, admin::Admins, agents::Agents, backup::Copies, door::Way, guard::Guard, identity::Machines,
+    people::People,
+};
 use crate::{backup::Source, dispatch::Sessions, engine::Handle, identity::Own, logs::LogStore, view::View};
 
 /// A peer that does not answer a ping for this long is gone (D4).

@@ -10,7 +10,7 @@ use muster_agent::{
     app::{Agent, Processes, Sources},
     exec::{ExecEvent, KillReason, Order, ProcessIdentity},
     journal::Journal,
-    link::{Address, Link},
+    link::{Address, Credential, Link},
     logs::{self, Grpc, Head, Spools, Stream},
     supervisor::{self, Supervisor},
 };
@@ -48,7 +48,7 @@ pub(super) async fn live(world: World, name: String) -> anyhow::Result<()> {
     let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
     let seed = name.bytes().fold(world.seed, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
     link.seeded(seed).start(&tracker, &stop);
-    tracker.spawn(spools.clone().ship(Grpc::new(Arc::new(bulk)), stop.clone()));
+    tracker.spawn(spools.clone().ship(Grpc::new(Arc::new(bulk), Credential::None), stop.clone()));
     let (exec, events) = mpsc::channel(1024);
     let uid = Arc::from(name.as_str());
     let attempts =

@@ -11,6 +11,7 @@ use crate::{
     output::{Format, Output, style::When},
     remote::{
         Client,
+        credential::Credential,
         find::{Place, Source},
         follow::Watch,
         output::{Printer, Shape},
@@ -32,7 +33,7 @@ impl Person {
         let url = format!("http://{CONTROLLER}:{PORT}");
         let place = Place { url, source: Source::Flag, ca: None, insecure: true };
         loop {
-            match Client::connect_over(Arc::new(Simulated(world.clone())), place.clone()).await {
+            match Client::connect_over(Arc::new(Simulated(world.clone())), place.clone(), Credential::default()).await {
                 Ok(client) => return Self { client },
                 Err(error) => assert!(now() < Duration::from_secs(60), "{error}"),
             }
