@@ -1,6 +1,7 @@
 //! What two programs need to meet: the protocol, its translation, job files, telemetry, the clock.
 
 pub mod clock;
+pub mod codec;
 pub mod jobfile;
 #[cfg(muster_mutants)]
 pub mod mutant;

@@ -45,6 +45,7 @@ pub fn generate(root: &Path) -> Result<Vec<Generated>> {
     let out = tempfile::tempdir()?;
     tonic_prost_build::configure()
         .btree_map(".")
+        .codec_path("crate::codec::ProtoCodec")
         .bytes(".muster.v1.LogFrame.data")
         .bytes(".muster.v1.TakePart.data")
         // They hold secrets.

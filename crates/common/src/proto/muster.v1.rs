@@ -340,7 +340,7 @@ pub mod access_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Access/CreateToken",
             );
@@ -364,7 +364,7 @@ pub mod access_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Access/ListTokens",
             );
@@ -388,7 +388,7 @@ pub mod access_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Access/RevokeToken",
             );
@@ -410,7 +410,7 @@ pub mod access_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Access/ListAudit",
             );
@@ -565,7 +565,7 @@ pub mod access_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CreateTokenSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -608,7 +608,7 @@ pub mod access_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListTokensSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -653,7 +653,7 @@ pub mod access_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RevokeTokenSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -696,7 +696,7 @@ pub mod access_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListAuditSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -895,7 +895,7 @@ pub mod admin_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Admin/MakeJoinToken",
             );
@@ -919,7 +919,7 @@ pub mod admin_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Admin/RevokeAgent",
             );
@@ -1064,7 +1064,7 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = MakeJoinTokenSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1107,7 +1107,7 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RevokeAgentSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1735,6 +1735,9 @@ pub struct AgentRecord {
     pub first_seen_us: u64,
     #[prost(uint64, tag = "7")]
     pub changed_us: u64,
+    /// It stopped cleanly; `lost` is set as well. A release that does not know this shows it as lost.
+    #[prost(bool, tag = "8")]
+    pub stopped: bool,
 }
 /// What an agent says of its machine.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1910,6 +1913,9 @@ pub struct Hello {
     /// The highest term this agent has seen.
     #[prost(uint64, tag = "5")]
     pub term: u64,
+    /// The oldest protocol that this agent understands; 0: only `protocol`.
+    #[prost(uint32, tag = "6")]
+    pub oldest_protocol: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Welcome {
@@ -1919,6 +1925,7 @@ pub struct Welcome {
     pub session: u64,
     #[prost(uint64, tag = "3")]
     pub term: u64,
+    /// What is spoken from here on: the newest that both know.
     #[prost(uint32, tag = "4")]
     pub protocol: u32,
     #[prost(uint64, tag = "5")]
@@ -2296,7 +2303,7 @@ pub mod agent_link_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.AgentLink/Control",
             );
@@ -2320,7 +2327,7 @@ pub mod agent_link_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static("/muster.v1.AgentLink/Logs");
             let mut req = request.into_streaming_request();
             req.extensions_mut().insert(GrpcMethod::new("muster.v1.AgentLink", "Logs"));
@@ -2341,7 +2348,7 @@ pub mod agent_link_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.AgentLink/Inputs",
             );
@@ -2362,7 +2369,7 @@ pub mod agent_link_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.AgentLink/PutResult",
             );
@@ -2526,7 +2533,7 @@ pub mod agent_link_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ControlSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2570,7 +2577,7 @@ pub mod agent_link_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = LogsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2616,7 +2623,7 @@ pub mod agent_link_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = InputsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2661,7 +2668,7 @@ pub mod agent_link_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PutResultSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2922,7 +2929,7 @@ pub mod backup_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static("/muster.v1.Backup/Take");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("muster.v1.Backup", "Take"));
@@ -2941,7 +2948,7 @@ pub mod backup_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static("/muster.v1.Backup/Promote");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("muster.v1.Backup", "Promote"));
@@ -3086,7 +3093,7 @@ pub mod backup_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TakeSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3129,7 +3136,7 @@ pub mod backup_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PromoteSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3382,7 +3389,7 @@ pub mod identity_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static("/muster.v1.Identity/Enrol");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("muster.v1.Identity", "Enrol"));
@@ -3401,7 +3408,7 @@ pub mod identity_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static("/muster.v1.Identity/Renew");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("muster.v1.Identity", "Renew"));
@@ -3537,7 +3544,7 @@ pub mod identity_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = EnrolSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3580,7 +3587,7 @@ pub mod identity_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RenewSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3698,6 +3705,11 @@ pub struct InfoReply {
     pub now_us: u64,
     #[prost(string, tag = "5")]
     pub store: ::prost::alloc::string::String,
+    /// The newest protocol that it speaks, and the oldest that it understands; 0: a release that did not say.
+    #[prost(uint32, tag = "6")]
+    pub protocol: u32,
+    #[prost(uint32, tag = "7")]
+    pub oldest_protocol: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SubmitRequest {
@@ -3999,7 +4011,7 @@ pub struct AgentView {
     pub id: u64,
     #[prost(message, optional, tag = "2")]
     pub offer: ::core::option::Option<Offer>,
-    /// "connected", "silent" or "lost".
+    /// "connected", "silent", "away" (silent, and what it runs may go on), "stopped" (it said so) or "lost".
     #[prost(string, tag = "3")]
     pub state: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "4")]
@@ -4010,6 +4022,9 @@ pub struct AgentView {
     pub prefetched: u32,
     #[prost(uint64, tag = "7")]
     pub last_seen_us: u64,
+    /// Until when what goes on there is waited for; 0: nothing does, or the agent is connected.
+    #[prost(uint64, tag = "8")]
+    pub kept_until_us: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListQueuesRequest {}
@@ -4137,7 +4152,7 @@ pub mod muster_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static("/muster.v1.Muster/Info");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("muster.v1.Muster", "Info"));
@@ -4155,7 +4170,7 @@ pub mod muster_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static("/muster.v1.Muster/Submit");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("muster.v1.Muster", "Submit"));
@@ -4173,7 +4188,7 @@ pub mod muster_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Muster/ListJobs",
             );
@@ -4193,7 +4208,7 @@ pub mod muster_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static("/muster.v1.Muster/GetJob");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("muster.v1.Muster", "GetJob"));
@@ -4211,7 +4226,7 @@ pub mod muster_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Muster/ListTasks",
             );
@@ -4236,7 +4251,7 @@ pub mod muster_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Muster/WatchJob",
             );
@@ -4256,7 +4271,7 @@ pub mod muster_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static("/muster.v1.Muster/Cancel");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("muster.v1.Muster", "Cancel"));
@@ -4274,7 +4289,7 @@ pub mod muster_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static("/muster.v1.Muster/Retry");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("muster.v1.Muster", "Retry"));
@@ -4292,7 +4307,7 @@ pub mod muster_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static("/muster.v1.Muster/Explain");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("muster.v1.Muster", "Explain"));
@@ -4310,7 +4325,7 @@ pub mod muster_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static("/muster.v1.Muster/Stats");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("muster.v1.Muster", "Stats"));
@@ -4331,7 +4346,7 @@ pub mod muster_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Muster/GetResult",
             );
@@ -4355,7 +4370,7 @@ pub mod muster_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static("/muster.v1.Muster/Logs");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("muster.v1.Muster", "Logs"));
@@ -4376,7 +4391,7 @@ pub mod muster_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Muster/ListAgents",
             );
@@ -4400,7 +4415,7 @@ pub mod muster_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Muster/ListQueues",
             );
@@ -4421,7 +4436,7 @@ pub mod muster_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Muster/SetQueue",
             );
@@ -4441,7 +4456,7 @@ pub mod muster_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::ProtoCodec::default();
             let path = http::uri::PathAndQuery::from_static("/muster.v1.Muster/Status");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("muster.v1.Muster", "Status"));
@@ -4650,7 +4665,7 @@ pub mod muster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = InfoSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4693,7 +4708,7 @@ pub mod muster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SubmitSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4736,7 +4751,7 @@ pub mod muster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListJobsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4779,7 +4794,7 @@ pub mod muster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetJobSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4822,7 +4837,7 @@ pub mod muster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListTasksSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4868,7 +4883,7 @@ pub mod muster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = WatchJobSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4911,7 +4926,7 @@ pub mod muster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CancelSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4954,7 +4969,7 @@ pub mod muster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RetrySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4997,7 +5012,7 @@ pub mod muster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ExplainSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -5040,7 +5055,7 @@ pub mod muster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StatsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -5086,7 +5101,7 @@ pub mod muster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetResultSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -5132,7 +5147,7 @@ pub mod muster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = LogsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -5175,7 +5190,7 @@ pub mod muster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListAgentsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -5218,7 +5233,7 @@ pub mod muster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListQueuesSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -5261,7 +5276,7 @@ pub mod muster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SetQueueSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -5304,7 +5319,7 @@ pub mod muster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StatusSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

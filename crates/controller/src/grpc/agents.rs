@@ -34,7 +34,8 @@ impl Agents {
         W: Future<Output = Result<(), Status>> + Send + 'static,
     {
         let (back, answers) = mpsc::channel(ROOM);
-        let (work, cancel) = (work(back.clone()), self.cancel.clone());
+        // In a box, for each future that holds another has room for it twice.
+        let (work, cancel) = (Box::pin(work(back.clone())), self.cancel.clone());
         self.tracker.spawn(async move {
             let result = match cancel.run_until_cancelled(work).await {
                 Some(result) => result,

@@ -57,10 +57,11 @@ pub(super) async fn run(
     mut up: Streaming<v1::AgentUp>,
     back: Back<v1::AgentDown>,
 ) -> Result<(), Status> {
-    let (hello, protocol) = hello(&mut up).await?;
+    // What is done once is kept in boxes, which go when it is over: ten thousand of these futures wait for years.
+    let (hello, protocol) = Box::pin(hello(&mut up)).await?;
     speaker.check_hello(&hello)?;
     let (id, outgoing) = parts.sessions.open();
-    let attached = attach(&parts, &caller, id, hello, protocol).await;
+    let attached = Box::pin(attach(&parts, &caller, id, hello, protocol)).await;
     let (agent, welcome) = match attached {
         Ok(attached) => attached,
         Err(status) => {
@@ -72,7 +73,7 @@ pub(super) async fn run(
         Session { handle: parts.handle.clone(), sessions: parts.sessions.clone(), agent, id, left: false };
     let patience = parts.handle.lease_ttl();
     let result = async {
-        send(&back, patience, Down::Welcome(welcome)).await?;
+        Box::pin(send(&back, patience, Down::Welcome(welcome))).await?;
         let writer = write(&parts.handle, outgoing, &back);
         let work = async {
             tokio::select! {
@@ -85,7 +86,7 @@ pub(super) async fn run(
     }
     .await;
     tracing::info!(%agent, session = %id, "agent disconnected");
-    session.end().await;
+    Box::pin(session.end()).await;
     result
 }
 
@@ -160,13 +161,13 @@ impl Session {
         while let Some(message) = up.message().await? {
             let told = match message.message {
                 Some(Up::Heartbeat(beat)) => {
-                    self.handle.tell(Event::Heartbeat { agent, session, stamp: beat.stamp_us }).await
+                    Box::pin(self.handle.tell(Event::Heartbeat { agent, session, stamp: beat.stamp_us })).await
                 }
-                Some(Up::Reports(reports)) => self.handle.tell_all(self.reports(reports)?).await,
-                Some(Up::Draining(_)) => self.handle.tell(Event::Drain { agent, session }).await,
+                Some(Up::Reports(reports)) => Box::pin(self.handle.tell_all(self.reports(reports)?)).await,
+                Some(Up::Draining(_)) => Box::pin(self.handle.tell(Event::Drain { agent, session })).await,
                 Some(Up::Goodbye(_)) => {
                     self.left = true;
-                    self.handle.tell(Event::Leave { agent, session }).await
+                    Box::pin(self.handle.tell(Event::Leave { agent, session })).await
                 }
                 Some(Up::Hello(_)) => {
                     return Err(Status::invalid_argument("a hello is sent once, at the beginning; connect again"));
