@@ -60,7 +60,7 @@ async fn agents(figures: &mut Figures) -> Result<()> {
         let agent = Agent { n, herd: herd.clone(), up: None };
         tracker.spawn(agent.live(addresses.clone(), stop.clone()));
     }
-    herd.all_in_term_after(0).await?;
+    herd.some_in_term_after(0, AGENTS).await?;
     figures.add("agents-connected", began.elapsed().as_secs_f64(), "s", Target::None);
 
     // The leader is the one that was first: the second found it leading.
@@ -77,7 +77,11 @@ async fn agents(figures: &mut Figures) -> Result<()> {
     let term = herd.highest_term();
     first.kill9()?;
     let killed = Instant::now();
-    herd.all_in_term_after(term).await?;
+    herd.some_in_term_after(term, 1).await?;
+    figures.add("agents-first-back", killed.elapsed().as_secs_f64(), "s", Target::None);
+    herd.some_in_term_after(term, AGENTS / 2).await?;
+    figures.add("agents-half-back", killed.elapsed().as_secs_f64(), "s", Target::None);
+    herd.some_in_term_after(term, AGENTS).await?;
     figures.add("agents-back", killed.elapsed().as_secs_f64(), "s", Target::AtMost(10.0));
     stop.cancel();
     tracker.close();
@@ -125,11 +129,11 @@ impl Herd {
         terms.iter().flatten().copied().max().unwrap_or(0)
     }
 
-    async fn all_in_term_after(&self, term: u64) -> Result<()> {
+    async fn some_in_term_after(&self, term: u64, wanted: usize) -> Result<()> {
         let began = Instant::now();
         loop {
             match self.count_after(term) {
-                AGENTS => return Ok(()),
+                there if there >= wanted => return Ok(()),
                 there if began.elapsed() > LIMIT => bail!("{there} of {AGENTS} agents are there after {LIMIT:?}"),
                 _ => tokio::time::sleep(Duration::from_millis(5)).await,
             }

@@ -61,7 +61,7 @@ pub async fn start(config: Config) -> anyhow::Result<Member> {
     let access = access(&cluster)?;
     let clock = Clock::system();
     secure::check(&config)?;
-    let listener = listen(config.listen).await?;
+    let listener = listen(config.listen)?;
     let addr = listener.local_addr().context("the socket has no address")?;
     let data_dir = prepare(&config.data_dir)?;
     let etcd = Arc::new(Etcd::new(address, &access));

@@ -23,7 +23,7 @@ use futures::future::BoxFuture;
 use muster_common::{clock::Clock, proto::v1};
 use muster_core::id::Term;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     sync::{mpsc, watch},
     task::JoinHandle,
 };
@@ -104,7 +104,7 @@ pub async fn run_on(
 async fn begin(config: Config, promotions: Option<mpsc::Sender<Promotion>>) -> anyhow::Result<Running> {
     let clock = Clock::system();
     secure::check(&config)?;
-    let listener = listen(config.listen).await?;
+    let listener = listen(config.listen)?;
     let addr = listener.local_addr().context("the socket has no address")?;
     let data_dir = prepare(&config.data_dir)?;
     let scheme = secure::scheme(&config);
@@ -257,8 +257,20 @@ fn explain_end(ended: Result<Ended, tokio::task::JoinError>) -> anyhow::Error {
     }
 }
 
-async fn listen(addr: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(addr).await.map_err(|error| match error.kind() {
+/// Connections that wait to be taken: all agents of a controller that died knock within a second, and one that finds no
+/// room here knocks again after one, three and seven seconds.
+const BACKLOG: u32 = 16_384;
+
+fn listen(addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listen = || {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // As the library's own `bind` does: a controller that starts again finds its port free.
+        #[cfg(unix)]
+        socket.set_reuseaddr(true)?;
+        socket.bind(addr)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|error: std::io::Error| match error.kind() {
         std::io::ErrorKind::AddrInUse => anyhow!(
             "{addr} is in use by another program, perhaps another controller; stop it, or choose another address with --listen"
         ),

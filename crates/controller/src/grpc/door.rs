@@ -79,8 +79,10 @@ pub(super) struct Remote {
     /// Connected to when they are first used.
     lanes: Vec<Channel>,
     turn: AtomicUsize,
-    /// When it answered last.
-    answered: Mutex<Option<Instant>>,
+    /// Whether it was there when somebody last knew, and when that was.
+    seen: Mutex<Option<(Instant, bool)>>,
+    /// Held by the one who looks.
+    looks: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for Door {
@@ -148,8 +150,8 @@ impl Door {
             Some(own) => endpoint.connect_with_connector_lazy(Secured { own: Arc::clone(own), host: host.clone() }),
         };
         let lanes = (0..LANES).map(|_| lane()).collect();
-        let (turn, answered) = (AtomicUsize::new(0), Mutex::default());
-        self.lead(Way::There(Remote { url: url.to_owned(), host, lanes, turn, answered }));
+        let (turn, seen, looks) = (AtomicUsize::new(0), Mutex::default(), tokio::sync::Mutex::default());
+        self.lead(Way::There(Remote { url: url.to_owned(), host, lanes, turn, seen, looks }));
         Ok(())
     }
 
@@ -173,12 +175,24 @@ impl Door {
         let found = async {
             loop {
                 let way = Arc::clone(&changes.borrow_and_update());
-                match &*way {
-                    Way::Closed(_) | Way::Here(..) => return way,
-                    Way::There(leader) if leader.is_reachable().await => return way,
-                    Way::There(_) | Way::Soon(_) => {}
+                let open = async {
+                    match &*way {
+                        Way::Closed(_) | Way::Here(..) => {}
+                        Way::There(leader) => {
+                            while !leader.is_reachable().await {
+                                tokio::time::sleep(LOOK_EVERY).await;
+                            }
+                        }
+                        Way::Soon(_) => std::future::pending().await,
+                    }
+                };
+                let is_open = tokio::select! {
+                    () = open => true,
+                    _ = changes.changed() => false,
+                };
+                if is_open {
+                    return way;
                 }
-                let _news = timeout(LOOK_EVERY, changes.changed()).await;
             }
         };
         timeout(HELD_FOR, found).await.unwrap_or_else(|_| self.way())
@@ -253,18 +267,31 @@ impl Service<http::Uri> for Secured {
 }
 
 impl Remote {
-    /// Whether it can be connected to, or answered a moment ago.
+    /// Whether it can be connected to, or answered a moment ago. One looks, and all who ask meanwhile hear what it found:
+    /// ten thousand held calls that each looked for a dead leader would leave nothing to elect another with.
     async fn is_reachable(&self) -> bool {
-        let last = *self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_some_and(|last| last.elapsed() < TRUSTED_FOR) {
-            return true;
+        if let Some(there) = self.known() {
+            return there;
         }
-        matches!(timeout(CONNECT_WITHIN, TcpStream::connect(&self.host)).await, Ok(Ok(_)))
+        let _one_looks = self.looks.lock().await;
+        if let Some(there) = self.known() {
+            return there;
+        }
+        let there = matches!(timeout(CONNECT_WITHIN, TcpStream::connect(&self.host)).await, Ok(Ok(_)));
+        self.learn(Some(there));
+        there
     }
 
-    fn has_answered(&self, answered: bool) {
-        let mut last = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = answered.then(Instant::now);
+    /// What was seen so lately that it counts.
+    fn known(&self) -> Option<bool> {
+        let (at, there) = (*self.seen.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let lately = if there { TRUSTED_FOR } else { LOOK_EVERY };
+        (at.elapsed() < lately).then_some(there)
+    }
+
+    fn learn(&self, there: Option<bool>) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        *seen = there.map(|there| (Instant::now(), there));
     }
 
     /// Passes a call on as it is, and its answer back; both flow while they come.
@@ -285,7 +312,8 @@ impl Remote {
             Ok(()) => channel.call(request).await,
             Err(error) => Err(error),
         };
-        self.has_answered(answer.is_ok());
+        // A call that failed says little of its leader: the next one looks.
+        self.learn(answer.is_ok().then_some(true));
         match answer {
             Ok(mut response) => {
                 if let Ok(leader) = http::HeaderValue::from_str(url) {
@@ -298,5 +326,48 @@ impl Remote {
                 Status::unavailable(text).into_http()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_of_many_held_calls_looks_for_the_leader() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let door = Door::closed("");
+        door.forward_to(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let calls: Vec<_> = (0..500).map(|_| door.clone()).collect();
+        futures::future::join_all(calls.iter().map(Door::reachable)).await;
+        let mut looks = 0;
+        while timeout(Duration::from_millis(100), listener.accept()).await.is_ok() {
+            looks += 1;
+        }
+        assert_eq!(looks, 1, "connections to the leader");
+    }
+
+    #[tokio::test]
+    async fn a_held_call_goes_on_with_the_next_leader_while_the_last_one_does_not_answer() {
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let here = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (gone, here_url) = (format!("http://{gone}"), format!("http://{}", here.local_addr().unwrap()));
+        let door = Door::closed("");
+        door.forward_to(&gone).unwrap();
+        let held = tokio::spawn({
+            let door = door.clone();
+            async move {
+                match &*door.reachable().await {
+                    Way::There(leader) => leader.url.clone(),
+                    _ => "elsewhere".to_owned(),
+                }
+            }
+        });
+        tokio::task::yield_now().await;
+        assert!(!held.is_finished(), "nobody is there");
+        door.forward_to(&here_url).unwrap();
+        assert_eq!(held.await.unwrap(), here_url);
     }
 }
