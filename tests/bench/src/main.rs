@@ -5,6 +5,7 @@ mod aid;
 mod cluster;
 mod cold;
 mod figure;
+mod handover;
 mod idle;
 mod latency;
 mod million;
@@ -50,6 +51,7 @@ fn main() -> Result<ExitCode> {
     runtime.block_on(async {
         if args.store == StoreKind::Etcd {
             cluster::measure(&mut figures).await;
+            handover::measure(&mut figures).await;
             return agents::measure(&mut figures).await;
         }
         rates::measure(&mut figures).await;

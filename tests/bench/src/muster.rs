@@ -38,28 +38,12 @@ impl Muster {
 
     /// Hands in a job.
     pub(crate) async fn submit(&mut self, spec: v1::JobSpec) -> Result<u64> {
-        let request = v1::SubmitRequest { spec: Some(spec), by: "bench".to_owned(), ..Default::default() };
-        Ok(self.client.submit(request).await.context("submit")?.into_inner().job)
+        submit(&mut self.client, spec).await
     }
 
     /// Waits until so many tasks of a job succeeded; returns how many did, and when that was seen.
     pub(crate) async fn succeeded(&mut self, job: u64, at_least: u64) -> Result<(u64, Instant)> {
-        let selector = Some(v1::Selector { text: job.to_string() });
-        let request = v1::WatchJobRequest { selector };
-        let mut stream = self.client.watch_job(request).await.context("watch")?.into_inner();
-        let look = async {
-            while let Some(summary) = stream.message().await.context("watch")? {
-                let tally = summary.tally.unwrap_or_default();
-                if tally.succeeded >= at_least {
-                    return Ok((tally.succeeded, Instant::now()));
-                }
-                if tally.failed + tally.cancelled + tally.skipped > 0 {
-                    bail!("job {job} does not go as it should: {tally:?}");
-                }
-            }
-            bail!("job {job} ended before {at_least} tasks succeeded")
-        };
-        tokio::time::timeout(LIMIT, look).await.with_context(|| format!("job {job}: no end within {LIMIT:?}"))?
+        succeeded(&mut self.client, job, at_least).await
     }
 
     /// Hands in a job and returns the tasks per second until all are done.
@@ -76,6 +60,32 @@ impl Muster {
         let request = v1::CancelRequest { selector, by: "bench".to_owned(), ..Default::default() };
         self.client.cancel(request).await.context("cancel").map(drop)
     }
+}
+
+/// Hands in a job.
+pub(crate) async fn submit(client: &mut MusterClient<Channel>, spec: v1::JobSpec) -> Result<u64> {
+    let request = v1::SubmitRequest { spec: Some(spec), by: "bench".to_owned(), ..Default::default() };
+    Ok(client.submit(request).await.context("submit")?.into_inner().job)
+}
+
+/// Waits until so many tasks of a job succeeded; returns how many did, and when that was seen.
+pub(crate) async fn succeeded(client: &mut MusterClient<Channel>, job: u64, at_least: u64) -> Result<(u64, Instant)> {
+    let selector = Some(v1::Selector { text: job.to_string() });
+    let request = v1::WatchJobRequest { selector };
+    let mut stream = client.watch_job(request).await.context("watch")?.into_inner();
+    let look = async {
+        while let Some(summary) = stream.message().await.context("watch")? {
+            let tally = summary.tally.unwrap_or_default();
+            if tally.succeeded >= at_least {
+                return Ok((tally.succeeded, Instant::now()));
+            }
+            if tally.failed + tally.cancelled + tally.skipped > 0 {
+                bail!("job {job} does not go as it should: {tally:?}");
+            }
+        }
+        bail!("job {job} ended before {at_least} tasks succeeded")
+    };
+    tokio::time::timeout(LIMIT, look).await.with_context(|| format!("job {job}: no end within {LIMIT:?}"))?
 }
 
 /// A connection, tried until the limit: a controller that loads a large store answers late.
