@@ -3,8 +3,6 @@
 //! They are the real agent's link, each with a connection of its own, and nothing behind it: they hold no leases.
 
 use std::{
-    path::Path,
-    process::Command,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -22,11 +20,14 @@ use muster_common::{
     wire::link::offer_to_proto,
 };
 use muster_core::{record::Offer, resources::Request};
-use muster_integration::{binaries, daemon::Daemon, etcd::Etcd, probe};
+use muster_integration::{etcd::Etcd, probe};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::figure::{Figures, Target};
+use crate::{
+    figure::{Figures, Target},
+    muster::member,
+};
 
 const AGENTS: usize = 10_000;
 /// How long heartbeats alone are measured.
@@ -48,8 +49,8 @@ async fn agents(figures: &mut Figures) -> Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("cannot open that many connections")?;
     let folder = tempfile::tempdir()?;
     let etcd = Etcd::start(folder.path(), 1, &[])?;
-    let mut first = controller(folder.path(), &etcd, 0)?;
-    let mut second = controller(folder.path(), &etcd, 1)?;
+    let mut first = member(folder.path(), &etcd, 0, SESSION_TTL, None)?;
+    let mut second = member(folder.path(), &etcd, 1, SESSION_TTL, None)?;
     let addresses = [first.address(0)?, second.address(0)?];
     let addresses: Vec<Address> = addresses.iter().map(|address| address.parse()).collect::<Result<_, _>>()?;
 
@@ -87,18 +88,6 @@ async fn agents(figures: &mut Figures) -> Result<()> {
     tracker.close();
     tracker.wait().await;
     second.stop()
-}
-
-fn controller(folder: &Path, etcd: &Etcd, n: usize) -> Result<Daemon> {
-    let config = folder.join(format!("controller{n}.toml"));
-    let ttl = SESSION_TTL.as_secs();
-    std::fs::write(&config, format!("session_ttl = '{ttl}s'\nname = 'c{n}'\n"))?;
-    let mut command = Command::new(binaries::path("muster-controller")?);
-    command.args(["--listen", "127.0.0.1:0", "--store", &etcd.address(), "--config"]).arg(config);
-    command.arg("--data").arg(folder.join("shared"));
-    let mut daemon = Daemon::start(&format!("controller{n}"), &mut command, folder)?;
-    daemon.address(0)?;
-    Ok(daemon)
 }
 
 /// In which term each agent was taken in; none: it has no stream.

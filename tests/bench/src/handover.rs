@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 
 use crate::{
     figure::{Figures, Target, median},
-    muster::{array, connect, submit, succeeded},
+    muster::{array, connect, member, submit, succeeded},
 };
 
 /// A leader is stopped this often, each of two in turn.
@@ -35,7 +35,8 @@ pub(crate) async fn measure(figures: &mut Figures) {
 async fn handovers(figures: &mut Figures) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let etcd = Etcd::start(folder.path(), 1, &[])?;
-    let mut controllers = [controller(folder.path(), &etcd, 0, None)?, controller(folder.path(), &etcd, 1, None)?];
+    let start = |n, listen| member(folder.path(), &etcd, n, SESSION_TTL, listen);
+    let mut controllers = [start(0, None)?, start(1, None)?];
     let addresses: Vec<_> = controllers.iter_mut().map(|controller| controller.address(0)).collect::<Result<_>>()?;
     let _agent = agent(folder.path(), &addresses)?;
     let mut clients = Vec::new();
@@ -52,7 +53,7 @@ async fn handovers(figures: &mut Figures) -> Result<()> {
         probe(&mut clients[standby]).await?;
         took.push(told.elapsed().as_secs_f64());
         controllers[leader].stop()?;
-        controllers[leader] = controller(folder.path(), &etcd, leader, Some(&addresses[leader]))?;
+        controllers[leader] = start(leader, Some(&addresses[leader]))?;
         clients[leader] = connect(&addresses[leader]).await?;
         // Answered by the other one: it stands by.
         probe(&mut clients[leader]).await?;
@@ -77,17 +78,6 @@ async fn probe(client: &mut MusterClient<Channel>) -> Result<()> {
         }
         tokio::time::sleep(AGAIN).await;
     }
-}
-
-fn controller(folder: &Path, etcd: &Etcd, n: usize, address: Option<&str>) -> Result<Daemon> {
-    let config = folder.join(format!("controller{n}.toml"));
-    std::fs::write(&config, format!("session_ttl = '{}s'\nname = 'c{n}'\n", SESSION_TTL.as_secs()))?;
-    let mut command = Command::new(binaries::path("muster-controller")?);
-    command.args(["--listen", address.unwrap_or("127.0.0.1:0"), "--store", &etcd.address(), "--config"]).arg(config);
-    command.arg("--data").arg(folder.join("shared"));
-    let mut daemon = Daemon::start(&format!("controller{n}"), &mut command, folder)?;
-    daemon.address(0)?;
-    Ok(daemon)
 }
 
 fn agent(folder: &Path, addresses: &[String]) -> Result<Daemon> {

@@ -2,12 +2,18 @@
 
 use std::{
     path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 use muster_common::proto::v1::{self, muster_client::MusterClient};
-use muster_integration::system::{Options, System};
+use muster_integration::{
+    binaries,
+    daemon::Daemon,
+    etcd::Etcd,
+    system::{Options, System},
+};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::aid;
@@ -86,6 +92,18 @@ pub(crate) async fn succeeded(client: &mut MusterClient<Channel>, job: u64, at_l
         bail!("job {job} ended before {at_least} tasks succeeded")
     };
     tokio::time::timeout(LIMIT, look).await.with_context(|| format!("job {job}: no end within {LIMIT:?}"))?
+}
+
+/// The `n`-th of several controllers on `etcd`; listens where it is told, or where there is room.
+pub(crate) fn member(folder: &Path, etcd: &Etcd, n: usize, ttl: Duration, listen: Option<&str>) -> Result<Daemon> {
+    let config = folder.join(format!("controller{n}.toml"));
+    std::fs::write(&config, format!("session_ttl = '{}s'\nname = 'c{n}'\n", ttl.as_secs()))?;
+    let mut command = Command::new(binaries::path("muster-controller")?);
+    command.args(["--listen", listen.unwrap_or("127.0.0.1:0"), "--store", &etcd.address(), "--config"]).arg(config);
+    command.arg("--data").arg(folder.join("shared"));
+    let mut daemon = Daemon::start(&format!("controller{n}"), &mut command, folder)?;
+    daemon.address(0)?;
+    Ok(daemon)
 }
 
 /// A connection, tried until the limit: a controller that loads a large store answers late.
