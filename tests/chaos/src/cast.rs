@@ -26,8 +26,8 @@ const LEASE_MARGIN_S: u64 = 2;
 /// Of etcd's file. Past the budget, which is below it, the controllers refuse new work by themselves.
 pub(crate) const QUOTA_MIB: u64 = 40;
 const BUDGET_MIB: u64 = 24;
-/// etcd 3.4 lays out two log files of 64 MB ahead.
-const ETCD_FOLDER_MIB: u32 = 360;
+/// etcd keeps five log files of 64 MB and lays out two more ahead; a snapshot that a member is sent is its whole file once more.
+const ETCD_FOLDER_MIB: u32 = 1024;
 const AGENT_FOLDER_MIB: u32 = 24;
 const SHARED_FOLDER_MIB: u32 = 64;
 
