@@ -3981,9 +3981,19 @@ pub struct LogsRequest {
     /// Empty: both; "stdout" or "stderr".
     #[prost(string, tag = "4")]
     pub stream: ::prost::alloc::string::String,
-    /// Only the last N lines of what is there; 0: all.
+    /// Only the last N lines of what is there; 0: all. With a pattern: of those that have it.
     #[prost(uint64, tag = "5")]
     pub tail_lines: u64,
+    /// Written at or after, and before; 0: no limit.
+    #[prost(uint64, tag = "6")]
+    pub since_us: u64,
+    #[prost(uint64, tag = "7")]
+    pub until_us: u64,
+    /// Only lines that have this regular expression; empty: all.
+    #[prost(string, tag = "8")]
+    pub pattern: ::prost::alloc::string::String,
+    #[prost(bool, tag = "9")]
+    pub ignore_case: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LogsReply {
@@ -3997,6 +4007,70 @@ pub struct LogsReply {
     pub attempt: u32,
     #[prost(message, repeated, tag = "5")]
     pub frames: ::prost::alloc::vec::Vec<LogFrame>,
+}
+/// Every attempt of the work that is named, or of all jobs that the filter lets through, newest job first.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SearchLogsRequest {
+    #[prost(string, tag = "1")]
+    pub pattern: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub ignore_case: bool,
+    /// Empty: what `jobs` lets through.
+    #[prost(message, optional, tag = "3")]
+    pub selector: ::core::option::Option<Selector>,
+    /// Its pages mean nothing here.
+    #[prost(message, optional, tag = "4")]
+    pub jobs: ::core::option::Option<ListJobsRequest>,
+    /// Empty: both; "stdout" or "stderr".
+    #[prost(string, tag = "5")]
+    pub stream: ::prost::alloc::string::String,
+    /// Written at or after, and before; 0: no limit.
+    #[prost(uint64, tag = "6")]
+    pub since_us: u64,
+    #[prost(uint64, tag = "7")]
+    pub until_us: u64,
+    /// Lines at most; 0: 1000.
+    #[prost(uint32, tag = "8")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SearchLogsReply {
+    #[prost(message, repeated, tag = "1")]
+    pub matches: ::prost::alloc::vec::Vec<LogMatch>,
+    /// Only in the last one.
+    #[prost(message, optional, tag = "2")]
+    pub totals: ::core::option::Option<SearchTotals>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LogMatch {
+    #[prost(uint64, tag = "1")]
+    pub job: u64,
+    #[prost(string, tag = "2")]
+    pub job_name: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub task: u32,
+    #[prost(string, tag = "4")]
+    pub task_name: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "5")]
+    pub attempt: u32,
+    /// One line, with its end if it has one; its offset is that of its beginning.
+    #[prost(message, optional, tag = "6")]
+    pub line: ::core::option::Option<LogFrame>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SearchTotals {
+    #[prost(uint64, tag = "1")]
+    pub jobs: u64,
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub matches: u64,
+    /// There may be more: the limit was reached.
+    #[prost(bool, tag = "4")]
+    pub is_limited: bool,
+    /// Written and not kept, so that nobody can look there.
+    #[prost(uint64, tag = "5")]
+    pub missing_bytes: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListAgentsRequest {}
@@ -4376,6 +4450,30 @@ pub mod muster_client {
             req.extensions_mut().insert(GrpcMethod::new("muster.v1.Muster", "Logs"));
             self.inner.server_streaming(req, path, codec).await
         }
+        pub async fn search_logs(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SearchLogsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::SearchLogsReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::ProtoCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.v1.Muster/SearchLogs",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.v1.Muster", "SearchLogs"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         pub async fn list_agents(
             &mut self,
             request: impl tonic::IntoRequest<super::ListAgentsRequest>,
@@ -4544,6 +4642,16 @@ pub mod muster_server {
             &self,
             request: tonic::Request<super::LogsRequest>,
         ) -> std::result::Result<tonic::Response<Self::LogsStream>, tonic::Status>;
+        /// Server streaming response type for the SearchLogs method.
+        type SearchLogsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::SearchLogsReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        async fn search_logs(
+            &self,
+            request: tonic::Request<super::SearchLogsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::SearchLogsStream>, tonic::Status>;
         async fn list_agents(
             &self,
             request: tonic::Request<super::ListAgentsRequest>,
@@ -5147,6 +5255,52 @@ pub mod muster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = LogsSvc(inner);
+                        let codec = crate::codec::ProtoCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.Muster/SearchLogs" => {
+                    #[allow(non_camel_case_types)]
+                    struct SearchLogsSvc<T: Muster>(pub Arc<T>);
+                    impl<
+                        T: Muster,
+                    > tonic::server::ServerStreamingService<super::SearchLogsRequest>
+                    for SearchLogsSvc<T> {
+                        type Response = super::SearchLogsReply;
+                        type ResponseStream = T::SearchLogsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SearchLogsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Muster>::search_logs(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SearchLogsSvc(inner);
                         let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -21,6 +21,7 @@ use crate::{
         Parts,
         layout::{Layout, known},
         select::{Found, resolve},
+        sieve::Sieve,
         status::{of_field, of_logs, stopping},
     },
     logs::{Attempts, Piece, Reader, Selection},
@@ -40,6 +41,7 @@ const COUNTED: u32 = 256;
 struct Follow {
     parts: Parts,
     reader: Reader,
+    sieve: Sieve,
     layout: Layout,
     id: JobId,
     tasks: Range<u32>,
@@ -62,25 +64,26 @@ pub(super) async fn logs(
     request: v1::LogsRequest,
 ) -> Result<impl Stream<Item = Result<v1::LogsReply, Status>> + Send + 'static, Status> {
     let stream = stream_of(&request.stream)?;
+    let sieve = Sieve::new(&request)?;
     let changed = parts.view.changed();
     let found = resolve(&parts.view.load(), reach, request.selector)?;
     let attempts = attempts_of(&found, request.attempt)?;
     let (id, tasks) = (found.id(), found.range());
     let selection = Selection { job: id, tasks: tasks.clone(), attempts, stream };
     let mut reader = parts.logs.reader(selection).await.map_err(|error| of_logs(&error))?;
-    if request.tail_lines > 0 {
+    if request.tail_lines > 0 && !sieve.finds_the_last() {
         reader.tail(request.tail_lines).await.map_err(|error| of_logs(&error))?;
     }
     let layout = Layout::new(&found.job.job);
     let (follow, ready) = (request.follow, VecDeque::new());
-    let state = Follow { parts, reader, layout, id, tasks, follow, changed, ready, over: None };
+    let state = Follow { parts, reader, sieve, layout, id, tasks, follow, changed, ready, over: None };
     Ok(stream::try_unfold(state, |mut state| async move {
         let next = state.next().await?;
         Ok(next.map(|reply| (reply, state)))
     }))
 }
 
-fn stream_of(word: &str) -> Result<Option<v1::Stream>, Status> {
+pub(super) fn stream_of(word: &str) -> Result<Option<v1::Stream>, Status> {
     match word {
         "" => Ok(None),
         "stdout" => Ok(Some(v1::Stream::Stdout)),
@@ -121,20 +124,32 @@ impl Follow {
             let grown = self.reader.grown();
             self.changed.borrow_and_update();
             if let Some(pieces) = self.reader.next().await.map_err(|error| of_logs(&error))? {
-                let replies: Vec<_> = pieces.into_iter().map(|piece| self.reply(piece)).collect();
-                self.ready.extend(replies);
+                let pieces: Vec<_> = pieces.into_iter().filter_map(|piece| self.sieve.sift(piece)).collect();
+                self.give(pieces);
                 continue;
             }
-            if !self.follow {
-                return Ok(None);
+            let next = if self.follow { self.look() } else { Next::Over };
+            if let Next::Over = next {
+                let rest = self.sieve.rest();
+                self.give(rest);
             }
-            let Next::Wait(until) = self.look() else { return Ok(None) };
+            let known = self.sieve.known();
+            self.give(known);
+            if !self.ready.is_empty() {
+                continue;
+            }
+            let Next::Wait(until) = next else { return Ok(None) };
             tokio::select! {
                 () = grown => {}
                 changed = self.changed.changed(), if until.is_none() => changed.map_err(|_| stopping())?,
                 () = sleep_until(until.unwrap_or_else(far)), if until.is_some() => {}
             }
         }
+    }
+
+    fn give(&mut self, pieces: Vec<Piece>) {
+        let replies: Vec<_> = pieces.into_iter().map(|piece| self.reply(piece)).collect();
+        self.ready.extend(replies);
     }
 
     fn reply(&self, piece: Piece) -> v1::LogsReply {

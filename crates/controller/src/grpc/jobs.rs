@@ -142,7 +142,7 @@ fn name_jobs(snapshot: &Snapshot, reach: &Reach, spec: &mut JobSpec) -> Vec<Prob
 }
 
 /// What a list asks for.
-struct Wanted {
+pub(super) struct Wanted {
     states: Vec<JobState>,
     labels: Vec<LabelFilter>,
     name: String,
@@ -152,7 +152,18 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn matches(&self, job: &JobView) -> bool {
+    pub(super) fn new(request: &v1::ListJobsRequest) -> Result<Self, Status> {
+        Ok(Self {
+            states: job_states(&request.states)?,
+            labels: request.labels.iter().map(|label| LabelFilter::parse(label)).collect::<Result<_, _>>()?,
+            name: request.name.clone(),
+            queue: request.queue.clone(),
+            after: Timestamp(request.after_us),
+            before: Timestamp(request.before_us),
+        })
+    }
+
+    pub(super) fn matches(&self, job: &JobView) -> bool {
         let spec = &job.job.spec;
         let submitted = job.job.submitted;
         (self.states.is_empty() || self.states.contains(&job.summary.state))
@@ -169,14 +180,7 @@ pub(super) fn list(
     reach: &Reach,
     request: &v1::ListJobsRequest,
 ) -> Result<v1::ListJobsReply, Status> {
-    let wanted = Wanted {
-        states: job_states(&request.states)?,
-        labels: request.labels.iter().map(|label| LabelFilter::parse(label)).collect::<Result<_, _>>()?,
-        name: request.name.clone(),
-        queue: request.queue.clone(),
-        after: Timestamp(request.after_us),
-        before: Timestamp(request.before_us),
-    };
+    let wanted = Wanted::new(request)?;
     let before = page_start(&request.page_token)?.map(JobId);
     let size = page_size(request.page_size);
     let mut found =

@@ -26,7 +26,9 @@ pub mod peer;
 mod people;
 mod quiet;
 mod result;
+mod search;
 mod select;
+mod sieve;
 mod stats;
 mod status;
 mod tasks;
@@ -48,7 +50,7 @@ use muster_common::{
 };
 use muster_core::access::Enforcement;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -151,7 +153,8 @@ impl Services {
         let guard = Guard::new(handle.clone(), parts.view.clone(), parts.clock, parts.enforcement);
         guard.start(&tracker, &cancel);
         let tokens = Tokens { parts: parts.clone(), guard: guard.clone() };
-        let people = People { started: parts.clock.wall(), parts: parts.clone(), cancel: cancel.clone() };
+        let searches = Arc::new(Semaphore::new(search::AT_ONCE));
+        let people = People { started: parts.clock.wall(), parts: parts.clone(), searches, cancel: cancel.clone() };
         let copies = Copies { parts: parts.clone(), tracker: tracker.clone(), cancel: cancel.clone() };
         let agents = Agents { parts, tracker: tracker.clone(), cancel: cancel.clone() };
         let routes = Routes::new(MusterServer::new(people).max_decoding_message_size(PEOPLE_MESSAGE_MAX))

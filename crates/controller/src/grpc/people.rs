@@ -1,16 +1,19 @@
 //! The service that people use: each call finds what is meant and asks who knows.
 
+use std::sync::Arc;
+
 use futures::{
     Stream, StreamExt as _,
     stream::{self, BoxStream},
 };
 use muster_common::proto::v1::{self, muster_server::Muster};
 use muster_core::time::Timestamp;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::grpc::{
-    Parts, fleet, follow, guard::caller, installation, jobs, orders, result, stats, status::stopping, tasks,
+    Parts, fleet, follow, guard::caller, installation, jobs, orders, result, search, stats, status::stopping, tasks,
 };
 
 /// See `Muster` in `muster.proto`.
@@ -18,6 +21,8 @@ use crate::grpc::{
 pub(super) struct People {
     pub(super) parts: Parts,
     pub(super) started: Timestamp,
+    /// Turns of those who look through many logs.
+    pub(super) searches: Arc<Semaphore>,
     pub(super) cancel: CancellationToken,
 }
 
@@ -48,6 +53,7 @@ impl Muster for People {
     type WatchJobStream = Answers<v1::JobSummary>;
     type GetResultStream = Answers<v1::ResultChunk>;
     type LogsStream = Answers<v1::LogsReply>;
+    type SearchLogsStream = Answers<v1::SearchLogsReply>;
 
     async fn info(&self, request: Request<v1::InfoRequest>) -> Result<Response<v1::InfoReply>, Status> {
         caller(&request)?;
@@ -115,6 +121,15 @@ impl Muster for People {
     async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         let caller = caller(&request)?;
         Ok(self.until_stop(follow::logs(self.parts.clone(), &caller.reach, request.into_inner()).await?))
+    }
+
+    async fn search_logs(
+        &self,
+        request: Request<v1::SearchLogsRequest>,
+    ) -> Result<Response<Self::SearchLogsStream>, Status> {
+        let caller = caller(&request)?;
+        let found = search::search(self.parts.clone(), &caller.reach, &self.searches, request.into_inner())?;
+        Ok(self.until_stop(found))
     }
 
     async fn list_agents(

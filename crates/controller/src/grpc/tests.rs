@@ -3,5 +3,6 @@
 mod access;
 mod agents;
 mod audit;
+mod logs;
 mod people;
 mod rig;

@@ -7,6 +7,7 @@
 mod flush;
 mod intake;
 mod job;
+mod lines;
 mod objects;
 mod quota;
 mod read;
@@ -39,6 +40,7 @@ use self::{
 };
 pub use self::{
     intake::Source,
+    lines::{Lines, Pattern},
     read::{Attempts, Piece, Reader, Selection},
     results::{RESULT_MAX, ResultWriter},
 };

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// What a filter may ask for: the states of jobs, and two words for several of them.
-const STATES: [&str; 9] =
+pub(crate) const STATES: [&str; 9] =
     ["waiting", "queued", "running", "succeeded", "failed", "cancelled", "skipped", "pending", "completed"];
 
 /// The largest page that is asked for.

@@ -4,6 +4,7 @@ pub(crate) mod credential;
 pub(crate) mod find;
 pub(crate) mod follow;
 pub(crate) mod output;
+pub(crate) mod search;
 pub(crate) mod submit;
 pub(crate) mod tasks;
 

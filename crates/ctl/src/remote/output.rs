@@ -139,7 +139,7 @@ impl Printer {
         let mut frames = Vec::new();
         let mut stream = client.rpc.logs(request).await?.into_inner();
         while let Some(reply) = stream.message().await? {
-            frames.extend(reply.frames.iter().map(|frame| of(&reply, frame)));
+            frames.extend(reply.frames.iter().map(|frame| Frame::of(&reply, frame)));
         }
         Ok(Frames { frames })
     }
@@ -167,7 +167,7 @@ impl Printer {
                 Shape::Split | Shape::Raw => text.extend_from_slice(&frame.data),
                 Shape::Aside => output::raw_error(&frame.data)?,
                 Shape::Lines { names, times } => self.lines(reply, frame, names, times, &mut text),
-                Shape::Machine => text.extend(output::machine(Format::Jsonl, &of(reply, frame))?.into_bytes()),
+                Shape::Machine => text.extend(output::machine(Format::Jsonl, &Frame::of(reply, frame))?.into_bytes()),
             }
         }
         if text.is_empty() { Ok(()) } else { (self.sink)(&text) }
@@ -221,21 +221,23 @@ impl Line {
     }
 }
 
-/// A frame for machines.
-fn of(reply: &LogsReply, frame: &v1::LogFrame) -> Frame {
-    let text = std::str::from_utf8(&frame.data).ok();
-    Frame {
-        job: reply.job,
-        task: reply.task,
-        task_name: reply.task_name.clone(),
-        attempt: reply.attempt,
-        stream: if frame.stream == v1::Stream::Stderr as i32 { "stderr" } else { "stdout" },
-        at: time::instant(frame.at_us),
-        offset: frame.offset,
-        text: text.map(str::to_owned),
-        base64: text.is_none().then(|| base64(&frame.data)),
-        cut_bytes: frame.cut_bytes,
-        cut_reason: crate::model::some(&frame.cut_reason),
+impl Frame {
+    /// A frame of what a task wrote.
+    pub(super) fn of(reply: &LogsReply, frame: &v1::LogFrame) -> Self {
+        let text = std::str::from_utf8(&frame.data).ok();
+        Self {
+            job: reply.job,
+            task: reply.task,
+            task_name: reply.task_name.clone(),
+            attempt: reply.attempt,
+            stream: if frame.stream == v1::Stream::Stderr as i32 { "stderr" } else { "stdout" },
+            at: time::instant(frame.at_us),
+            offset: frame.offset,
+            text: text.map(str::to_owned),
+            base64: text.is_none().then(|| base64(&frame.data)),
+            cut_bytes: frame.cut_bytes,
+            cut_reason: crate::model::some(&frame.cut_reason),
+        }
     }
 }
 

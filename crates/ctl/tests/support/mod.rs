@@ -352,6 +352,15 @@ impl Muster for Service {
         Ok(Response::new(Box::pin(tokio_stream::iter(parts))))
     }
 
+    type SearchLogsStream = Streamed<v1::SearchLogsReply>;
+
+    async fn search_logs(&self, _request: Request<v1::SearchLogsRequest>) -> Answer<Self::SearchLogsStream> {
+        self.open()?;
+        let totals = Some(v1::SearchTotals::default());
+        let last = v1::SearchLogsReply { totals, ..v1::SearchLogsReply::default() };
+        Ok(Response::new(Box::pin(tokio_stream::iter([Ok(last)]))))
+    }
+
     async fn list_agents(&self, _request: Request<v1::ListAgentsRequest>) -> Answer<v1::ListAgentsReply> {
         self.open()?;
         Ok(Response::new(v1::ListAgentsReply { agents: self.script.agents.clone() }))

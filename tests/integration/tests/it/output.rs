@@ -91,3 +91,33 @@ fn logs_are_followed_while_the_task_runs() -> Result<()> {
     drop(reader.join());
     system.finish()
 }
+
+#[test]
+fn a_line_is_found_among_the_output_of_many_tasks() -> Result<()> {
+    let system = System::plain()?;
+    let file = "name = \"many\"\nlabels = { kind = \"count\" }\n[[tasks]]\nname = \"count\"\n\
+                shell = 'seq 1 20000; [ $MUSTER_INDEX != 7 ] || echo the needle of $MUSTER_INDEX >&2'\n\
+                array = \"0-19\"\n";
+    let job = system.submit("many.toml", file)?;
+    ensure!(system.ctl().finished(job, wait::LIMIT)?["state"] == "succeeded", "a task did not succeed");
+    let found = wait::until("the one line", || {
+        let ran = system.ctl().run(&["logs", "--search", "^the need.e", "--label", "kind=count"])?.expect(0)?;
+        let text = String::from_utf8_lossy(&ran.stdout).into_owned();
+        Ok(Look::when(!text.is_empty(), (text, ran.stderr)))
+    })?;
+    ensure!(found.0 == format!("{job}.count[7] | the needle of 7\n"), "found {found:?}");
+    ensure!(found.1.contains("1 line found"), "it does not say what it looked at: {}", found.1);
+    let work = format!("{job}.count[7]");
+    for (arguments, expected) in [
+        (vec!["logs", &work, "--grep", "needle"], "the needle of 7\n"),
+        (vec!["logs", &work, "--grep", "^1999[89]$", "--tail", "1"], "19999\n"),
+        (vec!["logs", &work, "--stream", "stderr", "--since", "1h"], "the needle of 7\n"),
+        (vec!["logs", &work, "--until", "2001-01-01"], ""),
+    ] {
+        let ran = system.ctl().run(&arguments)?.expect(0)?;
+        ensure!(String::from_utf8_lossy(&ran.stdout) == expected, "{arguments:?} gave {:?}", ran.stdout.len());
+    }
+    let wrong = system.ctl().run(&["logs", &work, "--grep", "("])?;
+    ensure!(wrong.code == 2 && wrong.stderr.contains("regular expression"), "{wrong:?}");
+    system.finish()
+}

@@ -66,6 +66,7 @@ pub(in crate::grpc) const TABLE: &[Rule] = &[
     sees("/muster.v1.Muster/Stats", Viewer, "stats"),
     sees("/muster.v1.Muster/GetResult", Viewer, "result"),
     sees("/muster.v1.Muster/Logs", Viewer, "logs"),
+    sees("/muster.v1.Muster/SearchLogs", Viewer, "logs.search"),
     sees("/muster.v1.Muster/ListAgents", Viewer, "agents"),
     sees("/muster.v1.Muster/ListQueues", Viewer, "queue.list"),
     changes("/muster.v1.Muster/Submit", Operator, "submit"),

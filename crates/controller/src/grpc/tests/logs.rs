@@ -1,0 +1,141 @@
+//! Of what tasks wrote, what a person asks for: by pattern, by time, over many jobs.
+
+use std::sync::Arc;
+
+use muster_common::proto::v1;
+use muster_core::access::Reach;
+use tokio::sync::Semaphore;
+use tonic::Code;
+
+use super::rig::{Rig, batch, job, run, selector, succeeded, task, within};
+use crate::grpc::search;
+
+/// Three jobs of one task each, which wrote these lines, a millisecond after one another; their numbers.
+async fn three_jobs(rig: &mut Rig) -> Vec<u64> {
+    let mut agent = rig.agent().await;
+    let (up, mut down) = agent.log_stream().await;
+    let mut jobs = Vec::new();
+    for (n, (name, lines)) in
+        [("first", ["a red\n", "a blue\n"]), ("second", ["b RED\n", "b gr"]), ("third", ["c red\n", "c end\n"])]
+            .into_iter()
+            .enumerate()
+    {
+        jobs.push(rig.submit(&job(name, vec![task("say")])).await);
+        let lease = agent.lease().await;
+        let mut batch = batch(&lease, 0, &lines, true);
+        for (frame, at) in batch.frames.iter_mut().zip(1..) {
+            frame.at_us = 1000 * u64::try_from(n).unwrap() + 1000 * at;
+        }
+        batch.frames[1].offset = lines[0].len() as u64;
+        up.send(v1::LogUp { agent: agent.welcome.agent, batches: vec![batch] }).await.unwrap();
+        within(down.message()).await.unwrap().expect("an acknowledgement");
+        agent.end(&[(&lease, succeeded(), None)]).await;
+    }
+    jobs
+}
+
+async fn shown(rig: &mut Rig, request: v1::LogsRequest) -> String {
+    let mut stream = rig.people.logs(request).await.unwrap().into_inner();
+    let mut text = Vec::new();
+    while let Some(reply) = within(stream.message()).await.unwrap() {
+        text.extend(reply.frames.iter().flat_map(|frame| frame.data.to_vec()));
+    }
+    String::from_utf8(text).unwrap()
+}
+
+async fn searched(rig: &mut Rig, request: v1::SearchLogsRequest) -> (String, v1::SearchTotals) {
+    let mut stream = rig.people.search_logs(request).await.unwrap().into_inner();
+    let (mut text, mut totals) = (String::new(), None);
+    while let Some(reply) = within(stream.message()).await.unwrap() {
+        assert!(totals.is_none(), "nothing comes after the totals");
+        for found in reply.matches {
+            let line = found.line.unwrap();
+            text += &format!(
+                "{}.{}@{} {}|",
+                found.job_name,
+                found.task_name,
+                line.offset,
+                String::from_utf8_lossy(&line.data)
+            );
+        }
+        totals = reply.totals;
+    }
+    (text.replace('\n', ""), totals.expect("totals at the end"))
+}
+
+#[test]
+fn logs_are_shown_by_pattern_and_by_time() {
+    run(async |mut rig: Rig| {
+        let jobs = three_jobs(&mut rig).await;
+        let ask = |n: usize| v1::LogsRequest { selector: selector(jobs[n]), ..Default::default() };
+        let red = || "red".to_owned();
+        let cases = [
+            (v1::LogsRequest { pattern: red(), ..ask(0) }, "a red\n"),
+            (v1::LogsRequest { pattern: red(), ..ask(1) }, ""),
+            (v1::LogsRequest { pattern: red(), ignore_case: true, ..ask(1) }, "b RED\n"),
+            (v1::LogsRequest { pattern: "gr$".to_owned(), ..ask(1) }, "b gr"),
+            (v1::LogsRequest { pattern: "^a".to_owned(), tail_lines: 1, ..ask(0) }, "a blue\n"),
+            (v1::LogsRequest { pattern: "^a".to_owned(), follow: true, ..ask(0) }, "a red\na blue\n"),
+            (v1::LogsRequest { since_us: 2000, ..ask(0) }, "a blue\n"),
+            (v1::LogsRequest { until_us: 2000, ..ask(0) }, "a red\n"),
+        ];
+        for (request, expected) in cases {
+            assert_eq!(shown(&mut rig, request.clone()).await, expected, "{request:?}");
+        }
+        let wrong = v1::LogsRequest { pattern: "(".to_owned(), ..ask(0) };
+        let status = rig.people.logs(wrong).await.unwrap_err();
+        assert!(status.code() == Code::InvalidArgument && status.message().contains("regular expression"), "{status}");
+    });
+}
+
+#[test]
+fn a_search_goes_through_all_jobs_newest_first() {
+    run(async |mut rig: Rig| {
+        let jobs = three_jobs(&mut rig).await;
+        let ask = || v1::SearchLogsRequest { pattern: "red".to_owned(), ..Default::default() };
+        let named = |name: &str| Some(v1::ListJobsRequest { name: name.to_owned(), ..Default::default() });
+        let cases = [
+            (ask(), "third.say@0 c red|first.say@0 a red|", 3),
+            (
+                v1::SearchLogsRequest { ignore_case: true, ..ask() },
+                "third.say@0 c red|second.say@0 b RED|first.say@0 a red|",
+                3,
+            ),
+            (v1::SearchLogsRequest { selector: selector(jobs[0]), ..ask() }, "first.say@0 a red|", 1),
+            (v1::SearchLogsRequest { jobs: named("th*"), ..ask() }, "third.say@0 c red|", 1),
+            (v1::SearchLogsRequest { until_us: 2000, ..ask() }, "first.say@0 a red|", 3),
+            (v1::SearchLogsRequest { pattern: "b g".to_owned(), ..ask() }, "second.say@6 b gr|", 3),
+            (v1::SearchLogsRequest { stream: "stderr".to_owned(), ..ask() }, "", 3),
+            (v1::SearchLogsRequest { pattern: "nowhere".to_owned(), ..ask() }, "", 3),
+        ];
+        for (request, expected, looked_at) in cases {
+            let (text, totals) = searched(&mut rig, request.clone()).await;
+            assert_eq!((text.as_str(), totals.jobs), (expected, looked_at), "{request:?}");
+            assert!(!totals.is_limited);
+        }
+        let (text, totals) = searched(&mut rig, v1::SearchLogsRequest { limit: 1, ..ask() }).await;
+        assert_eq!((text.as_str(), totals.matches, totals.is_limited), ("third.say@0 c red|", 1, true));
+        for (wrong, code) in [
+            (v1::SearchLogsRequest::default(), Code::InvalidArgument),
+            (v1::SearchLogsRequest { limit: u32::MAX, ..ask() }, Code::InvalidArgument),
+            (v1::SearchLogsRequest { selector: selector("nobody"), ..ask() }, Code::NotFound),
+        ] {
+            assert_eq!(rig.people.search_logs(wrong).await.unwrap_err().code(), code);
+        }
+    });
+}
+
+#[test]
+fn only_so_many_searches_run_at_one_time() {
+    run(async |rig: Rig| {
+        let (turns, reach) = (Arc::new(Semaphore::new(1)), Reach::All);
+        let begin = || {
+            let request = v1::SearchLogsRequest { pattern: "red".to_owned(), ..Default::default() };
+            search::search(rig.parts.clone(), &reach, &turns, request)
+        };
+        let open = begin().unwrap();
+        assert_eq!(begin().err().map(|status| status.code()), Some(Code::ResourceExhausted));
+        drop(open);
+        assert!(begin().is_ok(), "a turn comes back when nobody reads any more");
+    });
+}
