@@ -103,7 +103,7 @@ fn a_line_is_found_among_the_output_of_many_tasks() -> Result<()> {
     let found = wait::until("the one line", || {
         let ran = system.ctl().run(&["logs", "--search", "^the need.e", "--label", "kind=count"])?.expect(0)?;
         let text = String::from_utf8_lossy(&ran.stdout).into_owned();
-        Ok(Look::when(!text.is_empty(), (text, ran.stderr)))
+        Ok(if text.is_empty() { Look::not_yet(ran.stderr) } else { Look::Done((text, ran.stderr)) })
     })?;
     ensure!(found.0 == format!("{job}.count[7] | the needle of 7\n"), "found {found:?}");
     ensure!(found.1.contains("1 line found"), "it does not say what it looked at: {}", found.1);
@@ -118,6 +118,6 @@ fn a_line_is_found_among_the_output_of_many_tasks() -> Result<()> {
         ensure!(String::from_utf8_lossy(&ran.stdout) == expected, "{arguments:?} gave {:?}", ran.stdout.len());
     }
     let wrong = system.ctl().run(&["logs", &work, "--grep", "("])?;
-    ensure!(wrong.code == 2 && wrong.stderr.contains("regular expression"), "{wrong:?}");
+    ensure!(wrong.code == 2 && wrong.stderr.contains("regular expression"), "{}", wrong.stderr);
     system.finish()
 }
