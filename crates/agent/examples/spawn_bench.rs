@@ -8,6 +8,8 @@ fn main() {}
 #[cfg(unix)]
 fn main() -> anyhow::Result<()> {
     use std::io::Write;
+
+    use muster_agent::cgroup::Enforce;
     let number = |at: usize, default: u64| std::env::args().nth(at).map_or(Ok(default), |text| text.parse());
     let (tasks, lanes, rounds) = (number(1, 4000)?, number(2, 2)?, number(3, 3)?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -17,9 +19,14 @@ fn main() -> anyhow::Result<()> {
         let before = bench::cpu_ms();
         let bare = bench::bare(tasks, lanes);
         let between = bench::cpu_ms();
-        let exec = runtime.block_on(bench::exec(tasks, lanes))?;
+        let exec = runtime.block_on(bench::exec(tasks, lanes, Enforce::Auto))?;
         let after = bench::cpu_ms();
-        writeln!(out, "bare {bare:6.0}/s   exec {exec:6.0}/s   share {:.3}", exec / bare)?;
+        let free = runtime.block_on(bench::exec(tasks, lanes, Enforce::Off))?;
+        writeln!(
+            out,
+            "bare {bare:6.0}/s   exec {exec:6.0}/s   share {:.3}   without cgroups {free:6.0}/s",
+            exec / bare
+        )?;
         // On a machine that does other work too, this is the steadier of the two.
         let each = |from: [u64; 2], to: [u64; 2]| [0, 1].map(|at| (to[at] - from[at]) as f64 * 1000.0 / tasks as f64);
         let ([own, children], [own_exec, children_exec]) = (each(before, between), each(between, after));
@@ -42,12 +49,14 @@ mod bench {
 
     use futures::future::BoxFuture;
     use muster_agent::{
+        cgroup::Enforce,
         exec::{Config, Exec, ExecEvent, Inputs, Links, Order, Results, TransferError},
         logs::{self, Spools},
     };
     use muster_common::clock::Clock;
     use muster_core::{
         id::{JobId, TaskId, Token},
+        resources::Request,
         spec::{Command, TaskSpec},
     };
     use nix::{
@@ -91,15 +100,18 @@ mod bench {
         rate(tasks, clock, from)
     }
 
-    pub(super) async fn exec(tasks: u64, lanes: u64) -> anyhow::Result<f64> {
+    pub(super) async fn exec(tasks: u64, lanes: u64, enforce: Enforce) -> anyhow::Result<f64> {
         let folder = tempfile::tempdir()?;
         let spools = Spools::open(&logs::Config::new(folder.path().to_owned()))?;
         let links = Links { inputs: Arc::new(Nobody), results: Arc::new(Nobody), spools };
         let clock = Clock::system();
-        let config = Config { data_dir: folder.path().to_owned(), agent: "b".into(), clock, path: None, guard: None };
+        let config =
+            Config { data_dir: folder.path().to_owned(), agent: "b".into(), clock, path: None, enforce, guard: None };
         let (exec, mut events) = Exec::new(config, links).await?;
         let command = Command::Argv(vec!["true".into()]);
-        let spec = Arc::new(TaskSpec { name: "t".into(), command, ..TaskSpec::default() });
+        let request = Request { cpu_milli: 1000, memory: 256 << 20, ..Request::default() };
+        let pids = Some(100);
+        let spec = Arc::new(TaskSpec { name: "t".into(), command, request, pids, ..TaskSpec::default() });
         let from = clock.mono();
         let (mut started, mut over) = (0, 0);
         while over < tasks {

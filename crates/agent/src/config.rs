@@ -11,6 +11,7 @@ use muster_common::{
 use toml::de::DeValue;
 
 use crate::{
+    cgroup::Enforce,
     exec::guard,
     host,
     link::{Address, Credential},
@@ -35,6 +36,8 @@ pub struct Config {
     pub insecure: bool,
     /// What it proves itself with to controllers that ask for an access token.
     pub credential: Credential,
+    /// Whether attempts must be held to their limits.
+    pub enforce: Enforce,
     /// How this program becomes the guard that ends what a killed agent leaves; none: there is no guard.
     pub guard: Option<guard::Program>,
 }
@@ -50,6 +53,7 @@ impl Default for Config {
             join: None,
             insecure: false,
             credential: Credential::None,
+            enforce: Enforce::Auto,
             guard: None,
         }
     }
@@ -106,6 +110,7 @@ const KEYS: &[Key<Config>] = &[
     ("join", |config, value| join(value).map(|token| config.join = Some(token))),
     ("insecure", |config, value| truth(value).map(|insecure| config.insecure = insecure)),
     ("log_quota", |config, value| bytes(&number(value)).map(|n| config.log_quota = n)),
+    ("limits", |config, value| limits(value).map(|enforce| config.enforce = enforce)),
     ("token_file", |config, value| words(value).map(|file| config.credential = Credential::File(file.into()))),
 ];
 
@@ -123,6 +128,17 @@ fn number(value: &DeValue<'_>) -> String {
 
 fn join(value: &DeValue<'_>) -> Result<JoinToken, String> {
     words(value)?.parse().map_err(|_| "must be a token of `ctl admin join-token`".to_owned())
+}
+
+/// `[limits]`, which has one key so far.
+fn limits(value: &DeValue<'_>) -> Result<Enforce, String> {
+    let table = value.as_table().ok_or_else(|| "must be a table: [limits]".to_owned())?;
+    table.iter().try_fold(Enforce::default(), |_, (key, value)| match key.get_ref().as_ref() {
+        "enforce" => words(value.get_ref())
+            .and_then(|word| word.parse())
+            .map_err(|expected| format!("has `enforce`, which {expected}")),
+        other => Err(format!("has `{other}`, which is not known; known is: enforce")),
+    })
 }
 
 fn truth(value: &DeValue<'_>) -> Result<bool, String> {
@@ -174,6 +190,21 @@ mod tests {
         assert_eq!(config.machine.named.get("licence"), Some(&3));
         assert_eq!(config.machine.labels.get("zone").map(String::as_str), Some("a"));
         assert_eq!(config.log_quota, Config::default().log_quota);
+    }
+
+    #[test]
+    fn limits_may_be_demanded() {
+        let how = |text: &str| Config::parse(text).map(|config| config.enforce);
+        assert_eq!(how("[limits]\nenforce = 'required'\n").expect("it is right"), Enforce::Required);
+        assert_eq!(how("[limits]\n").expect("it is right"), Enforce::Auto);
+        for (text, start) in [
+            ("limits = true", "line 1: `limits` must be a table"),
+            ("[limits]\nenforce = 'yes'", "line 1: `limits` has `enforce`, which must be \"required\""),
+            ("[limits]\nforce = 'off'", "line 1: `limits` has `force`, which is not known"),
+        ] {
+            let problem = how(text).expect_err("it is wrong")[0].to_string();
+            assert!(problem.starts_with(start), "{problem} does not start with {start}");
+        }
     }
 
     #[test]

@@ -1,6 +1,11 @@
 //! The daemon on a machine: runs leased attempts as processes and reports what became of them.
 
 pub mod app;
+#[cfg(unix)]
+pub mod cgroup;
+#[cfg(windows)]
+#[path = "cgroup/absent.rs"]
+pub mod cgroup;
 pub mod config;
 pub mod exec;
 pub mod host;

@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Parser, builder::FalseyValueParser};
-use muster_agent::{app, config, config::Config, exec::guard, link::Credential};
+use muster_agent::{app, cgroup::Enforce, config, config::Config, exec::guard, link::Credential};
 use muster_common::{shutdown, telemetry, tls::JoinToken, token};
 
 #[global_allocator]
@@ -47,6 +47,9 @@ struct Flags {
     /// Speak plain text to other machines, too: everybody on the network may read and change it
     #[arg(long, env = "MUSTER_INSECURE", value_parser = FalseyValueParser::new())]
     insecure: bool,
+    /// Whether tasks must be held to their limits: required, auto or off
+    #[arg(long, value_name = "HOW")]
+    limits: Option<Enforce>,
     /// A file with an access token of the role agent; otherwise the variable MUSTER_TOKEN
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -114,6 +117,7 @@ fn configuration(flags: Flags) -> anyhow::Result<Config> {
     config.data_dir = flags.data.unwrap_or(config.data_dir);
     config.join = flags.join.or(config.join);
     config.insecure |= flags.insecure;
+    config.enforce = flags.limits.unwrap_or(config.enforce);
     let machine = &mut config.machine;
     machine.name = flags.name.or(machine.name.take());
     machine.cpu_milli = flags.cpus.or(machine.cpu_milli);

@@ -229,6 +229,11 @@ impl Agent {
         Some(holding)
     }
 
+    /// Whether something of that attempt survives.
+    pub(crate) fn is_stuck(&self, token: Token, task: TaskId) -> bool {
+        self.holdings.get(&token).is_some_and(|holding| holding.task == task && holding.place == Place::Stuck)
+    }
+
     /// The lease is over but its resources are not free.
     pub(crate) fn keep_stuck(&mut self, token: Token) {
         if let Some(holding) = self.holdings.get_mut(&token) {

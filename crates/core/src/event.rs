@@ -11,6 +11,7 @@ use crate::{
     spec::JobSpec,
     state::End,
     time::Timestamp,
+    usage::Usage,
     validate::Problem,
 };
 
@@ -211,6 +212,8 @@ pub enum What {
         ended: Timestamp,
         /// What it left.
         result: Option<TaskResult>,
+        /// What it took; none: nobody counted.
+        usage: Option<Usage>,
     },
     /// It never started, through no fault of its own: somebody else may have it at once.
     Returned {

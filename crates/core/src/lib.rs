@@ -18,4 +18,5 @@ pub mod resources;
 pub mod spec;
 pub mod state;
 pub mod time;
+pub mod usage;
 pub mod validate;

@@ -68,6 +68,10 @@ pub struct TaskSpec {
     pub grace: Duration,
     /// Bytes of output kept for one attempt; none: the agent's default.
     pub output_limit: Option<u64>,
+    /// It gets no more processor time than `request` says, even where processors are idle.
+    pub cpu_limit: bool,
+    /// How many processes and threads it may have at one time; none: no limit.
+    pub pids: Option<u64>,
 }
 
 /// What a task runs.
@@ -247,6 +251,8 @@ impl Default for TaskSpec {
             tags: Vec::new(),
             grace: Duration::from_secs(10),
             output_limit: None,
+            cpu_limit: false,
+            pids: None,
         }
     }
 }

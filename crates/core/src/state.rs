@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{AgentId, Token},
     time::Timestamp,
+    usage::Usage,
 };
 
 /// Where a task stands. The last four are final.
@@ -151,6 +152,8 @@ pub struct Attempt {
     pub end: Option<End>,
     /// What a person should know about the end.
     pub why: Option<Arc<str>>,
+    /// What it took; none: nobody counted.
+    pub usage: Option<Usage>,
 }
 
 /// What became of a task so far.

@@ -71,7 +71,7 @@ impl World {
             let next = if process.killed.is_none() { self.relay(agent, &process.order) } else { None };
             self.input(
                 agent,
-                Input::Exec(ExecEvent::Ended { token, end, why, started, ended: now, result: None, next }),
+                Input::Exec(ExecEvent::Ended { token, end, why, started, ended: now, result: None, usage: None, next }),
             );
             next.into_iter().for_each(|next| self.tell_start(agent, next));
         } else if let Some(machine) = self.agents.get_mut(agent) {

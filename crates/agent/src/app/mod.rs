@@ -99,7 +99,14 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
     let link = link.with(config.credential.clone());
     let grpc = logs::Grpc::new(Arc::new(bulk), config.credential.clone());
     let links = exec::Links { inputs: Arc::new(grpc.clone()), results: Arc::new(grpc.clone()), spools: spools.clone() };
-    let settings = exec::Config { data_dir, agent: offer.name.as_str().into(), clock, path: None, guard: config.guard };
+    let settings = exec::Config {
+        data_dir,
+        agent: offer.name.as_str().into(),
+        clock,
+        path: None,
+        enforce: config.enforce,
+        guard: config.guard,
+    };
     let (exec, exec_events) = Exec::new(settings, links).await?;
     let mut supervisor = Supervisor::new(supervisor::Config::new(offer.capacity.clone()), memory);
     let sweep = sweep(&exec, &supervisor).await;

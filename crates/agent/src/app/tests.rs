@@ -135,7 +135,8 @@ impl World {
 
     async fn end(&self, token: Token, end: End) {
         let (started, ended) = (Timestamp(1), Timestamp(2));
-        self.tell(ExecEvent::Ended { token, end, why: None, started, ended, result: None, next: None }).await;
+        self.tell(ExecEvent::Ended { token, end, why: None, started, ended, result: None, usage: None, next: None })
+            .await;
     }
 
     /// Dies as by `kill -9`: nothing more is written or said.

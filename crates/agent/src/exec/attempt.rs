@@ -11,6 +11,7 @@ use muster_core::{
     record::TaskResult,
     state::End,
     time::{Mono, Timestamp},
+    usage::Usage,
 };
 use tokio::{
     sync::Notify,
@@ -20,13 +21,14 @@ use tracing::{Span, debug, warn};
 
 use super::{
     ExecEvent, KillReason, Order,
-    os::{Fresh, Leader, Running, Status, Survivor},
+    confined::Confined,
+    os::{Fresh, Leader, Running, Spent, Status, Survivor, end_members, terminate_members},
     outcome,
     pipes::Pipes,
     room::{Entry, Room},
     scratch::Scratch,
 };
-use crate::logs::Spool;
+use crate::{cgroup::Place, logs::Spool};
 
 /// After SIGKILL, for the kernel to do it; what lives then is in a system call that does not end (C10).
 const KILL_LIMIT: Duration = Duration::from_secs(2);
@@ -36,6 +38,11 @@ const LINGER: Duration = Duration::from_millis(8);
 /// After the leader's end, for the rest of its group to die and its pipes to close. Who holds them
 /// longer has left the group and must be looked for.
 const CLOSE_LIMIT: Duration = Duration::from_millis(20);
+
+/// Between two tries to kill what survived.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Between two looks at whether a part of an attempt was killed for want of memory.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Somebody's wish that an attempt end.
 #[derive(Default)]
@@ -75,6 +82,8 @@ pub(super) struct Attempt {
     pub(super) room: Arc<Room>,
     pub(super) order: Arc<Order>,
     pub(super) control: Arc<Control>,
+    /// What holds it and counts what it takes.
+    pub(super) confined: Confined,
     pub(super) scratch: Option<PathBuf>,
     pub(super) started: Timestamp,
     /// From the start to the last word.
@@ -86,46 +95,57 @@ pub(super) struct Attempt {
 enum Cause {
     Timeout(Duration),
     Wish(KillReason),
+    /// The kernel killed a part of it for want of memory.
+    Oom,
 }
 
 impl Attempt {
     /// Waits a little for the end, on this thread, if nobody else needs it; most short tasks are
     /// over then, for the price of one wake-up. The others are handed to the runtime. Returns what this thread is to
     /// start next.
-    pub(super) fn begin(self, mut fresh: Fresh, may_linger: bool) -> Option<Entry> {
+    pub(super) fn begin(mut self, mut fresh: Fresh, may_linger: bool) -> Option<Entry> {
         let room = Arc::clone(&self.room);
         let mut spool = room.spool(&self.order);
         let patient = self.order.spec.timeout.is_none_or(|limit| limit > LINGER * 2);
-        if may_linger && patient && fresh.ended_within(LINGER) {
+        if may_linger && patient && !self.confined.is_strict() && fresh.ended_within(LINGER) {
             let finished = fresh.finish(|stream, scratch, len| spool.take(stream, room.clock.wall(), scratch, len));
-            if let Some(status) = finished {
+            let deserted = self.confined.is_deserted();
+            if let Some(status) = finished.filter(|_| deserted != Some(false)) {
                 spool.finish();
-                room.hunter.check_for_strays();
-                return self.end_at_once(status);
+                if deserted.is_none() {
+                    room.hunter.check_for_strays();
+                }
+                return self.end_at_once(status, fresh.spent());
             }
         }
+        self.confined.place.iter_mut().for_each(Place::leave);
         let _context = room.runtime.enter();
         match fresh.watch() {
             Ok(running) => room.track(self.run(running, spool)),
             Err(error) => {
                 spool.finish();
                 let why = format!("its process could not be watched and was killed: {error}");
-                room.track(async move { self.tell(End::Lost, Some(why.into()), None).await });
+                room.track(async move { self.lose(why).await });
             }
         }
         None
     }
 
     /// Without the runtime, unless there is something that may take long.
-    fn end_at_once(self, status: Status) -> Option<Entry> {
-        let is_plain = self.scratch.as_deref().is_none_or(Scratch::is_empty)
+    fn end_at_once(mut self, status: Status, spent: Option<Spent>) -> Option<Entry> {
+        let is_killed_for_memory = self.confined.oom(status).is_some();
+        let is_plain = !is_killed_for_memory
+            && self.scratch.as_deref().is_none_or(Scratch::is_empty)
             && !self.order.has_inputs
             && !outcome::is_there(&self.room.result_path(self.order.token));
         let room = Arc::clone(&self.room);
         if !is_plain {
-            room.track(self.conclude(None, Some(status), Vec::new()));
+            // Another thread brings it to its end.
+            self.confined.place.iter_mut().for_each(Place::leave);
+            room.track(self.conclude(Dead { cause: None, status: Some(status), spent, survivors: Vec::new() }));
             return None;
         }
+        let usage = Some(settle(self.confined, spent));
         if let Some(folder) = self.scratch {
             room.scratch.put_empty(folder);
         }
@@ -136,7 +156,7 @@ impl Attempt {
         };
         let (token, started, ended) = (self.order.token, self.started, room.clock.wall());
         self.span.record("end", tracing::field::display(end));
-        let word = |next| ExecEvent::Ended { token, end, why: None, started, ended, result: None, next };
+        let word = |next| ExecEvent::Ended { token, end, why: None, started, ended, result: None, usage, next };
         room.over_at_once(&self.order, word)
     }
 
@@ -151,26 +171,63 @@ impl Attempt {
         }
         let cause = Watch::new(&self).until_exit(&leader, &mut pipes).await;
         let (status, survivors) = self.clear(cause, &mut leader, &mut pipes).await;
+        let spent = leader.spent();
         pipes.finish();
         drop(leader);
-        self.conclude(cause, status, survivors).await;
+        self.conclude(Dead { cause, status, spent, survivors }).await;
     }
 
-    async fn conclude(self, cause: Option<Cause>, status: Option<Status>, survivors: Vec<Survivor>) {
-        let (end, why, result) = self.judge(cause, status, &survivors).await;
+    async fn conclude(self, dead: Dead) {
+        let (end, why, result) = self.judge(&dead).await;
         self.room.discard_files(&self.order).await;
         if let Some(folder) = self.scratch.clone() {
             self.room.put_scratch(folder).await;
         }
-        self.tell(end, why, result).await;
+        self.span.record("end", tracing::field::display(end));
+        debug!(token = %self.order.token, %end, "attempt over");
+        let room = Arc::clone(&self.room);
+        let (token, started) = (self.order.token, self.started);
+        if end != End::KillFailed {
+            let (usage, ended) = (Some(settle(self.confined, dead.spent)), room.clock.wall());
+            return room.over(ExecEvent::Ended { token, end, why, started, ended, result, usage, next: None }).await;
+        }
+        let counts = self.confined.place.as_ref().map(Place::counts);
+        let usage = Some(self.confined.usage(counts.as_ref(), dead.spent));
+        let ended = room.clock.wall();
+        room.over(ExecEvent::Ended { token, end, why, started, ended, result: None, usage, next: None }).await;
+        self.outlast().await;
+        let (end, why, ended) = (End::Lost, Some("what survived it is dead now".into()), room.clock.wall());
+        let usage = Some(settle(self.confined, dead.spent));
+        room.tell(ExecEvent::Ended { token, end, why, started, ended, result: None, usage, next: None }).await;
     }
 
-    async fn tell(self, end: End, why: Option<Arc<str>>, result: Option<TaskResult>) {
-        let (token, ended) = (self.order.token, self.room.clock.wall());
-        self.span.record("end", tracing::field::display(end));
-        debug!(%token, %end, "attempt over");
-        let started = self.started;
-        self.room.over(ExecEvent::Ended { token, end, why, started, ended, result, next: None }).await;
+    /// It runs and cannot be watched.
+    async fn lose(self, why: String) {
+        let survivors = match self.confined.place.as_ref().and_then(Place::slot) {
+            Some(slot) => end_members(slot, self.room.clock, KILL_LIMIT).await,
+            None => Vec::new(),
+        };
+        if !survivors.is_empty() {
+            return self.conclude(Dead { cause: None, status: None, spent: None, survivors }).await;
+        }
+        let (token, end, why, started) = (self.order.token, End::Lost, Some(why.into()), self.started);
+        let (usage, ended) = (Some(settle(self.confined, None)), self.room.clock.wall());
+        let event = ExecEvent::Ended { token, end, why, started, ended, result: None, usage, next: None };
+        self.room.over(event).await;
+    }
+
+    /// Kills what survived again and again, until it is dead: whoever hangs in the kernel dies when that ends.
+    async fn outlast(&self) {
+        loop {
+            tokio::time::sleep(AGAIN).await;
+            let left = match self.confined.place.as_ref().and_then(Place::slot) {
+                Some(slot) => end_members(slot, self.room.clock, KILL_LIMIT).await,
+                None => self.room.hunter.hunt(self.order.token, None, KILL_LIMIT).await,
+            };
+            if left.is_empty() {
+                return;
+            }
+        }
     }
 
     /// Kills what is left of it and takes what is left in its pipes. Returns how the leader ended, and
@@ -181,55 +238,85 @@ impl Attempt {
         leader: &mut Leader,
         pipes: &mut Pipes,
     ) -> (Option<Status>, Vec<Survivor>) {
-        let (hunter, token) = (&self.room.hunter, self.order.token);
+        let token = self.order.token;
         leader.kill_group();
         if cause.is_none() && tokio::time::timeout(CLOSE_LIMIT, pipes.drain()).await.is_ok() {
             let status = leader.reap();
             // Nobody holds its pipes and nobody is in its group: nearly every attempt ends here. One
             // that went into hiding with closed pipes is found by the look for strays.
-            if leader.was_alone() {
-                hunter.check_for_strays();
+            let deserted = self.confined.is_deserted();
+            if leader.was_alone() && deserted != Some(false) {
+                if deserted.is_none() {
+                    self.room.hunter.check_for_strays();
+                }
                 return (status, Vec::new());
             }
-            return (status, leader.hunt(hunter, token, KILL_LIMIT).await);
+            return (status, self.kill_all(leader).await);
         }
         let drain = tokio::time::timeout(KILL_LIMIT, pipes.drain());
-        let (survivors, drained) = tokio::join!(leader.hunt(hunter, token, KILL_LIMIT), drain);
+        let (survivors, drained) = tokio::join!(self.kill_all(leader), drain);
         if drained.is_err() {
             warn!(%token, "somebody outside the attempt holds its output open; what they write is not kept");
         }
         (leader.reap(), survivors)
     }
 
+    /// Everybody in its cgroups; without them, everybody who carries its mark.
+    async fn kill_all(&self, leader: &Leader) -> Vec<Survivor> {
+        match self.confined.place.as_ref().and_then(Place::slot) {
+            Some(slot) => end_members(slot, self.room.clock, KILL_LIMIT).await,
+            None => leader.hunt(&self.room.hunter, self.order.token, KILL_LIMIT).await,
+        }
+    }
+
     /// What its end is called.
-    async fn judge(
-        &self,
-        cause: Option<Cause>,
-        status: Option<Status>,
-        survivors: &[Survivor],
-    ) -> (End, Option<Arc<str>>, Option<TaskResult>) {
-        let Some(status) = status.filter(|_| survivors.is_empty()) else {
+    async fn judge(&self, dead: &Dead) -> (End, Option<Arc<str>>, Option<TaskResult>) {
+        let survivors = &dead.survivors;
+        let Some(status) = dead.status.filter(|_| survivors.is_empty()) else {
             let list = survivors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             return (End::KillFailed, Some(format!("still alive after SIGKILL: {list}").into()), None);
         };
-        match (cause, status) {
+        let oom = self.confined.oom(status);
+        match (dead.cause, status) {
             (Some(Cause::Timeout(limit)), _) => {
                 let why = format!("it ran longer than its limit of {limit:?} and was killed");
                 (End::Timeout, Some(why.into()), None)
             }
             (Some(Cause::Wish(reason)), _) => (reason.end(), Some(reason.text().into()), None),
+            (Some(Cause::Oom), _) => (End::Oom, oom.map(|oom| oom.why.into()), None),
             (None, Status::Exit(0)) => {
                 match outcome::collect(&self.order, &self.room.result_path(self.order.token), &*self.room.links.results)
                     .await
                 {
-                    Ok(result) => (End::Succeeded, None, result),
+                    Ok(result) => (End::Succeeded, oom.map(|oom| oom.why.into()), result),
                     Err(why) => (End::Exit(outcome::BAD_RESULT), Some(why.into()), None),
                 }
             }
-            (None, Status::Exit(code)) => (End::Exit(code), None, None),
-            (None, Status::Signal(number)) => (End::Signal(number), None, None),
+            (None, status) => match (oom, status) {
+                (Some(oom), _) => (oom.end, Some(oom.why.into()), None),
+                (None, Status::Exit(code)) => (End::Exit(code), None, None),
+                (None, Status::Signal(number)) => (End::Signal(number), None, None),
+            },
         }
     }
+}
+
+/// What is known of an attempt when it is over.
+struct Dead {
+    cause: Option<Cause>,
+    status: Option<Status>,
+    spent: Option<Spent>,
+    survivors: Vec<Survivor>,
+}
+
+/// Reads the last counts and hands the cgroups on.
+fn settle(confined: Confined, spent: Option<Spent>) -> Usage {
+    let counts = confined.place.as_ref().map(Place::counts);
+    let usage = confined.usage(counts.as_ref(), spent);
+    if let (Some(place), Some(counts)) = (confined.place, counts) {
+        place.end(&counts);
+    }
+    usage
 }
 
 /// Waits for the end of a process, and brings it about: SIGTERM, grace, SIGKILL.
@@ -239,6 +326,9 @@ struct Watch<'a> {
     step: Step,
     /// When the next step is due; a timer only where there is a limit.
     timer: Option<(Mono, Pin<Box<Sleep>>)>,
+    /// When the next look is due at whether a part of it was killed for want of memory; only where the kernel does not
+    /// kill the rest itself.
+    look: Option<(Mono, Pin<Box<Sleep>>)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,7 +342,8 @@ enum Step {
 
 impl<'a> Watch<'a> {
     fn new(attempt: &'a Attempt) -> Self {
-        let mut watch = Self { attempt, cause: None, step: Step::Runs, timer: None };
+        let mut watch = Self { attempt, cause: None, step: Step::Runs, timer: None, look: None };
+        watch.look_later();
         if let Some(limit) = attempt.order.spec.timeout {
             watch.due_in(limit);
         }
@@ -267,6 +358,7 @@ impl<'a> Watch<'a> {
                 biased;
                 () = leader.exited() => return self.cause,
                 () = self.attempt.control.changed() => {}
+                () = wait(&mut self.look) => self.look_at_memory(leader),
                 () = wait(&mut self.timer) => {
                     if self.advance(leader) {
                         return self.cause;
@@ -308,8 +400,29 @@ impl<'a> Watch<'a> {
         false
     }
 
+    /// Half of an attempt that lost a part for want of memory is ended, as version 2 does it by itself.
+    fn look_at_memory(&mut self, leader: &Leader) {
+        let killed = self.attempt.confined.place.as_ref().is_some_and(|place| place.oom_kills() > 0);
+        if killed && self.step == Step::Runs {
+            self.cause = Some(Cause::Oom);
+            leader.kill_group();
+            self.step = Step::Killed;
+            self.due_in(KILL_LIMIT);
+        }
+        self.look_later();
+    }
+
+    fn look_later(&mut self) {
+        let watched =
+            self.step == Step::Runs && self.attempt.confined.place.as_ref().is_some_and(Place::kills_one_by_one);
+        self.look = watched.then(|| (self.attempt.room.clock.mono(), Box::pin(sleep(LOOK))));
+    }
+
     fn ask(&mut self, leader: &Leader) {
         leader.terminate();
+        if let Some(slot) = self.attempt.confined.place.as_ref().and_then(Place::slot) {
+            terminate_members(slot);
+        }
         self.step = Step::Asked;
     }
 

@@ -1,6 +1,7 @@
 //! Owns every process that the agent starts: starts, feeds, watches and ends it, and says so only when it is dead.
 
 mod attempt;
+mod confined;
 mod env;
 pub mod guard;
 mod launch;
@@ -15,6 +16,8 @@ mod scratch;
 mod transfer;
 
 pub use order::{ExecEvent, KillReason, Leftover, Order, ProcessIdentity, Swept};
+#[cfg(unix)]
+pub(crate) use os::kill_members;
 pub use transfer::{Inputs, Results, TransferError};
 
 use std::{
@@ -31,9 +34,10 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::warn;
+use tracing::{info, warn};
 
 use self::{pool::Pool, room::Room, scratch::Scratch};
+use crate::cgroup::{self, Enforce, Groups};
 
 /// Events that may wait for the supervisor; then attempts wait to tell theirs.
 const EVENTS: usize = 4096;
@@ -41,6 +45,8 @@ const EVENTS: usize = 4096;
 const WATCHERS: usize = 2;
 /// What an earlier agent left must be dead by then.
 const SWEEP_LIMIT: Duration = Duration::from_secs(10);
+/// For the threads to leave their cgroups when the agent stops.
+const CGROUPS_LIMIT: Duration = Duration::from_secs(2);
 /// For the last attempts to end when the agent stops; they were told before.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
@@ -55,6 +61,8 @@ pub struct Config {
     pub clock: Clock,
     /// The `PATH` of tasks that set none; none: the system's usual folders.
     pub path: Option<std::ffi::OsString>,
+    /// Whether attempts must be held to their limits.
+    pub enforce: Enforce,
     /// How to start the guard: a program that becomes [`guard::main`]; none: no guard (tests only).
     pub guard: Option<guard::Program>,
 }
@@ -81,6 +89,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// Limits cannot be enforced as demanded.
+    #[error(transparent)]
+    Limits(#[from] cgroup::Error),
     /// The machine gives us no threads.
     #[error("failed to start the threads that watch processes")]
     Threads(#[source] io::Error),
@@ -117,6 +128,7 @@ struct Threads {
     guard: TaskTracker,
     /// What the guard is told: until when attempts may live if nothing more is heard of us.
     lease_ends: watch::Sender<Option<Mono>>,
+    groups: Groups,
 }
 
 impl Exec {
@@ -139,12 +151,15 @@ impl Exec {
             .enable_all()
             .build()
             .map_err(Error::Threads)?;
+        let groups = Groups::open(config.enforce, &instances.own, &run)?;
+        info!(limits = groups.report(), "what attempts are held to");
         let threads = Threads {
             pool: Arc::new(Pool::new()),
             runtime: Mutex::default(),
             stop: CancellationToken::new(),
             guard: TaskTracker::new(),
             lease_ends: watch::Sender::new(None),
+            groups: groups.clone(),
         };
         let live = Arc::new(room::Live::default());
         let is_live = {
@@ -162,6 +177,7 @@ impl Exec {
             live,
             offers: offers::Offers::default(),
             hunter: os::Hunter::start(config.clock, Arc::clone(&instances.own), is_live).map_err(Error::Threads)?,
+            groups,
             pool: Arc::clone(&threads.pool),
             runtime: runtime.handle().clone(),
             tracker: TaskTracker::new(),
@@ -284,6 +300,8 @@ impl Exec {
         self.threads.guard.close();
         self.threads.guard.wait().await;
         self.threads.end();
+        let groups = self.threads.groups.clone();
+        let _done = tokio::task::spawn_blocking(move || groups.close(CGROUPS_LIMIT)).await;
     }
 }
 
@@ -300,6 +318,8 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.end();
+        // Nothing is left of them after a stop; else the threads are about to leave.
+        self.groups.close(CGROUPS_LIMIT / 2);
     }
 }
 

@@ -10,6 +10,7 @@ use muster_core::{
     spec::TaskSpec,
     state::End,
     time::Timestamp,
+    usage::Usage,
 };
 
 /// One lease as an agent holds it: all that is needed to run the attempt.
@@ -95,7 +96,8 @@ pub enum ExecEvent {
         /// The process.
         identity: ProcessIdentity,
     },
-    /// It is over and nothing of it is left (A3), but see [`End::KillFailed`]. Exactly one for each order.
+    /// It is over and nothing of it is left (A3). Exactly one for each order; but one that is [`End::KillFailed`] is
+    /// followed by another when what survived is dead.
     Ended {
         /// The order.
         token: Token,
@@ -109,6 +111,8 @@ pub enum ExecEvent {
         ended: Timestamp,
         /// What it left.
         result: Option<TaskResult>,
+        /// What it took; none: it never had a process.
+        usage: Option<Usage>,
         /// The offered order that was begun in its place.
         next: Option<Token>,
     },

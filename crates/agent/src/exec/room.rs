@@ -8,7 +8,7 @@ use std::{
 };
 
 use muster_common::{clock::Clock, telemetry};
-use muster_core::{id::Token, state::End, time::Timestamp};
+use muster_core::{id::Token, state::End, time::Timestamp, usage::Unenforced};
 use tokio::{runtime::Handle, sync::mpsc};
 use tokio_util::task::TaskTracker;
 use tracing::Span;
@@ -16,13 +16,17 @@ use tracing::Span;
 use super::{
     ExecEvent, Links, Order,
     attempt::{Attempt, Control, Wish},
+    confined::Confined,
     env, launch,
     offers::Offers,
     os, outcome,
     pool::Pool,
     scratch::Scratch,
 };
-use crate::logs::{Head, Spool};
+use crate::{
+    cgroup::{Groups, Limits, unenforced},
+    logs::{Head, Spool},
+};
 
 /// A machine without room for another process gets so many tries, so far apart.
 const SHORTAGE_TRIES: u32 = 5;
@@ -42,6 +46,7 @@ pub(super) struct Room {
     pub(super) live: Arc<Live>,
     pub(super) offers: Offers,
     pub(super) hunter: os::Hunter,
+    pub(super) groups: Groups,
     pub(super) pool: Arc<Pool<Entry>>,
     pub(super) runtime: Handle,
     pub(super) tracker: TaskTracker,
@@ -158,14 +163,16 @@ impl Room {
         let (token, never) = (order.token, Timestamp(0));
         let ended = self.clock.wall();
         let why = why.map(Into::into);
-        self.over(ExecEvent::Ended { token, end, why, started: never, ended, result: None, next: None }).await;
+        self.over(ExecEvent::Ended { token, end, why, started: never, ended, result: None, usage: None, next: None })
+            .await;
     }
 
     /// A join point: over as soon as it is begun.
     pub(super) async fn acknowledge(&self, order: &Order) {
         let (token, now) = (order.token, self.clock.wall());
         let (end, why, result) = (End::Succeeded, None, None);
-        self.over(ExecEvent::Ended { token, end, why, started: now, ended: now, result, next: None }).await;
+        self.over(ExecEvent::Ended { token, end, why, started: now, ended: now, result, usage: None, next: None })
+            .await;
     }
 
     /// Gets the inputs of `order`, then has it started.
@@ -209,9 +216,9 @@ impl Room {
         let (end, why) = match control.wish() {
             Some(Wish { reason, .. }) => (reason.end(), reason.text().into()),
             None => match self.spawn(&order, &span) {
-                Ok((fresh, scratch)) => {
+                Ok((fresh, confined, scratch)) => {
                     let started = self.clock.wall();
-                    let attempt = Attempt { room, order, control, scratch, started, span };
+                    let attempt = Attempt { room, order, control, confined, scratch, started, span };
                     return attempt.begin(fresh, self.pool.is_idle());
                 }
                 Err(why) => (End::NotStarted, why),
@@ -221,13 +228,13 @@ impl Room {
         None
     }
 
-    fn spawn(&self, order: &Order, span: &Span) -> Result<(os::Fresh, Option<PathBuf>), String> {
+    fn spawn(&self, order: &Order, span: &Span) -> Result<(os::Fresh, Confined, Option<PathBuf>), String> {
         let scratch = match order.spec.cwd {
             Some(_) => None,
             None => Some(self.scratch.take().map_err(|error| format!("no scratch folder could be made: {error}"))?),
         };
         match self.spawn_in(order, span, scratch.as_ref()) {
-            Ok(fresh) => Ok((fresh, scratch)),
+            Ok((fresh, confined)) => Ok((fresh, confined, scratch)),
             Err(why) => {
                 if let Some(folder) = scratch {
                     self.scratch.put_empty(folder);
@@ -237,7 +244,7 @@ impl Room {
         }
     }
 
-    fn spawn_in(&self, order: &Order, span: &Span, scratch: Option<&PathBuf>) -> Result<os::Fresh, String> {
+    fn spawn_in(&self, order: &Order, span: &Span, scratch: Option<&PathBuf>) -> Result<(os::Fresh, Confined), String> {
         let result = self.result_path(order.token);
         let inputs = order.has_inputs.then(|| self.inputs_path(order.token));
         let own = span.in_scope(telemetry::trace_parent_of_current_span);
@@ -245,18 +252,32 @@ impl Room {
         let files = env::Files { result: &result, inputs: inputs.as_deref(), trace_parent };
         let scratch = scratch.unwrap_or(&self.files);
         let launch = launch::prepare(order, &self.base, &files, scratch)?;
+        let confined = self.confine(order);
         let _context = self.runtime.enter();
         let mut tries = 1;
         loop {
-            match os::spawn(&launch.program, launch.feeds) {
-                Ok(fresh) => return Ok(fresh),
+            match os::spawn(&launch.program, launch.feeds, confined.confines()) {
+                Ok(fresh) => return Ok((fresh, confined)),
                 Err(error) if os::is_shortage(&error) && tries < SHORTAGE_TRIES => {
                     std::thread::sleep(SHORTAGE_PAUSE * tries);
                     tries += 1;
                 }
-                Err(error) => return Err(launch.explain(&error)),
+                Err(error) => {
+                    confined.hand_back();
+                    return Err(launch.explain(&error));
+                }
             }
         }
+    }
+
+    /// Makes ready what `order` is held by, on the thread that starts it.
+    fn confine(&self, order: &Order) -> Confined {
+        let limits = Limits::of(&order.spec);
+        let place = self.groups.prepare(&limits);
+        let missing = if place.is_some() { self.groups.unenforced() } else { Unenforced::ALL_OF_THEM };
+        // Better than nothing, but not what was asked for: each process is held to it, not all of them together.
+        let data_limit = limits.memory.filter(|_| missing.has(Unenforced::MEMORY) && self.groups.is_wanted());
+        Confined { place, data_limit, unenforced: unenforced(&limits, missing) }
     }
 
     pub(super) fn track(&self, work: impl Future<Output = ()> + Send + 'static) {

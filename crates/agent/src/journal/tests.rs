@@ -53,7 +53,8 @@ fn started(token: u64) -> Entry {
 
 fn report(seq: u64, token: u64, end: End) -> Report {
     let result = Some(TaskResult::Inline(Arc::from(&b"{}"[..])));
-    let what = What::Ended { end, why: Some("why".into()), started: Timestamp(1), ended: Timestamp(2), result };
+    let what =
+        What::Ended { end, why: Some("why".into()), started: Timestamp(1), ended: Timestamp(2), result, usage: None };
     Report { seq, token: Token(token), task: task(token), what }
 }
 

@@ -9,6 +9,7 @@ use muster_core::{
     spec::{Command, TaskSpec},
     state::End,
     time::{Mono, Now, Timestamp},
+    usage::Usage,
 };
 
 use super::{Action, Entry, NEVER, Remembered, Supervisor, Unusable, offers::After, text};
@@ -85,6 +86,7 @@ struct Over {
     started: Timestamp,
     ended: Timestamp,
     result: Option<TaskResult>,
+    usage: Option<Usage>,
 }
 
 impl Supervisor {
@@ -104,8 +106,14 @@ impl Supervisor {
         for Unusable { token, task, why } in unusable {
             if self.is_new(token) {
                 self.highest = self.highest.max(token);
-                let what =
-                    What::Ended { end: End::NotStarted, why: Some(why), started: NEVER, ended: now.wall, result: None };
+                let what = What::Ended {
+                    end: End::NotStarted,
+                    why: Some(why),
+                    started: NEVER,
+                    ended: now.wall,
+                    result: None,
+                    usage: None,
+                };
                 self.report(token, task, what, actions);
             }
         }
@@ -135,7 +143,14 @@ impl Supervisor {
         }
         if order.spec.command == Command::Empty {
             // It takes nothing while it runs, so it takes nobody's turn either.
-            let what = What::Ended { end: End::Succeeded, why: None, started: now.wall, ended: now.wall, result: None };
+            let what = What::Ended {
+                end: End::Succeeded,
+                why: None,
+                started: now.wall,
+                ended: now.wall,
+                result: None,
+                usage: None,
+            };
             return self.report(token, task, what, actions);
         }
         actions.push(Action::Journal(Entry::Lease(order.clone())));
@@ -284,8 +299,8 @@ impl Supervisor {
                 self.unannounced.push_back((now.mono.after(self.config.announce_after), token));
                 actions.push(Action::Journal(Entry::Started { token, identity }));
             }
-            ExecEvent::Ended { token, end, why, started, ended, result, next } => {
-                self.over(token, Over { end, why, started, ended, result }, actions);
+            ExecEvent::Ended { token, end, why, started, ended, result, usage, next } => {
+                self.over(token, Over { end, why, started, ended, result, usage }, actions);
                 if let Some(next) = next {
                     self.begun_in_place(next, actions);
                 }
@@ -295,13 +310,16 @@ impl Supervisor {
     }
 
     fn over(&mut self, token: Token, over: Over, actions: &mut Vec<Action>) {
-        let Over { end, why, started, ended, result } = over;
+        let Over { end, why, started, ended, result, usage } = over;
         if let Some(lease) = self.stuck.get(&token) {
             // What could not be killed is gone at last.
             if end != End::KillFailed {
+                let task = lease.task;
                 self.room.free(&lease.request);
                 self.stuck.remove(&token);
                 actions.push(Action::Journal(Entry::Released { token }));
+                // The controller still counts its room as taken.
+                self.report(token, task, What::Ended { end, why, started, ended, result: None, usage }, actions);
             }
             return;
         }
@@ -315,7 +333,8 @@ impl Supervisor {
             end => (end, why),
         };
         if !held.dropped {
-            self.report(token, held.order.task, What::Ended { end, why, started, ended, result }, actions);
+            let what = What::Ended { end, why, started, ended, result, usage };
+            self.report(token, held.order.task, what, actions);
         }
         if end == End::KillFailed {
             // A3: something of it still lives in its slot.
@@ -337,7 +356,8 @@ impl Supervisor {
                 Swept::Survives => (End::KillFailed, "the agent restarted and could not end what was left of it"),
             };
             if !lease.reported {
-                let what = What::Ended { end, why: text(why), started: NEVER, ended: now.wall, result: None };
+                let what =
+                    What::Ended { end, why: text(why), started: NEVER, ended: now.wall, result: None, usage: None };
                 self.report(token, lease.task, what, actions);
             }
             match found {

@@ -111,7 +111,7 @@ impl Supervisor {
     pub(super) fn cancel_unstarted(&mut self, token: Token, wall: Timestamp, actions: &mut Vec<Action>) {
         let Some(held) = self.held.remove(&token) else { return };
         let why = text("cancelled before it started");
-        let what = What::Ended { end: End::Cancelled, why, started: NEVER, ended: wall, result: None };
+        let what = What::Ended { end: End::Cancelled, why, started: NEVER, ended: wall, result: None, usage: None };
         self.report(token, held.order.task, what, actions);
     }
 }
@@ -152,7 +152,7 @@ mod tests {
 
     fn cancelled() -> What {
         let why = text("cancelled before it started");
-        What::Ended { end: End::Cancelled, why, started: NEVER, ended: Timestamp(77), result: None }
+        What::Ended { end: End::Cancelled, why, started: NEVER, ended: Timestamp(77), result: None, usage: None }
     }
 
     #[test]

@@ -84,6 +84,8 @@ struct World {
     started: BTreeSet<Token>,
     dropped: BTreeSet<Token>,
     last_words: BTreeMap<Token, u32>,
+    /// Reported as `KillFailed`, and not as dead since.
+    survived: BTreeSet<Token>,
     journaled: BTreeMap<u64, Report>,
     last_seq: u64,
     acked: u64,
@@ -108,6 +110,7 @@ impl World {
             started: BTreeSet::new(),
             dropped: BTreeSet::new(),
             last_words: BTreeMap::new(),
+            survived: BTreeSet::new(),
             journaled: BTreeMap::new(),
             last_seq: 0,
             acked: 0,
@@ -145,6 +148,12 @@ impl World {
                 assert_eq!(report.seq, self.last_seq, "numbers have no gaps");
                 match report.what {
                     What::Started { .. } => {}
+                    // What survived its end is dead at last.
+                    What::Ended { .. } if self.survived.remove(&report.token) => {}
+                    What::Ended { end: End::KillFailed, .. } => {
+                        self.survived.insert(report.token);
+                        *self.last_words.entry(report.token).or_default() += 1;
+                    }
                     What::Ended { .. } | What::Returned { .. } => {
                         *self.last_words.entry(report.token).or_default() += 1;
                     }

@@ -89,6 +89,7 @@ pub(super) fn ended_with(token: u64, end: End, next: Option<Token>) -> Input {
         started: Timestamp(11),
         ended: Timestamp(12),
         result: None,
+        usage: None,
         next,
     })
 }
@@ -98,7 +99,7 @@ pub(super) fn give(orders: &[Arc<Order>]) -> Input {
 }
 
 pub(super) fn over(end: End) -> What {
-    What::Ended { end, why: None, started: Timestamp(11), ended: Timestamp(12), result: None }
+    What::Ended { end, why: None, started: Timestamp(11), ended: Timestamp(12), result: None, usage: None }
 }
 
 /// Journaled, then sent.
@@ -175,8 +176,14 @@ fn a_lease_is_journaled_before_it_starts_and_reported_when_it_is_over() {
 #[test]
 fn an_empty_task_is_acknowledged_at_once_without_a_process() {
     let mut agent = Agent::running(&[process(1), process(2)]);
-    let what =
-        What::Ended { end: End::Succeeded, why: None, started: Timestamp(77), ended: Timestamp(77), result: None };
+    let what = What::Ended {
+        end: End::Succeeded,
+        why: None,
+        started: Timestamp(77),
+        ended: Timestamp(77),
+        result: None,
+        usage: None,
+    };
     agent.expect(give(&[order(3, Command::Empty, 1)]), reported(1, 3, what));
 }
 
@@ -219,6 +226,7 @@ fn a_lease_that_can_never_fit_or_cannot_be_read_is_answered() {
         started: Timestamp(0),
         ended: Timestamp(77),
         result: None,
+        usage: None,
     };
     agent.expect(Input::Leases { term: TERM, orders: vec![], unusable }, reported(2, 2, what));
 }
@@ -262,6 +270,7 @@ fn a_stop_ends_what_runs_and_what_waits_and_ignores_the_rest() {
         started: Timestamp(0),
         ended: Timestamp(77),
         result: None,
+        usage: None,
     };
     agent.expect(stop(3), reported(1, 3, what));
     assert_eq!(agent.supervisor.taken().cpu_milli, 2000, "A3: asked to end is not dead");
@@ -431,10 +440,10 @@ fn what_cannot_be_killed_keeps_its_slot_until_it_is_gone() {
     assert_eq!(agent.supervisor.taken().cpu_milli, 2000, "A3");
     let memory = agent.supervisor.memory();
     assert!(memory.leases.iter().any(|lease| lease.token == Token(1) && lease.reported), "{memory:?}");
-    agent.expect(
-        ended(1, End::Lost),
-        vec![Action::Journal(Entry::Released { token: Token(1) }), Action::Start(process(3))],
-    );
+    let mut expected = vec![Action::Journal(Entry::Released { token: Token(1) })];
+    expected.extend(reported(2, 1, over(End::Lost)));
+    expected.push(Action::Start(process(3)));
+    agent.expect(ended(1, End::Lost), expected);
 }
 
 #[test]
@@ -461,7 +470,14 @@ fn after_a_restart_what_was_live_is_reported_lost_once_it_is_swept() {
         seq,
         token: Token(token),
         task: task(token),
-        what: What::Ended { end, why: Some(why.into()), started: Timestamp(0), ended: Timestamp(77), result: None },
+        what: What::Ended {
+            end,
+            why: Some(why.into()),
+            started: Timestamp(0),
+            ended: Timestamp(77),
+            result: None,
+            usage: None,
+        },
     };
     let lost = end(7, 3, End::Lost, "the agent restarted");
     let stuck = end(8, 5, End::KillFailed, "the agent restarted and could not end what was left of it");

@@ -9,6 +9,7 @@ use std::{
 
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use muster_agent::{
+    cgroup::Enforce,
     exec::{Config, Exec, ExecEvent, Inputs, Links, Order, Results, TransferError, guard},
     logs::{self, Spools, Uplink, Wire},
 };
@@ -19,6 +20,7 @@ use muster_core::{
     spec::{Command, TaskSpec},
     state::End,
     time::{Mono, Timestamp},
+    usage::Usage,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -46,6 +48,7 @@ pub(crate) struct Over {
     pub(crate) started: Timestamp,
     pub(crate) ended: Timestamp,
     pub(crate) result: Option<TaskResult>,
+    pub(crate) usage: Option<Usage>,
 }
 
 pub(crate) fn argv(words: &[&str]) -> TaskSpec {
@@ -87,7 +90,24 @@ impl Bench {
         bench
     }
 
+    /// With cgroups demanded, or not used.
+    pub(crate) async fn enforcing(enforce: Enforce) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut bench = Self::enforcing_at(folder.path(), enforce, None, |_| {}).await;
+        bench._folder = Some(folder);
+        bench
+    }
+
     pub(crate) async fn at(dir: &Path, guard: Option<guard::Program>, change: impl FnOnce(&mut logs::Config)) -> Self {
+        Self::enforcing_at(dir, Enforce::Auto, guard, change).await
+    }
+
+    async fn enforcing_at(
+        dir: &Path,
+        enforce: Enforce,
+        guard: Option<guard::Program>,
+        change: impl FnOnce(&mut logs::Config),
+    ) -> Self {
         let mut config = logs::Config::new(dir.to_owned());
         change(&mut config);
         let spools = Spools::open(&config).expect("spools open");
@@ -99,8 +119,14 @@ impl Bench {
             results: Arc::new(controller.clone()),
             spools: spools.clone(),
         };
-        let config =
-            Config { data_dir: dir.to_owned(), agent: "web-1".into(), clock: Clock::system(), path: None, guard };
+        let config = Config {
+            data_dir: dir.to_owned(),
+            agent: "web-1".into(),
+            clock: Clock::system(),
+            path: None,
+            enforce,
+            guard,
+        };
         let (exec, events) = Exec::new(config, links).await.expect("exec starts");
         Self { dir: dir.to_owned(), exec, events, spools, controller, next: 1, _folder: None, stop }
     }
@@ -134,9 +160,9 @@ impl Bench {
 
     pub(crate) async fn over(&mut self) -> Over {
         loop {
-            if let ExecEvent::Ended { token, end, why, started, ended, result, next: _ } = self.event().await {
+            if let ExecEvent::Ended { token, end, why, started, ended, result, usage, next: _ } = self.event().await {
                 let why = why.as_deref().unwrap_or_default().to_owned();
-                return Over { token, end, why, started, ended, result };
+                return Over { token, end, why, started, ended, result, usage };
             }
         }
     }

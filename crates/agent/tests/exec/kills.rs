@@ -214,6 +214,9 @@ async fn nothing_outlives_an_agent_that_is_killed() {
     child.kill().expect("killed");
     child.wait().expect("reaped");
     wait_for("the guard's work", || pids.iter().all(|pid| !lives(*pid)).then_some(())).await;
+    let noted = crate::limits::noted(folder.path());
+    let _next = Bench::at(folder.path(), None, |_| {}).await;
+    assert!(noted.iter().all(|dir| !dir.exists()), "the next agent removes its cgroups: {noted:?}");
 }
 
 #[tokio::test]
@@ -224,7 +227,9 @@ async fn the_next_agent_sweeps_what_an_unguarded_one_left() {
     child.kill().expect("killed");
     child.wait().expect("reaped");
     assert!(pids.iter().all(|pid| lives(*pid)), "without a guard they live");
+    let noted = crate::limits::noted(folder.path());
     let bench = Bench::at(folder.path(), None, |_| {}).await;
+    assert!(noted.iter().all(|dir| !dir.exists()), "its cgroups are left: {noted:?}");
     let leftover = Leftover { token: Token(1), task: TaskId::new(JobId(5), 7), identity: None };
     let swept = tokio::time::timeout(LIMIT, bench.exec.sweep(&[leftover])).await.expect("in time");
     assert_eq!(swept, [Swept::Dead]);

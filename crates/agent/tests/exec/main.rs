@@ -4,5 +4,6 @@
 mod bench;
 mod ends;
 mod kills;
+mod limits;
 mod offers;
 mod output;

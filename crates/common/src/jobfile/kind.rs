@@ -6,6 +6,8 @@ use serde_json::{Map, Value as Json, json};
 #[derive(Clone, Debug)]
 pub(super) enum Kind {
     Text,
+    /// `true` or `false`.
+    Truth,
     /// Text that matches a pattern (ECMA 262).
     Pattern(&'static str),
     /// Whole numbers from, to.
@@ -62,6 +64,7 @@ impl Kind {
         match self {
             Kind::Text => json!({ "type": "string" }),
             Kind::Pattern(pattern) => json!({ "type": "string", "pattern": pattern }),
+            Kind::Truth => json!({ "type": "boolean" }),
             Kind::Integer(from, to) => json!({ "type": "integer", "minimum": from, "maximum": to }),
             Kind::Number(from, to) => json!({ "type": "number", "minimum": from, "maximum": to }),
             Kind::Words(words) => json!({ "enum": words }),

@@ -189,7 +189,25 @@ fn placement() -> Vec<Field<Draft>> {
             "Processors that one task takes; 0 for a join point.",
         )
         .or("1"),
-        field("memory", |d: &mut Draft, v: Bytes| d.own.memory = Some(v.0), "Memory that one task takes.").or("0"),
+        field(
+            "memory",
+            |d: &mut Draft, v: Bytes| d.own.memory = Some(v.0),
+            "Memory that one task takes, and the most that it gets: a task that needs more ends as `oom`. One that \
+             says nothing has no limit.",
+        )
+        .or("0"),
+        field(
+            "cpu_limit",
+            |d: &mut Draft, v: bool| d.spec.cpu_limit = v,
+            "Whether one task gets no more than `cpus`, even where processors are idle. Otherwise `cpus` is its share \
+             when others want them too.",
+        )
+        .or("false"),
+        field(
+            "pids",
+            |d: &mut Draft, v: Amount| d.spec.pids = Some(v.0),
+            "How many processes and threads one task may have at a time, at least 1. No limit, if it is not given.",
+        ),
         field("gpus", |d: &mut Draft, v: Amount| d.own.gpus = Some(v.0), "GPUs that one task takes.").or("0"),
         field(
             "resources",

@@ -47,6 +47,23 @@ pub(super) enum OnDisconnect {
     Continue,
 }
 
+impl Read for bool {
+    fn kind() -> Kind {
+        Kind::Truth
+    }
+
+    fn wants() -> String {
+        "`true` or `false`".to_owned()
+    }
+
+    fn read(reader: &mut Reader<'_>, node: &Node) -> Option<Self> {
+        match node.value {
+            Value::Bool(truth) => Some(truth),
+            _ => reader.mistyped(node, &Self::wants()),
+        }
+    }
+}
+
 /// The words of a command, as a list.
 pub(super) struct Argv(pub(super) Vec<String>);
 

@@ -1223,6 +1223,12 @@ pub struct TaskSpec {
     /// the lease holds.
     #[prost(uint64, optional, tag = "21")]
     pub max_disconnect_ms: ::core::option::Option<u64>,
+    /// It gets no more processor time than `request` says, even where processors are idle.
+    #[prost(bool, tag = "22")]
+    pub cpu_limit: bool,
+    /// How many processes and threads it may have at one time; none: no limit.
+    #[prost(uint64, optional, tag = "23")]
+    pub pids: ::core::option::Option<u64>,
     #[prost(oneof = "task_spec::Command", tags = "3, 4")]
     pub command: ::core::option::Option<task_spec::Command>,
     #[prost(oneof = "task_spec::Array", tags = "15, 16")]
@@ -1430,6 +1436,27 @@ pub struct Attempt {
     pub ended_us: u64,
     #[prost(message, optional, tag = "7")]
     pub end: ::core::option::Option<End>,
+    /// What it took; none: nobody counted.
+    #[prost(message, optional, tag = "8")]
+    pub usage: ::core::option::Option<Usage>,
+}
+/// What an attempt took, as the kernel of its machine counted it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Usage {
+    /// Bytes at the highest; 0: not known.
+    #[prost(uint64, tag = "1")]
+    pub memory_peak_bytes: u64,
+    #[prost(uint64, tag = "2")]
+    pub cpu_user_us: u64,
+    #[prost(uint64, tag = "3")]
+    pub cpu_system_us: u64,
+    #[prost(uint64, tag = "4")]
+    pub read_bytes: u64,
+    #[prost(uint64, tag = "5")]
+    pub written_bytes: u64,
+    /// Limits that the task asked for and was not held to, added: 1 memory, 2 processors, 4 processes.
+    #[prost(uint32, tag = "6")]
+    pub unenforced: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Task {
@@ -2054,6 +2081,9 @@ pub struct Ended {
     pub ended_us: u64,
     #[prost(message, optional, tag = "4")]
     pub result: ::core::option::Option<ResultPayload>,
+    /// What it took; none: nobody counted.
+    #[prost(message, optional, tag = "5")]
+    pub usage: ::core::option::Option<Usage>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ResultPayload {

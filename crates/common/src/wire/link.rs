@@ -41,11 +41,12 @@ pub fn offer_from_proto(offer: v1::Offer) -> Offer {
 pub fn report_to_proto(report: &Report) -> v1::Report {
     let what = match &report.what {
         What::Started { at } => v1::report::What::Started(v1::Started { at_us: at.0 }),
-        What::Ended { end, why, started, ended, result } => v1::report::What::Ended(v1::Ended {
+        What::Ended { end, why, started, ended, result, usage } => v1::report::What::Ended(v1::Ended {
             end: Some(work::end_to_proto(*end, why.as_deref())),
             started_us: started.0,
             ended_us: ended.0,
             result: result.as_ref().map(payload_to_proto),
+            usage: usage.as_ref().map(work::usage_to_proto),
         }),
         What::Returned { why } => v1::report::What::Returned(v1::Returned { reason: why.to_string() }),
     };
@@ -69,7 +70,8 @@ pub fn report_from_proto(report: v1::Report) -> Result<Report, Error> {
             let (end, why) = work::required_end(ended.end)?;
             let (started, ended_at) = (Timestamp(ended.started_us), Timestamp(ended.ended_us));
             let result = ended.result.map(payload_from_proto).transpose()?;
-            What::Ended { end, why, started, ended: ended_at, result }
+            let usage = ended.usage.map(work::usage_from_proto);
+            What::Ended { end, why, started, ended: ended_at, result, usage }
         }
         v1::report::What::Returned(returned) => What::Returned { why: returned.reason.into() },
     };

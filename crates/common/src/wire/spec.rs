@@ -83,6 +83,8 @@ pub(super) fn runnable_to_proto(task: &TaskSpec) -> v1::TaskSpec {
         grace_ms: millis(task.grace),
         output_limit_bytes: task.output_limit,
         max_disconnect_ms: task.max_disconnect.map(millis),
+        cpu_limit: task.cpu_limit,
+        pids: task.pids,
     }
 }
 
@@ -113,6 +115,8 @@ pub fn task_from_proto(task: v1::TaskSpec) -> Result<TaskSpec, Error> {
         stdin: task.stdin,
         tags: task.tags,
         output_limit: task.output_limit_bytes,
+        cpu_limit: task.cpu_limit,
+        pids: task.pids,
     })
 }
 

@@ -6,6 +6,7 @@ use muster_core::{
     id::{AgentId, Token},
     state::{Attempt, End, JobState, State, Tally, Task},
     time::Timestamp,
+    usage::{Amount, Unenforced, Usage},
 };
 
 use super::{Error, narrow, required, some_text, text, unknown_value};
@@ -55,6 +56,7 @@ pub fn attempt_to_proto(attempt: &Attempt) -> v1::Attempt {
         started_us: attempt.started.0,
         ended_us: attempt.ended.0,
         end: attempt.end.map(|end| end_to_proto(end, attempt.why.as_deref())),
+        usage: attempt.usage.as_ref().map(usage_to_proto),
     }
 }
 
@@ -74,7 +76,32 @@ pub fn attempt_from_proto(attempt: v1::Attempt) -> Result<Attempt, Error> {
         ended: Timestamp(attempt.ended_us),
         end,
         why,
+        usage: attempt.usage.map(usage_from_proto),
     })
+}
+
+/// What an attempt took, as the wire carries it.
+pub fn usage_to_proto(usage: &Usage) -> v1::Usage {
+    v1::Usage {
+        memory_peak_bytes: usage.memory_peak.get(),
+        cpu_user_us: usage.cpu_user_us.get(),
+        cpu_system_us: usage.cpu_system_us.get(),
+        read_bytes: usage.read_bytes.get(),
+        written_bytes: usage.written_bytes.get(),
+        unenforced: usage.unenforced.0.into(),
+    }
+}
+
+/// What an attempt took. Limits that this build does not know are left out.
+pub fn usage_from_proto(usage: v1::Usage) -> Usage {
+    Usage {
+        memory_peak: Amount::new(usage.memory_peak_bytes),
+        cpu_user_us: Amount::new(usage.cpu_user_us),
+        cpu_system_us: Amount::new(usage.cpu_system_us),
+        read_bytes: Amount::new(usage.read_bytes),
+        written_bytes: Amount::new(usage.written_bytes),
+        unenforced: Unenforced((usage.unenforced & 0xff) as u8),
+    }
 }
 
 /// How an attempt ended, and what a person should know about it, as the wire carries them.

@@ -109,7 +109,7 @@ impl Agent {
 
     fn ended(&self, seq: u64, token: Token, task: TaskId) -> Event {
         let (started, ended) = (Timestamp(1), Timestamp(2));
-        let what = What::Ended { end: End::Succeeded, why: None, started, ended, result: None };
+        let what = What::Ended { end: End::Succeeded, why: None, started, ended, result: None, usage: None };
         Event::Report { agent: self.id, session: self.session, report: Report { seq, token, task, what } }
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     spec::{OnLost, RetryPolicy, Role},
     state::{Attempt, End, State, Task},
     time::{Now, Timestamp},
+    usage::Usage,
 };
 
 /// Tokens are taken from the store in blocks, so that a lease costs no write of its own.
@@ -28,12 +29,14 @@ pub(super) struct Ending {
     pub(super) started: Timestamp,
     pub(super) ended: Timestamp,
     pub(super) result: Option<TaskResult>,
+    pub(super) usage: Option<Usage>,
 }
 
 impl Ending {
     /// The attempt is gone with its agent.
     pub(super) fn lost(now: Now, why: &str) -> Self {
-        Self { end: End::Lost, why: Some(Arc::from(why)), started: Timestamp(0), ended: now.wall, result: None }
+        let why = Some(Arc::from(why));
+        Self { end: End::Lost, why, started: Timestamp(0), ended: now.wall, result: None, usage: None }
     }
 }
 
@@ -70,6 +73,7 @@ impl Cluster {
                 ended: Timestamp(0),
                 end: None,
                 why: None,
+                usage: None,
             });
         });
         let Some(entry) = self.jobs.get_mut(&id.job).filter(|_| moved) else { return };
@@ -105,12 +109,13 @@ impl Cluster {
         let retry = u32::from(task.retries) + 1;
         let delay = backoff::delay(&spec.retry, id, retry);
         let retry_at = now.wall.after(delay);
-        let Ending { end, why, started, ended, result } = ending;
+        let Ending { end, why, started, ended, result, usage } = ending;
         let moved = self.move_task(id, to, |task| {
             if let Some(attempt) = task.attempt.as_mut() {
                 attempt.end = Some(end);
                 attempt.why = why;
                 attempt.ended = ended;
+                attempt.usage = usage;
                 if !started.is_never() {
                     attempt.started = started;
                 }

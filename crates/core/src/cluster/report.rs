@@ -29,6 +29,7 @@ impl Cluster {
         if self.is_current(agent, token, task) {
             self.believe(now, agent, token, task, what);
         } else {
+            self.free_stuck(agent, token, task, &what);
             self.keep_evidence(token, task, what);
         }
         self.step.effects.push(Effect::Acknowledge { agent, session, seq });
@@ -51,7 +52,7 @@ impl Cluster {
                     attempt.started = at;
                 }
             }),
-            What::Ended { end, why, started, ended, result } => {
+            What::Ended { end, why, started, ended, result, usage } => {
                 if let Some(agent) = self.agents.get_mut(&agent) {
                     if end == End::KillFailed {
                         // A3: what survives keeps its resources.
@@ -60,7 +61,7 @@ impl Cluster {
                         agent.drop_holding(token);
                     }
                 }
-                self.end_attempt(now, task, Ending { end, why, started, ended, result });
+                self.end_attempt(now, task, Ending { end, why, started, ended, result, usage });
             }
             What::Returned { .. } => {
                 if let Some(agent) = self.agents.get_mut(&agent) {
@@ -69,6 +70,15 @@ impl Cluster {
                 }
                 self.undo_lease(task);
             }
+        }
+    }
+
+    /// What survived the kill of an attempt that is over is dead at last: its room is free.
+    fn free_stuck(&mut self, agent: AgentId, token: Token, task: TaskId, what: &What) {
+        let What::Ended { end, .. } = what else { return };
+        let Some(agent) = self.agents.get_mut(&agent).filter(|agent| agent.is_stuck(token, task)) else { return };
+        if *end != End::KillFailed {
+            agent.drop_holding(token);
         }
     }
 

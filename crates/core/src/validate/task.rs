@@ -37,6 +37,13 @@ pub(super) fn check(task: &TaskSpec, at: &mut At<'_>) {
         );
     }
     request(&task.request, at);
+    at.expect(
+        "pids",
+        if task.pids == Some(0) { Err("is 0; a task has at least one process".to_owned()) } else { Ok(()) },
+    );
+    if task.cpu_limit && task.request.cpu_milli == 0 && task.command != Command::Empty {
+        at.add("cpu_limit", "limits to `cpus`, which is 0; give more, or leave it out");
+    }
     requires(&task.requires, at);
     if !Priority::RANGE.contains(&task.priority.0) {
         let (low, high) = (Priority::RANGE.start(), Priority::RANGE.end());

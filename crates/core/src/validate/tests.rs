@@ -100,6 +100,11 @@ const TASK_RULES: &[(BreakTask, &str)] = &[
         |t| t.stdin = Some(vec![0; MAX_STDIN + 1]),
         "tasks[0].stdin: has 1048577 bytes; at most 1048576 are accepted: keep more in a file that the task opens",
     ),
+    (|t| t.pids = Some(0), "tasks[0].pids: is 0; a task has at least one process"),
+    (
+        |t| (t.cpu_limit, t.request.cpu_milli) = (true, 0),
+        "tasks[0].cpu_limit: limits to `cpus`, which is 0; give more, or leave it out",
+    ),
     (|t| t.request.cpu_milli = u64::MAX, "tasks[0].cpus: 18446744073709551 is more than 1000000"),
     (|t| t.request.memory = 1 << 53, "tasks[0].memory: 9007199254740992 is more than 9007199254740991"),
     (

@@ -160,6 +160,20 @@ fn what_survives_a_kill_keeps_its_slot() {
 }
 
 #[test]
+fn what_survived_a_kill_gives_its_slot_back_when_it_is_reported_dead() {
+    let mut kit = Kit::new();
+    let host = kit.host(1);
+    let job = kit.submit(job([array("a", 2)]));
+    let lease = kit.round().remove(0);
+    kit.end(host, &lease, End::KillFailed);
+    kit.end(host, &lease, End::KillFailed);
+    assert!(kit.round().is_empty(), "said twice, it still lives");
+    kit.end(host, &lease, End::Lost);
+    assert_eq!(kit.state(job, 0), State::Failed, "T2: a final task never changes");
+    assert_eq!(kit.round().len(), 1);
+}
+
+#[test]
 fn an_agent_that_stops_gets_nothing_back_that_it_gave_back() {
     let mut kit = Kit::new();
     let host = kit.host(1);

@@ -127,7 +127,7 @@ fn every_late_end_is_kept_with_its_attempt_and_moves_nothing() {
             let before = kit.state(job, 0);
             for _ in 0..2 {
                 let (started, ended, why) = (Timestamp(1), Timestamp(2), why.map(Arc::from));
-                let what = What::Ended { end, why, started, ended, result: None };
+                let what = What::Ended { end, why, started, ended, result: None, usage: None };
                 kit.report(host, lease.token, lease.task, what).expect("it is acknowledged");
             }
             assert_eq!(kit.state(job, 0), before, "{end:?}");
@@ -159,7 +159,14 @@ fn a_report_over_an_older_connection_is_refused_and_not_acknowledged() {
     let (new, _) = kit.attach("one", crate::kit::cpus(1), &[lease.token]);
     assert!(kit.effects.iter().any(|effect| matches!(effect, Effect::Disconnect { .. })));
     kit.effects.clear();
-    let what = What::Ended { end: End::Succeeded, why: None, started: Timestamp(1), ended: Timestamp(2), result: None };
+    let what = What::Ended {
+        end: End::Succeeded,
+        why: None,
+        started: Timestamp(1),
+        ended: Timestamp(2),
+        result: None,
+        usage: None,
+    };
     let refused = kit.report(old, lease.token, lease.task, what);
     assert!(matches!(refused, Err(Refusal::StaleSession { .. })));
     assert!(kit.effects.is_empty());

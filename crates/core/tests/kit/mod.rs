@@ -145,7 +145,8 @@ impl Kit {
     }
 
     pub(crate) fn end_with(&mut self, host: Host, lease: &Lease, end: End, result: Option<TaskResult>) {
-        let what = What::Ended { end, why: None, started: self.now.wall, ended: self.now.wall.after(MS), result };
+        let what =
+            What::Ended { end, why: None, started: self.now.wall, ended: self.now.wall.after(MS), result, usage: None };
         self.report(host, lease.token, lease.task, what).expect("the report is taken");
     }
 

@@ -128,7 +128,8 @@ impl Processes for Attempts {
                 seen.runs[place].killed = end != End::Succeeded;
             }
             let (token, why, result, next) = (order.token, None, None, None);
-            let ended = ExecEvent::Ended { token, end, why, started: began, ended: clock.wall(), result, next };
+            let ended =
+                ExecEvent::Ended { token, end, why, started: began, ended: clock.wall(), result, usage: None, next };
             exec.send(ended).await.expect("the agent listens");
         });
     }

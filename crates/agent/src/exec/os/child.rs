@@ -6,11 +6,12 @@
 
 use std::{
     cell::UnsafeCell,
-    ffi::{c_char, c_int, c_void},
+    ffi::{CStr, c_char, c_int, c_void},
     io,
     mem::MaybeUninit,
     os::fd::{FromRawFd, OwnedFd, RawFd},
     ptr,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use nix::{
@@ -35,14 +36,23 @@ pub(super) struct Plan {
     pub(super) variables: *const *const c_char,
     /// What it gets as stdin, stdout and stderr; none of them is 0, 1 or 2.
     pub(super) standard: [RawFd; 3],
+    /// The cgroup of version 2 that it is made in; none: the one that we stand in.
+    pub(super) cgroup: Option<RawFd>,
+    /// Bytes of data that it may have (`RLIMIT_DATA`); none: as many as we.
+    pub(super) data_limit: Option<u64>,
 }
 
 /// What parent and child share.
 struct Shared<'a> {
     plan: &'a Plan,
+    /// It was not made in its cgroup and goes there itself.
+    enters: Option<RawFd>,
     /// Why it could not become the program; 0: it did.
     error: c_int,
 }
+
+/// The system call that makes a process inside a cgroup is not there (before Linux 5.7, or a filter forbids it).
+static CANNOT_BE_BORN_INSIDE: AtomicBool = AtomicBool::new(false);
 
 #[repr(align(16))]
 struct Stack([MaybeUninit<u8>; STACK]);
@@ -55,30 +65,14 @@ thread_local! {
 /// Starts a process as the leader of a new group, with no signal blocked, handled or ignored. Blocks until its program
 /// is loaded, or could not be.
 pub(super) fn start(plan: &Plan) -> io::Result<(Pid, OwnedFd)> {
-    let mut shared = Shared { plan, error: 0 };
+    let mut shared = Shared { plan, enters: None, error: 0 };
     let mut pidfd: RawFd = -1;
     let mut mask = SigSet::empty();
     // Until the child has dispositions of its own, our handlers would run in it, in our memory.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut mask))?;
-    let pid = OWN.with(|stack| {
-        // SAFETY: the stack belongs to this thread, which does not go on before the child has left it (CLONE_VFORK);
-        // `shared` and `pidfd` live in this frame; `enter` only makes system calls.
-        #[expect(unsafe_code, reason = "a process that shares our memory until it has its own")]
-        unsafe {
-            libc::clone(
-                enter,
-                (&raw mut (*stack.get()).0).cast::<u8>().add(STACK).cast(),
-                libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD,
-                (&raw mut shared).cast(),
-                &raw mut pidfd,
-            )
-        }
-    });
-    let failed = io::Error::last_os_error();
+    let made = OWN.with(|stack| make(stack.get(), &mut shared, &mut pidfd));
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
-    if pid < 0 {
-        return Err(failed);
-    }
+    let pid = made?;
     if pidfd < 0 {
         let _reaped = nix::sys::wait::waitpid(Pid::from_raw(pid), None);
         return Err(io::Error::other("this kernel gives no handles of processes; Linux 5.3 is the oldest that does"));
@@ -94,13 +88,137 @@ pub(super) fn start(plan: &Plan) -> io::Result<(Pid, OwnedFd)> {
     Ok((Pid::from_raw(pid), pidfd))
 }
 
+/// Makes the process, in its cgroup if this system can.
+fn make(stack: *mut Stack, shared: &mut Shared<'_>, pidfd: &mut RawFd) -> io::Result<c_int> {
+    if let Some(cgroup) = shared.plan.cgroup {
+        if !CANNOT_BE_BORN_INSIDE.load(Ordering::Relaxed) {
+            match inside::clone(cgroup, stack, shared, pidfd) {
+                Err(error) if inside::is_missing(&error) => CANNOT_BE_BORN_INSIDE.store(true, Ordering::Relaxed),
+                made => return made,
+            }
+        }
+        shared.enters = Some(cgroup);
+    }
+    // SAFETY: the stack belongs to this thread, which does not go on before the child has left it (CLONE_VFORK);
+    // `shared` and `pidfd` live in the caller's frame; `enter` only makes system calls.
+    #[expect(unsafe_code, reason = "a process that shares our memory until it has its own")]
+    let pid = unsafe {
+        libc::clone(
+            enter,
+            (&raw mut (*stack).0).cast::<u8>().add(STACK).cast(),
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD,
+            ptr::from_mut(shared).cast(),
+            ptr::from_mut(pidfd),
+        )
+    };
+    if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid) }
+}
+
+/// `clone3`, which the C library keeps to itself: it alone makes a process inside a cgroup.
+#[cfg(target_arch = "x86_64")]
+mod inside {
+    use std::{arch::asm, ffi::c_int, io, os::fd::RawFd, ptr};
+
+    use nix::{errno::Errno, libc};
+
+    use super::{STACK, Shared, Stack, enter};
+
+    /// `struct clone_args` as of Linux 5.7.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Arguments {
+        flags: u64,
+        pidfd: u64,
+        child_tid: u64,
+        parent_tid: u64,
+        exit_signal: u64,
+        stack: u64,
+        stack_size: u64,
+        tls: u64,
+        set_tid: u64,
+        set_tid_size: u64,
+        cgroup: u64,
+    }
+
+    const INTO_CGROUP: u64 = 0x2_0000_0000;
+
+    pub(super) fn clone(
+        cgroup: RawFd,
+        stack: *mut Stack,
+        shared: &mut Shared<'_>,
+        pidfd: &mut RawFd,
+    ) -> io::Result<c_int> {
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD;
+        let arguments = Arguments {
+            flags: u64::from(flags.unsigned_abs()) | INTO_CGROUP,
+            pidfd: ptr::from_mut(pidfd).addr() as u64,
+            exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
+            stack: stack.addr() as u64,
+            stack_size: STACK as u64,
+            cgroup: u64::from(cgroup.unsigned_abs()),
+            ..Arguments::default()
+        };
+        let result: isize;
+        // SAFETY: the arguments are what the call asks for, and as with `clone` the stack is this thread's, which does not
+        // go on before the child has left it. The child returns from the call on that stack, whose end is aligned to 16,
+        // and never comes back from `enter`; nothing of the parent's frame is touched by it.
+        #[expect(unsafe_code, reason = "a system call that returns twice, on two stacks")]
+        unsafe {
+            asm!(
+                "syscall",
+                "test rax, rax",
+                "jnz 2f",
+                "xor ebp, ebp",
+                "mov rdi, r12",
+                "call r13",
+                "ud2",
+                "2:",
+                inlateout("rax") libc::SYS_clone3 as isize => result,
+                in("rdi") &raw const arguments,
+                in("rsi") size_of::<Arguments>(),
+                in("r12") ptr::from_mut(shared),
+                in("r13") enter as extern "C" fn(*mut std::ffi::c_void) -> c_int,
+                lateout("rcx") _,
+                lateout("r11") _,
+            );
+        }
+        match i32::try_from(result) {
+            Ok(pid) if pid > 0 => Ok(pid),
+            Ok(error) => Err(io::Error::from_raw_os_error(-error)),
+            Err(_) => Err(io::ErrorKind::Other.into()),
+        }
+    }
+
+    /// Whether this system has no such call.
+    pub(super) fn is_missing(error: &io::Error) -> bool {
+        let missing = [Errno::ENOSYS, Errno::E2BIG, Errno::EINVAL, Errno::EPERM];
+        error.raw_os_error().is_some_and(|code| missing.contains(&Errno::from_raw(code)))
+    }
+}
+
+/// Nobody has tried it on other processors: there a process enters its cgroup before it becomes its program.
+#[cfg(not(target_arch = "x86_64"))]
+mod inside {
+    use std::{ffi::c_int, io, os::fd::RawFd};
+
+    use super::{Shared, Stack};
+
+    pub(super) fn clone(_: RawFd, _: *mut Stack, _: &mut Shared<'_>, _: &mut RawFd) -> io::Result<c_int> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn is_missing(_: &io::Error) -> bool {
+        true
+    }
+}
+
 /// In the child, on its own stack and in our memory.
 extern "C" fn enter(shared: *mut c_void) -> c_int {
     let shared = shared.cast::<Shared<'_>>();
     // SAFETY: the parent's frame, which waits for us; only calls that are safe in a signal handler (signal-safety(7)).
     #[expect(unsafe_code, reason = "system calls between clone and exec")]
     unsafe {
-        become_it((*shared).plan);
+        become_it((*shared).plan, (*shared).enters);
         (*shared).error = *libc::__errno_location();
         libc::_exit(NOT_LOADED)
     }
@@ -111,7 +229,7 @@ extern "C" fn enter(shared: *mut c_void) -> c_int {
 /// # Safety
 /// In a child that shares memory with a parent that waits, with all signals blocked.
 #[expect(unsafe_code, reason = "system calls between clone and exec")]
-unsafe fn become_it(plan: &Plan) {
+unsafe fn become_it(plan: &Plan, enters: Option<RawFd>) {
     // SAFETY: integers, and pointers that the plan promises to be good; the kernel checks the rest.
     unsafe {
         let mut default: libc::sigaction = std::mem::zeroed();
@@ -130,6 +248,20 @@ unsafe fn become_it(plan: &Plan) {
         }
         if libc::setpgid(0, 0) < 0 {
             return;
+        }
+        if let Some(cgroup) = enters {
+            const PROCS: &CStr = c"cgroup.procs";
+            let file = libc::openat(cgroup, PROCS.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+            // "0" is who writes it.
+            if file < 0 || libc::write(file, c"0".as_ptr().cast(), 1) != 1 {
+                return;
+            }
+        }
+        if let Some(bytes) = plan.data_limit {
+            let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+            if libc::setrlimit(libc::RLIMIT_DATA, &raw const limit) < 0 {
+                return;
+            }
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);

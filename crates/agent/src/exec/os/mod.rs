@@ -5,6 +5,8 @@
 #[cfg(unix)]
 mod child;
 #[cfg(unix)]
+mod contain;
+#[cfg(unix)]
 mod hunt;
 #[cfg(unix)]
 mod lookup;
@@ -19,14 +21,15 @@ mod windows;
 
 #[cfg(windows)]
 pub(crate) use windows::{
-    Fresh, Hunter, Leader, Program, base_environment, explain, find_program, guard_signals, is_shortage, kill_identity,
-    prepare_self, shell, spawn, sweep_blocking,
+    Confines, Fresh, Hunter, Leader, Program, base_environment, end_members, explain, find_program, guard_signals,
+    is_shortage, kill_identity, prepare_self, shell, spawn, sweep_blocking, terminate_members,
 };
 #[cfg(unix)]
 pub(crate) use {
+    contain::{end_members, kill_members, terminate_members},
     hunt::{Hunter, sweep_blocking},
     lookup::{explain, find_program, is_shortage, shell},
-    start::Program,
+    start::{Confines, Program},
     unix::{Fresh, Leader, base_environment, guard_signals, kill_identity, prepare_self, spawn},
 };
 
@@ -59,6 +62,17 @@ pub(crate) enum Status {
     Exit(i32),
     #[cfg_attr(windows, expect(dead_code, reason = "processes end by codes alone there"))]
     Signal(i32),
+}
+
+/// What a process and those that it waited for took, as its parent hears.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Spent {
+    /// Bytes of the largest of them; 0: not known.
+    pub(crate) memory_peak: u64,
+    pub(crate) user_us: u64,
+    pub(crate) system_us: u64,
+    pub(crate) read_bytes: u64,
+    pub(crate) written_bytes: u64,
 }
 
 /// A process that should be dead and is not.

@@ -20,6 +20,7 @@ use std::{
 use nix::unistd::Pid;
 
 use super::child::{self, Plan};
+use crate::cgroup::Place;
 
 /// An empty stdin, opened once.
 static NOTHING: LazyLock<io::Result<File>> = LazyLock::new(|| File::open("/dev/null"));
@@ -42,6 +43,16 @@ pub(super) struct Standard<'a> {
     pub(super) stdin: Option<BorrowedFd<'a>>,
     pub(super) stdout: BorrowedFd<'a>,
     pub(super) stderr: BorrowedFd<'a>,
+}
+
+/// What holds a process from its first instruction on.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Confines<'a> {
+    /// Its cgroups; none: there are none here.
+    pub(crate) place: Option<&'a Place>,
+    /// Without cgroups: bytes of data that each of its processes may have. Not of address space, which many programs
+    /// take far more of than they use.
+    pub(crate) data_limit: Option<u64>,
 }
 
 impl Program {
@@ -123,7 +134,7 @@ impl Program {
 
     /// Starts it as the leader of a new process group, with its signals as the system has them. Blocks until the program
     /// is loaded, or could not be.
-    pub(super) fn start(&self, standard: &Standard<'_>) -> io::Result<(Pid, OwnedFd)> {
+    pub(super) fn start(&self, standard: &Standard<'_>, confines: Confines<'_>) -> io::Result<(Pid, OwnedFd)> {
         if self.has_zero {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -137,6 +148,8 @@ impl Program {
             arguments: arguments.as_ptr(),
             variables: variables.as_ptr(),
             standard: [stdin, standard.stdout.as_raw_fd(), standard.stderr.as_raw_fd()],
+            cgroup: confines.place.and_then(|place| place.slot()?.v2()).map(|folder| folder.as_raw_fd()),
+            data_limit: confines.data_limit,
         })
     }
 }

@@ -1,8 +1,10 @@
 //! Linux: starts a process in a group of its own, watches it through a pidfd, signals and reaps it.
 
 use std::{
+    collections::BTreeSet,
     ffi::{OsStr, OsString},
     io,
+    mem::MaybeUninit,
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
         unix::process::ExitStatusExt,
@@ -18,7 +20,10 @@ use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::signal::{Signal, killpg},
+    sys::{
+        resource::{UsageWho, getrusage},
+        signal::{Signal, killpg},
+    },
     unistd::{Pid, Uid, User},
 };
 use tokio::{
@@ -27,9 +32,9 @@ use tokio::{
 };
 
 use super::{
-    Hunter, Input, Output, Running, Status, Survivor,
+    Hunter, Input, Output, Running, Spent, Status, Survivor,
     proc::Stat,
-    start::{Program, Standard},
+    start::{Confines, Program, Standard},
 };
 use crate::{
     exec::ProcessIdentity,
@@ -65,11 +70,13 @@ struct Process {
     pid: Pid,
     /// Set when it is reaped.
     status: Option<Status>,
+    /// With `status`.
+    spent: Option<Spent>,
 }
 
 /// Starts `program` with pipes for its output, and for its stdin if `feeds`. Blocks until the
 /// program runs or could not be started.
-pub(crate) fn spawn(program: &Program, feeds: bool) -> io::Result<Fresh> {
+pub(crate) fn spawn(program: &Program, feeds: bool, confines: Confines<'_>) -> io::Result<Fresh> {
     let (stdout, task_stdout) = std::io::pipe()?;
     let (stderr, task_stderr) = std::io::pipe()?;
     let (task_stdin, stdin) = if feeds { std::io::pipe().map(|(r, w)| (Some(r), Some(w)))? } else { (None, None) };
@@ -78,9 +85,9 @@ pub(crate) fn spawn(program: &Program, feeds: bool) -> io::Result<Fresh> {
         stdout: task_stdout.as_fd(),
         stderr: task_stderr.as_fd(),
     };
-    let (pid, pidfd) = program.start(&standard)?;
+    let (pid, pidfd) = program.start(&standard, confines)?;
     // From here on, dropping it kills it.
-    let process = Process { pid, status: None };
+    let process = Process { pid, status: None, spent: None };
     let (stdin, stdout, stderr) = (stdin.map(OwnedFd::from), OwnedFd::from(stdout), OwnedFd::from(stderr));
     // Our ends do not block; the task's are other open files and do, as programs expect.
     for pipe in [&stdout, &stderr].into_iter().chain(&stdin) {
@@ -117,6 +124,11 @@ impl Fresh {
             }
         }
         self.process.reap().filter(|_| self.process.was_alone())
+    }
+
+    /// What it took, once it is reaped.
+    pub(crate) fn spent(&self) -> Option<Spent> {
+        self.process.spent
     }
 
     /// Has the runtime watch it; must be called inside one.
@@ -169,6 +181,11 @@ impl Leader {
         hunter.hunt(token, leader, limit).await
     }
 
+    /// What it took, once it is reaped.
+    pub(crate) fn spent(&self) -> Option<Spent> {
+        self.process.spent
+    }
+
     /// How it ended; none: it has not. Its number may belong to somebody else afterwards.
     pub(crate) fn reap(&mut self) -> Option<Status> {
         self.process.reap()
@@ -193,16 +210,21 @@ impl Process {
     /// Asked again, it says the same.
     fn reap(&mut self) -> Option<Status> {
         if self.status.is_none() {
-            let mut raw = 0;
-            // SAFETY: writes one integer that lives here. nix cannot tell of real-time signals.
+            let (mut raw, mut usage) = (0, MaybeUninit::<libc::rusage>::zeroed());
+            // SAFETY: writes an integer and a structure of integers that live here, for which zeroes are values too. nix
+            // cannot tell of real-time signals.
             #[expect(unsafe_code, reason = "a system call")]
-            let pid = unsafe { libc::waitpid(self.pid.as_raw(), &raw mut raw, libc::WNOHANG) };
+            let (pid, usage) = unsafe {
+                let pid = libc::wait4(self.pid.as_raw(), &raw mut raw, libc::WNOHANG, usage.as_mut_ptr());
+                (pid, usage.assume_init())
+            };
             let status = ExitStatus::from_raw(raw);
             self.status = match (pid == self.pid.as_raw(), status.code(), status.signal()) {
                 (true, Some(code), _) => Some(Status::Exit(code)),
                 (true, None, Some(signal)) => Some(Status::Signal(signal)),
                 _ => None,
             };
+            self.spent = self.status.is_some().then(|| spent(&usage));
         }
         self.status
     }
@@ -215,6 +237,24 @@ impl Drop for Process {
             self.signal(Signal::SIGKILL);
             let _not_yet = self.reap();
         }
+    }
+}
+
+/// The kernel counts blocks of this size, whatever a disk has (`man 2 getrusage`).
+const BLOCK: u64 = 512;
+
+fn spent(usage: &libc::rusage) -> Spent {
+    let count = |n: i64| u64::try_from(n).unwrap_or(0);
+    let us = |time: libc::timeval| count(time.tv_sec) * 1_000_000 + count(time.tv_usec);
+    let own = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |own| own.max_rss());
+    // It was in our memory until it had its own, and the kernel counts that: what is not more tells nothing.
+    let memory_peak = if usage.ru_maxrss > own { count(usage.ru_maxrss) * 1024 } else { 0 };
+    Spent {
+        memory_peak,
+        user_us: us(usage.ru_utime),
+        system_us: us(usage.ru_stime),
+        read_bytes: count(usage.ru_inblock) * BLOCK,
+        written_bytes: count(usage.ru_oublock) * BLOCK,
     }
 }
 
@@ -239,17 +279,31 @@ pub(super) fn kill_exactly(pid: i32, start: u64) {
     if Stat::read(pid).is_none_or(|stat| stat.start != start) {
         return;
     }
+    send(&handle, Signal::SIGKILL);
+}
+
+fn send(handle: &OwnedFd, signal: Signal) {
     // SAFETY: the descriptor is open; a null siginfo means the same as kill(2).
     #[expect(unsafe_code, reason = "nix has no pidfd_send_signal")]
     let _gone = unsafe {
         libc::syscall(
             libc::SYS_pidfd_send_signal,
             handle.as_raw_fd(),
-            libc::SIGKILL,
+            signal as libc::c_int,
             std::ptr::null::<libc::siginfo_t>(),
             0,
         )
     };
+}
+
+/// `signal` to all whom `members` names twice: who is still named when there is a handle is who the handle is of, or
+/// another member with the same number.
+pub(super) fn signal_members(members: &dyn Fn() -> BTreeSet<i32>, signal: Signal) {
+    let handles: Vec<_> = members().into_iter().filter_map(|pid| Some((pid, open_pidfd(pid).ok()?))).collect();
+    let still = members();
+    for (_, handle) in handles.iter().filter(|(pid, _)| still.contains(pid)) {
+        send(handle, signal);
+    }
 }
 
 /// Whether the process of `identity` lives; kills it if so. For leftovers of an earlier agent.

@@ -38,8 +38,9 @@ use windows_sys::Win32::{
     },
 };
 
-use super::{Input, IsLive, Output, Running, Status, Survivor};
+use super::{Input, IsLive, Output, Running, Spent, Status, Survivor};
 use crate::{
+    cgroup::{Place, Slot},
     exec::ProcessIdentity,
     logs::{Scratch, Stream},
 };
@@ -116,6 +117,24 @@ impl Program {
     }
 }
 
+/// What holds a process; nothing does here but its job.
+#[derive(Clone, Copy, Default)]
+#[expect(dead_code, reason = "there is nothing here yet that a process could be held to")]
+pub(crate) struct Confines<'a> {
+    pub(crate) place: Option<&'a Place>,
+    pub(crate) data_limit: Option<u64>,
+}
+
+/// There are no control groups here.
+pub(crate) fn terminate_members(slot: &Slot) {
+    match *slot {}
+}
+
+/// There are no control groups here.
+pub(crate) async fn end_members(slot: &Slot, _clock: Clock, _limit: Duration) -> Vec<Survivor> {
+    match *slot {}
+}
+
 /// A process that was just started.
 pub(crate) struct Fresh(Running);
 
@@ -130,6 +149,11 @@ impl Fresh {
         None
     }
 
+    /// Nobody counts here yet.
+    pub(crate) fn spent(&self) -> Option<Spent> {
+        None
+    }
+
     /// It is watched already.
     pub(crate) fn watch(self) -> io::Result<Running> {
         Ok(self.0)
@@ -138,7 +162,7 @@ impl Fresh {
 
 /// Starts `program` with pipes for its output, and for its stdin if `feeds`. Suspended until it is
 /// in its job, so that nothing of it can escape. Must be called inside a tokio runtime.
-pub(crate) fn spawn(program: &Program, feeds: bool) -> io::Result<Fresh> {
+pub(crate) fn spawn(program: &Program, feeds: bool, _confines: Confines<'_>) -> io::Result<Fresh> {
     let mut command = program.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     command
         .creation_flags(CREATE_SUSPENDED | CREATE_NEW_PROCESS_GROUP)
@@ -203,6 +227,11 @@ impl Leader {
             Ok(()) => Vec::new(),
             Err(_) => vec![Survivor { pid: self.pid, name: format!("{} in its job", self.job.living()) }],
         }
+    }
+
+    /// Nobody counts here yet.
+    pub(crate) fn spent(&self) -> Option<Spent> {
+        None
     }
 
     /// How it ended; none: it has not.
@@ -326,6 +355,12 @@ impl Hunter {
     /// What earlier agents started ended with their handles.
     pub(crate) async fn hunt_instances(&self, _cookies: Vec<Arc<str>>, _limit: Duration) -> Vec<Survivor> {
         Vec::new()
+    }
+
+    /// An attempt that outlived the end of its job. Its handle is closed, so nobody can tell what became of it: it counts as
+    /// alive until the agent starts anew (A3).
+    pub(crate) async fn hunt(&self, _token: Token, _leader: Option<i32>, _limit: Duration) -> Vec<Survivor> {
+        vec![Survivor { pid: 0, name: "what its job left".to_owned() }]
     }
 
     /// Nothing outlives its job.

@@ -45,7 +45,7 @@ fn the_schema_is_one_and_accepts_every_example() {
 }
 
 /// Every key of a task, and values that it does not take.
-const TASK_KEYS: &str = "run shell env cwd stdin stdin_file output_limit cpus memory gpus resources requires priority \
+const TASK_KEYS: &str = "run shell env cwd stdin stdin_file output_limit cpus memory cpu_limit pids gpus resources requires priority \
                          start_at timeout grace retries on_lost on_disconnect max_disconnect tags after array role name";
 
 fn bad_values() -> Vec<(&'static str, Value)> {
@@ -57,6 +57,8 @@ fn bad_values() -> Vec<(&'static str, Value)> {
         ("cpus", json!(-1)),
         ("memory", json!("2G")),
         ("memory", json!(-1)),
+        ("cpu_limit", json!(1)),
+        ("pids", json!("many")),
         ("gpus", json!(0.5)),
         ("priority", json!("urgent")),
         ("priority", json!(1001)),
@@ -95,7 +97,8 @@ fn what_one_refuses_the_other_refuses() {
         vec![("/name".to_owned(), json!(5)), ("/nmae".to_owned(), json!("x")), ("/tasks".to_owned(), json!("x"))];
     for key in TASK_KEYS.split(' ') {
         for value in [Value::Null, json!(true), json!([[]]), other.clone(), json!([null])] {
-            let is_free = matches!((key, &value), ("env" | "resources", Value::Object(_)));
+            let is_free =
+                matches!((key, &value), ("env" | "resources", Value::Object(_)) | ("cpu_limit", Value::Bool(_)));
             if !is_free {
                 refused.push((format!("{t}/{key}"), value));
             }

@@ -11,7 +11,7 @@ use muster_core::{
 };
 use proptest::{option, prelude::*};
 
-use super::{super::link::*, arcs, ends, offers, results, times, why};
+use super::{super::link::*, arcs, ends, offers, results, times, usages, why};
 use crate::proto::v1;
 
 fn job(id: u64) -> Arc<Job> {
@@ -107,10 +107,17 @@ fn a_report_that_cannot_be_is_refused_with_its_place() {
 }
 
 fn reports() -> impl Strategy<Value = Report> {
-    let ended = (ends(), why(), times(), times(), option::of(results()));
+    let ended = (ends(), why(), times(), times(), option::of(results()), usages());
     let what = prop_oneof![
         times().prop_map(|at| What::Started { at }),
-        ended.prop_map(|(end, why, started, ended, result)| What::Ended { end, why, started, ended, result }),
+        ended.prop_map(|(end, why, started, ended, result, usage)| What::Ended {
+            end,
+            why,
+            started,
+            ended,
+            result,
+            usage,
+        }),
         arcs().prop_map(|why| What::Returned { why }),
     ];
     (any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>(), what).prop_map(|(seq, token, job, index, what)| Report {

@@ -15,6 +15,7 @@ use muster_core::{
     spec::{After, Array, Command, JobSpec, LabelRule, On, OnLost, Priority, Requires, RetryPolicy, Role, TaskSpec},
     state::{Attempt, Chunk, End, State, Task},
     time::Timestamp,
+    usage::{Amount, Unenforced, Usage},
 };
 use proptest::{
     collection::{btree_map, vec},
@@ -125,11 +126,12 @@ fn tasks_specs() -> impl Strategy<Value = TaskSpec> {
         durations(),
         option::of(any::<u64>()),
         option::of(durations()),
+        (any::<bool>(), option::of(any::<u64>())),
     );
     (who, needs, rest).prop_map(|(who, needs, rest)| {
         let (name, role, command, env, cwd, stdin) = who;
         let (request, (os, arch, labels), priority, timeout, retry, start_at) = needs;
-        let (after, array, on_lost, tags, grace, output_limit, max_disconnect) = rest;
+        let (after, array, on_lost, tags, grace, output_limit, max_disconnect, (cpu_limit, pids)) = rest;
         TaskSpec {
             name,
             role,
@@ -150,6 +152,8 @@ fn tasks_specs() -> impl Strategy<Value = TaskSpec> {
             tags,
             grace,
             output_limit,
+            cpu_limit,
+            pids,
         }
     })
 }
@@ -174,12 +178,21 @@ fn ends() -> impl Strategy<Value = End> {
     ]
 }
 
+fn usages() -> impl Strategy<Value = Option<Usage>> {
+    let counts = any::<[u64; 5]>().prop_map(|counts| counts.map(Amount::new));
+    option::of((counts, any::<u8>()).prop_map(|(counts, unenforced)| {
+        let [memory_peak, cpu_user_us, cpu_system_us, read_bytes, written_bytes] = counts;
+        let unenforced = Unenforced(unenforced);
+        Usage { memory_peak, cpu_user_us, cpu_system_us, read_bytes, written_bytes, unenforced }
+    }))
+}
+
 fn attempts() -> impl Strategy<Value = Attempt> {
     let end = option::of((ends(), why()));
-    (any::<u32>(), any::<u64>(), any::<u64>(), times(), times(), times(), end).prop_map(
-        |(number, token, agent, leased, started, ended, end)| {
+    (any::<u32>(), any::<u64>(), any::<u64>(), times(), times(), times(), end, usages()).prop_map(
+        |(number, token, agent, leased, started, ended, end, usage)| {
             let (end, why) = end.map_or((None, None), |(end, why)| (Some(end), why));
-            Attempt { number, token: Token(token), agent: AgentId(agent), leased, started, ended, end, why }
+            Attempt { number, token: Token(token), agent: AgentId(agent), leased, started, ended, end, why, usage }
         },
     )
 }

@@ -135,6 +135,8 @@ fn sample_job(id: JobId) -> Job {
         tags: vec!["slow".to_owned()],
         grace: Duration::from_secs(5),
         output_limit: Some(4096),
+        cpu_limit: false,
+        pids: None,
     };
     let items = Some(Array::Items(Arc::new(["x".to_owned(), String::new()])));
     let second = TaskSpec {
@@ -170,6 +172,7 @@ fn sample_chunk() -> Chunk {
         ended: Timestamp(1_700_000_000_000_200),
         end,
         why: why.map(Arc::from),
+        usage: None,
     };
     let running = Task {
         stopping: true,

@@ -1,0 +1,129 @@
+//! A system without control groups: nothing is held to limits, and attempts say so.
+
+mod report;
+
+use std::{path::Path, time::Duration};
+
+use muster_core::{spec::TaskSpec, usage::Unenforced};
+
+pub use self::report::Enforce;
+use self::report::Report;
+
+/// Limits cannot be enforced as the operator demands.
+#[derive(Debug, thiserror::Error)]
+#[error("limits must be enforced here (`enforce = \"required\"`), and cannot be: {0}")]
+pub struct Error(String);
+
+/// See the other side.
+#[derive(Clone, Debug)]
+pub(crate) struct Groups(Enforce, Report);
+
+/// There is none.
+#[derive(Debug)]
+pub(crate) enum Place {}
+
+/// There is none.
+#[derive(Debug)]
+pub(crate) enum Slot {}
+
+/// What an attempt asks to be held to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) memory: Option<u64>,
+    cpu: bool,
+    pids: Option<u64>,
+}
+
+/// See the other side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) cpu_us: u64,
+    pub(crate) user_us: u64,
+    pub(crate) system_us: u64,
+    pub(crate) memory_peak: u64,
+}
+
+impl Limits {
+    pub(crate) fn of(spec: &TaskSpec) -> Self {
+        Self { memory: Some(spec.request.memory).filter(|bytes| *bytes > 0), cpu: spec.cpu_limit, pids: spec.pids }
+    }
+}
+
+impl Groups {
+    pub(crate) fn open(enforce: Enforce, _instance: &str, _run: &Path) -> Result<Self, Error> {
+        let report = Report::nothing("this system has no control groups");
+        match report.missing().filter(|_| enforce == Enforce::Required) {
+            Some(missing) => Err(Error(missing)),
+            None => Ok(Self(enforce, report)),
+        }
+    }
+
+    pub(crate) fn report(&self) -> String {
+        self.1.to_string()
+    }
+
+    pub(crate) fn unenforced(&self) -> Unenforced {
+        self.1.unenforced()
+    }
+
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.0 != Enforce::Off
+    }
+
+    pub(crate) fn prepare(&self, _limits: &Limits) -> Option<Place> {
+        None
+    }
+
+    pub(crate) fn close(&self, _limit: Duration) {}
+}
+
+impl Place {
+    pub(crate) fn slot(&self) -> Option<&Slot> {
+        match *self {}
+    }
+
+    pub(crate) fn is_strict(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn leave(&mut self) {
+        match *self {}
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        match *self {}
+    }
+
+    pub(crate) fn oom_kills(&self) -> u64 {
+        match *self {}
+    }
+
+    pub(crate) fn memory_limit(&self) -> Option<u64> {
+        match *self {}
+    }
+
+    pub(crate) fn kills_one_by_one(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn end(self, _counts: &Counts) {
+        match self {}
+    }
+}
+
+impl Slot {
+    pub(crate) fn is_empty(&self) -> bool {
+        match *self {}
+    }
+}
+
+/// Limits of `limits` that are not enforced where `missing` is.
+pub(crate) fn unenforced(limits: &Limits, missing: Unenforced) -> Unenforced {
+    let asked = [
+        (limits.memory.is_some(), Unenforced::MEMORY),
+        (limits.cpu, Unenforced::CPU),
+        (limits.pids.is_some(), Unenforced::PIDS),
+    ];
+    let both = asked.into_iter().filter(|(is_asked, one)| *is_asked && missing.has(*one));
+    both.fold(Unenforced::default(), |all, (_, one)| all.and(one))
+}

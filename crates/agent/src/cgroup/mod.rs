@@ -1,0 +1,305 @@
+//! Control groups: every attempt runs in some of its own from its first instruction, with its limits, and is counted.
+//!
+//! A cgroup serves many attempts, one after another, since making one, and moving a process into one, cost more than a
+//! short task does. In a v2 tree a process is made inside (`clone3`); in trees of version 1 a child stands where the
+//! *thread* stood that made it, so each starter's thread sits in cgroups that it shares with one attempt at a time, and
+//! leaves them to one that lasts.
+
+mod ground;
+mod report;
+mod slot;
+mod sweep;
+mod trees;
+
+use std::{
+    cell::RefCell,
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use muster_core::usage::Unenforced;
+use tracing::warn;
+
+pub use self::report::Enforce;
+pub(crate) use self::slot::{Counts, Limits, Slot};
+use self::{
+    ground::Ground,
+    report::Report,
+    trees::{Controller, Version},
+};
+
+/// Empty cgroups that are kept for the next attempts.
+const SPARE_MAX: usize = 64;
+
+/// Cgroups cannot be used as the operator demands.
+#[derive(Debug, thiserror::Error)]
+#[error("limits must be enforced here (`enforce = \"required\"`), and cannot be: {0}")]
+pub struct Error(String);
+
+/// All cgroups of this agent; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Groups(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    ground: Arc<Ground>,
+    enforce: Enforce,
+    report: Report,
+    made: AtomicU64,
+    spare: Mutex<Vec<Slot>>,
+    /// Where our folders are noted for the next agent.
+    noted: PathBuf,
+}
+
+thread_local! {
+    /// The cgroups in which this starter's thread sits; those of version 2 wait for the next attempt.
+    static SEAT: RefCell<Option<Slot>> = const { RefCell::new(None) };
+}
+
+/// An attempt's cgroups, from before its process is started to its proven end.
+#[derive(Debug)]
+pub(crate) struct Place {
+    groups: Groups,
+    /// Always there but while it is handed on.
+    slot: Option<Slot>,
+    limits: Limits,
+    from: Counts,
+    /// This thread still sits in it.
+    is_shared: bool,
+}
+
+impl Groups {
+    /// Takes what this machine has. `instance` names our folders, and `run` is where they are noted. Ends and removes
+    /// what an earlier agent left in its own.
+    pub(crate) fn open(enforce: Enforce, instance: &str, run: &Path) -> Result<Self, Error> {
+        let noted = run.join("cgroups");
+        let earlier = ground::earlier(&noted);
+        let (left, _) = sweep::clear(&earlier, sweep::LIMIT);
+        if !left.is_empty() {
+            warn!(cgroups = ?left, "cgroups of an earlier agent cannot be emptied; they are tried again at the next start");
+        }
+        let (ground, report) = match enforce {
+            Enforce::Off => (Ground::default(), Report::nothing("the configuration says so")),
+            Enforce::Auto | Enforce::Required => match trees::read() {
+                Ok(trees) => ground::take(&trees, &format!("{}{instance}", ground::PREFIX)),
+                Err(error) => (Ground::default(), Report::nothing(&format!("/proc cannot be read: {error}"))),
+            },
+        };
+        ground::note(&noted, &left, &ground);
+        let inner = Inner {
+            ground: Arc::new(ground),
+            enforce,
+            report,
+            made: AtomicU64::new(0),
+            spare: Mutex::default(),
+            noted,
+        };
+        let groups = Self(Arc::new(inner));
+        match groups.0.report.missing().filter(|_| enforce == Enforce::Required) {
+            Some(missing) => {
+                groups.close(Duration::ZERO);
+                Err(Error(missing))
+            }
+            None => Ok(groups),
+        }
+    }
+
+    /// What is enforced here, and what not and why.
+    pub(crate) fn report(&self) -> String {
+        self.0.report.to_string()
+    }
+
+    /// Limits that are not.
+    pub(crate) fn unenforced(&self) -> Unenforced {
+        self.0.report.unenforced()
+    }
+
+    /// Whether the operator wants limits at all.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.0.enforce != Enforce::Off
+    }
+
+    /// Makes ready what the next process of this thread runs in; none: there are no cgroups here.
+    pub(crate) fn prepare(&self, limits: &Limits) -> Option<Place> {
+        if self.0.ground.bases.is_empty() {
+            return None;
+        }
+        let mut tries = 0;
+        loop {
+            let found = self.seat().and_then(|mut slot| match slot.hold_to(&self.at_first(limits)) {
+                Ok(()) => Ok(slot),
+                Err(error) => {
+                    self.discard(slot);
+                    Err(error)
+                }
+            });
+            match found {
+                Ok(slot) => {
+                    let from = slot.begin();
+                    let is_shared = self.0.ground.has_v1();
+                    return Some(Place { groups: self.clone(), slot: Some(slot), limits: *limits, from, is_shared });
+                }
+                // What lay in the cgroup did not fit into the limit: a new one has nothing in it.
+                Err(_) if tries == 0 => tries += 1,
+                Err(error) => {
+                    warn!(%error, "an attempt starts without its cgroup");
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Limits while this thread shares the cgroup: it counts as one process more, and must never be held up itself.
+    fn at_first(&self, limits: &Limits) -> Limits {
+        if !self.0.ground.has_v1() {
+            return *limits;
+        }
+        Limits { cpu_milli: None, pids: limits.pids.map(|pids| pids.saturating_add(1)), ..*limits }
+    }
+
+    /// The cgroups of this thread.
+    fn seat(&self) -> io::Result<Slot> {
+        if let Some(slot) = SEAT.take() {
+            return Ok(slot);
+        }
+        let slot = self.take()?;
+        match slot.enter() {
+            Ok(()) => Ok(slot),
+            Err(error) => {
+                self.discard(slot);
+                Err(error)
+            }
+        }
+    }
+
+    fn take(&self) -> io::Result<Slot> {
+        let spare = self.0.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match spare {
+            Some(mut slot) => {
+                slot.open();
+                Ok(slot)
+            }
+            None => Slot::make(&self.0.ground, self.0.made.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    /// This thread, if it sits there, leaves first.
+    fn discard(&self, slot: Slot) {
+        let _elsewhere = Slot::step_out(&self.0.ground);
+        // Who still stands in it is found when all is removed.
+        let _stays = slot.remove();
+    }
+
+    /// Takes back the cgroups of an attempt of which nothing is left.
+    fn put(&self, slot: Slot, counts: &Counts) {
+        let mut spare = self.0.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < SPARE_MAX && slot.is_clean(counts) {
+            spare.push(slot);
+        } else {
+            drop(spare);
+            let _stays = slot.remove();
+        }
+    }
+
+    /// Removes all of it when nobody needs it any more. Blocks for at most `limit` while somebody is still there.
+    pub(crate) fn close(&self, limit: Duration) {
+        self.0.spare.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let dirs: Vec<PathBuf> = self.0.ground.bases.iter().map(|base| base.dir.clone()).collect();
+        let left = sweep::remove(&dirs, limit);
+        let keep: Vec<PathBuf> = ground::earlier(&self.0.noted).into_iter().filter(|dir| !dirs.contains(dir)).collect();
+        let keep: String = keep.iter().chain(&left).map(|dir| format!("{}\n", dir.display())).collect();
+        ground::write(&self.0.noted, &keep);
+    }
+}
+
+impl Place {
+    /// Its cgroups.
+    pub(crate) fn slot(&self) -> Option<&Slot> {
+        self.slot.as_ref()
+    }
+
+    /// Whether it must be left to its attempt at once, since its thread must not be held to its limits.
+    pub(crate) fn is_strict(&self) -> bool {
+        self.is_shared && self.limits.cpu_milli.is_some()
+    }
+
+    /// The attempt lasts: this thread leaves it alone with its cgroups.
+    pub(crate) fn leave(&mut self) {
+        if !std::mem::take(&mut self.is_shared) {
+            return self.slot.iter_mut().for_each(Slot::close_files);
+        }
+        let next = self.groups.take().and_then(|slot| slot.enter().map(|()| slot));
+        match next {
+            Ok(slot) => SEAT.set(Some(slot)),
+            Err(error) => {
+                let out = Slot::step_out(&self.groups.0.ground);
+                warn!(%error, ?out, "no cgroup for the next attempt of a thread");
+            }
+        }
+        if let Some(slot) = &mut self.slot {
+            if let Err(error) = slot.hold_to(&self.limits) {
+                warn!(%error, "an attempt is not held to all of its limits");
+            }
+            slot.close_files();
+        }
+    }
+
+    /// What was counted since it began.
+    pub(crate) fn counts(&self) -> Counts {
+        let now = self.slot.as_ref().map(Slot::counts).unwrap_or_default();
+        let from = &self.from;
+        Counts {
+            cpu_us: now.cpu_us.saturating_sub(from.cpu_us),
+            user_us: now.user_us.saturating_sub(from.user_us),
+            system_us: now.system_us.saturating_sub(from.system_us),
+            oom_kills: now.oom_kills.saturating_sub(from.oom_kills),
+            ..now
+        }
+    }
+
+    /// Processes of the attempt that were killed for want of memory.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        self.slot.as_ref().map_or(0, Slot::oom_kills).saturating_sub(self.from.oom_kills)
+    }
+
+    /// The limit of memory, if it has one.
+    pub(crate) fn memory_limit(&self) -> Option<u64> {
+        self.limits.memory
+    }
+
+    /// Whether the kernel kills only one process for want of memory and leaves the rest: version 1, with a limit.
+    pub(crate) fn kills_one_by_one(&self) -> bool {
+        let base = self.groups.0.ground.base_of(Controller::Memory);
+        self.limits.memory.is_some() && base.is_some_and(|base| base.version == Version::One)
+    }
+
+    /// Hands its cgroups on, of which nothing is left. `counts` are its last.
+    pub(crate) fn end(mut self, counts: &Counts) {
+        let Some(slot) = self.slot.take() else { return };
+        let groups = self.groups.clone();
+        if !self.is_shared {
+            return groups.put(slot, counts);
+        }
+        if slot.is_clean(counts) {
+            SEAT.set(Some(slot));
+        } else {
+            groups.discard(slot);
+        }
+    }
+}
+
+/// Limits of `limits` that are not enforced where `missing` is.
+pub(crate) fn unenforced(limits: &Limits, missing: Unenforced) -> Unenforced {
+    let asked = [
+        (limits.memory.is_some(), Unenforced::MEMORY),
+        (limits.cpu_milli.is_some(), Unenforced::CPU),
+        (limits.pids.is_some(), Unenforced::PIDS),
+    ];
+    let both = asked.into_iter().filter(|(is_asked, one)| *is_asked && missing.has(*one));
+    both.fold(Unenforced::default(), |all, (_, one)| all.and(one))
+}

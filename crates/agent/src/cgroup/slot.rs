@@ -1,0 +1,397 @@
+//! One cgroup in each tree, in which one attempt at a time runs: its limits, its counters, and who is in it.
+
+use std::{
+    collections::BTreeSet,
+    fs::{File, OpenOptions},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::FileExt,
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use muster_core::spec::TaskSpec;
+
+use super::{
+    ground::{self, Base, Ground},
+    trees::{Controller, Version},
+};
+
+/// What lies in a cgroup when its attempt is over (files in memory, above all) would be counted as the next one's;
+/// with more than this it is not used again.
+const LEFTOVER_MAX: u64 = 4 << 20;
+/// The period of a hard limit of processor time; the kernel's own default.
+const PERIOD_US: u64 = 100_000;
+/// The shortest slice that the kernel takes.
+const QUOTA_MIN_US: u64 = 1000;
+
+/// What an attempt is held to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Bytes.
+    pub(crate) memory: Option<u64>,
+    /// Its share of processors where others want them too; 0: the least.
+    pub(crate) weight_milli: u64,
+    /// Thousandths of a processor that it never exceeds.
+    pub(crate) cpu_milli: Option<u64>,
+    /// Processes and threads.
+    pub(crate) pids: Option<u64>,
+}
+
+impl Limits {
+    pub(crate) fn of(spec: &TaskSpec) -> Self {
+        let request = &spec.request;
+        Self {
+            // A task that asks for no memory has no limit.
+            memory: Some(request.memory).filter(|bytes| *bytes > 0),
+            weight_milli: request.cpu_milli,
+            cpu_milli: Some(request.cpu_milli).filter(|cpus| spec.cpu_limit && *cpus > 0),
+            pids: spec.pids,
+        }
+    }
+}
+
+/// What the kernel has counted of a cgroup since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) cpu_us: u64,
+    /// Of `cpu_us`, in programs' own code and in the kernel; both 0: not told apart.
+    pub(crate) user_us: u64,
+    pub(crate) system_us: u64,
+    /// Processes that were killed for want of memory.
+    pub(crate) oom_kills: u64,
+    /// Bytes in use at the highest, since the last [`Slot::begin`] where that can be told.
+    pub(crate) memory_peak: u64,
+    /// Bytes in use.
+    pub(crate) memory: u64,
+}
+
+/// The files that every attempt reads, open while attempts come and go.
+#[derive(Debug, Default)]
+struct Files {
+    /// The folder in the v2 tree, for processes to be made in.
+    v2: Option<File>,
+    events: Option<File>,
+    peak: Option<File>,
+    memory: Option<File>,
+    oom: Option<File>,
+    cpu: Option<File>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    ground: Arc<Ground>,
+    number: u64,
+    files: Files,
+    /// What stands in the limits' files.
+    written: Limits,
+    /// Until the first limits are written: what stands there is the kernel's default.
+    is_fresh: bool,
+    /// `cgroup.kill` was used in it. Linux 6.13 and later then kill everybody who is ever made inside, at once: they compare
+    /// how often it was killed with how often its maker's own cgroup was.
+    is_killed: AtomicBool,
+}
+
+impl Slot {
+    pub(super) fn make(ground: &Arc<Ground>, number: u64) -> io::Result<Self> {
+        let mut slot = Self {
+            ground: Arc::clone(ground),
+            number,
+            files: Files::default(),
+            written: Limits::default(),
+            is_fresh: true,
+            is_killed: AtomicBool::new(false),
+        };
+        for base in &ground.bases {
+            match std::fs::create_dir(slot.dir(base)) {
+                // Of ourselves, when something went wrong half-way: nobody else knows the name.
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
+        if let Some(base) = ground.base_of(Controller::Memory).filter(|base| base.version == Version::Two) {
+            // One process that is killed takes the whole attempt with it, rather than leave half of one.
+            let _older_than_4_19 = std::fs::write(slot.dir(base).join("memory.oom.group"), "1");
+            // What does not fit must not creep on in swap; a kernel without swap has no such file.
+            let _no_swap = std::fs::write(slot.dir(base).join("memory.swap.max"), "0");
+        }
+        slot.open();
+        Ok(slot)
+    }
+
+    fn dir(&self, base: &Base) -> PathBuf {
+        base.dir.join(self.number.to_string())
+    }
+
+    fn file(&self, controller: Controller, v1: &str, v2: &str) -> Option<PathBuf> {
+        let base = self.ground.base_of(controller)?;
+        Some(self.dir(base).join(if base.version == Version::One { v1 } else { v2 }))
+    }
+
+    /// Opens what every attempt reads; its files are closed while it serves one that lasts.
+    pub(super) fn open(&mut self) {
+        let open = |path: Option<PathBuf>| path.and_then(|path| File::open(path).ok());
+        let both = |path: Option<PathBuf>| {
+            path.and_then(|path| {
+                OpenOptions::new().read(true).write(true).open(&path).or_else(|_| File::open(&path)).ok()
+            })
+        };
+        let memory = Controller::Memory;
+        self.files = Files {
+            v2: open(self.ground.v2().map(|base| self.dir(base))),
+            events: open(self.ground.v2().map(|base| self.dir(base).join("cgroup.events"))),
+            peak: both(self.file(memory, "memory.max_usage_in_bytes", "memory.peak")),
+            memory: open(self.file(memory, "memory.usage_in_bytes", "memory.current")),
+            oom: open(self.file(memory, "memory.oom_control", "memory.events")),
+            cpu: open(self.file(Controller::Cpuacct, "cpuacct.usage", "cpu.stat")),
+        };
+    }
+
+    /// An attempt that lasts is not worth six open files. In version 2 the highest use since a mark is told only by the
+    /// file through which the mark was set.
+    pub(super) fn close_files(&mut self) {
+        self.files = Files { peak: self.files.peak.take(), ..Files::default() };
+    }
+
+    /// Where a process is to be made; none: it enters with the thread that makes it.
+    pub(crate) fn v2(&self) -> Option<BorrowedFd<'_>> {
+        self.files.v2.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Moves this thread into the cgroups of version 1: what it starts from now on is born there. Cheap for a thread that
+    /// moves itself; moving another takes a grace period of the kernel.
+    pub(super) fn enter(&self) -> io::Result<()> {
+        enter(self.ground.bases.iter().map(|base| (base, self.dir(base))))
+    }
+
+    /// Moves this thread to where the agent stands.
+    pub(super) fn step_out(ground: &Ground) -> io::Result<()> {
+        enter(ground.bases.iter().map(|base| (base, base.own.clone())))
+    }
+
+    /// Writes the limits that differ from what stands there. `Err`: use another slot.
+    pub(super) fn hold_to(&mut self, limits: &Limits) -> io::Result<()> {
+        let before = self.written;
+        if self.is_fresh || limits.memory != before.memory {
+            self.limit_memory(before.memory, limits.memory)?;
+        }
+        if self.is_fresh || limits.weight_milli != before.weight_milli {
+            self.set(
+                Controller::Cpu,
+                ("cpu.shares", shares(limits.weight_milli)),
+                ("cpu.weight", weight(limits.weight_milli)),
+            )?;
+        }
+        if limits.cpu_milli != before.cpu_milli {
+            let quota = limits.cpu_milli.map(|milli| (milli * (PERIOD_US / 1000)).max(QUOTA_MIN_US));
+            let v1 = quota.map_or_else(|| "-1".to_owned(), |us| us.to_string());
+            let v2 = quota.map_or_else(|| format!("max {PERIOD_US}"), |us| format!("{us} {PERIOD_US}"));
+            self.set(Controller::Cpu, ("cpu.cfs_quota_us", v1), ("cpu.max", v2))?;
+        }
+        if limits.pids != before.pids {
+            let text = limits.pids.map_or_else(|| "max".to_owned(), |n| n.to_string());
+            self.set(Controller::Pids, ("pids.max", text.clone()), ("pids.max", text))?;
+        }
+        (self.written, self.is_fresh) = (*limits, false);
+        Ok(())
+    }
+
+    fn limit_memory(&self, before: Option<u64>, limit: Option<u64>) -> io::Result<()> {
+        let Some(base) = self.ground.base_of(Controller::Memory) else { return Ok(()) };
+        let dir = self.dir(base);
+        if base.version == Version::Two {
+            return write(&dir.join("memory.max"), &limit.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string()));
+        }
+        if before.is_none() && limit.is_none() {
+            return Ok(());
+        }
+        let text = limit.map_or_else(|| "-1".to_owned(), |bytes| bytes.to_string());
+        // With swap together it may never be less than without: which comes first depends on the direction.
+        let is_lower = limit.unwrap_or(u64::MAX) < before.unwrap_or(u64::MAX);
+        let (alone, with_swap) = (dir.join("memory.limit_in_bytes"), dir.join("memory.memsw.limit_in_bytes"));
+        if is_lower {
+            write(&alone, &text)?;
+        }
+        match write(&with_swap, &text) {
+            // A kernel that does not count swap: then none is used.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let _without = write(&dir.join("memory.swappiness"), "0");
+            }
+            other => other?,
+        }
+        if is_lower { Ok(()) } else { write(&alone, &text) }
+    }
+
+    fn set(&self, controller: Controller, v1: (&str, String), v2: (&str, String)) -> io::Result<()> {
+        let Some(base) = self.ground.base_of(controller) else { return Ok(()) };
+        let (name, text) = if base.version == Version::One { v1 } else { v2 };
+        write(&self.dir(base).join(name), &text)
+    }
+
+    /// The mark of the highest use goes back to what is in use, where the kernel can do that.
+    pub(super) fn begin(&self) -> Counts {
+        if let Some(peak) = &self.files.peak {
+            let _only_from_6_12_in_v2 = peak.write_at(b"0", 0);
+        }
+        self.counts()
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        let memory = Controller::Memory;
+        let number = |file: &Option<File>, path: Option<PathBuf>| text_of(file, path).trim().parse().unwrap_or(0);
+        counts.memory_peak = number(&self.files.peak, self.file(memory, "memory.max_usage_in_bytes", "memory.peak"));
+        counts.memory = number(&self.files.memory, self.file(memory, "memory.usage_in_bytes", "memory.current"));
+        counts.oom_kills = self.oom_kills();
+        let text = text_of(&self.files.cpu, self.file(Controller::Cpuacct, "cpuacct.usage", "cpu.stat"));
+        match text.trim().parse::<u64>() {
+            Ok(ns) => counts.cpu_us = ns / 1000,
+            Err(_) => {
+                let word = |name| word(&text, name).unwrap_or(0);
+                (counts.cpu_us, counts.user_us, counts.system_us) =
+                    (word("usage_usec"), word("user_usec"), word("system_usec"));
+            }
+        }
+        counts
+    }
+
+    /// How many processes in it were killed for want of memory, ever.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        let text = text_of(&self.files.oom, self.file(Controller::Memory, "memory.oom_control", "memory.events"));
+        word(&text, "oom_kill").unwrap_or(0)
+    }
+
+    /// Whether nobody lives in it: nearly free where there is a v2 tree.
+    pub(crate) fn is_empty(&self) -> bool {
+        match self.ground.v2() {
+            Some(base) => {
+                let text = text_of(&self.files.events, Some(self.dir(base).join("cgroup.events")));
+                word(&text, "populated") == Some(0)
+            }
+            None => self.members().is_empty(),
+        }
+    }
+
+    /// Who is in it, in any tree; never this process, which may have a thread there.
+    pub(crate) fn members(&self) -> BTreeSet<i32> {
+        self.ground.bases.iter().flat_map(|base| members(&self.dir(base))).collect()
+    }
+
+    /// Whether everybody in it can be killed with one word.
+    pub(crate) fn kill(&self) -> bool {
+        match self.ground.v2().filter(|_| self.ground.has_kill) {
+            Some(base) => {
+                self.is_killed.store(true, Ordering::Relaxed);
+                write(&self.dir(base).join("cgroup.kill"), "1").is_ok()
+            }
+            None => false,
+        }
+    }
+
+    /// Stops them from forking while they are killed one by one, or lets them go on to their ends.
+    pub(crate) fn freeze(&self, is_frozen: bool) {
+        let text = if is_frozen { ("FROZEN", "1") } else { ("THAWED", "0") };
+        if let Some(file) = self.file(Controller::Freezer, "freezer.state", "cgroup.freeze") {
+            let is_v1 = file.ends_with("freezer.state");
+            let _without = write(&file, if is_v1 { text.0 } else { text.1 });
+        }
+    }
+
+    /// Whether the next attempt would find it as if it were new.
+    pub(super) fn is_clean(&self, counts: &Counts) -> bool {
+        let resets = self.files.peak.as_ref().is_some_and(|peak| peak.write_at(b"0", 0).is_ok());
+        // Where the highest mark stays, a small one does not matter.
+        !self.is_killed.load(Ordering::Relaxed)
+            && counts.memory <= LEFTOVER_MAX
+            && (resets || counts.memory_peak <= 2 * LEFTOVER_MAX)
+    }
+
+    /// Removes it. `Err`: somebody is still in it.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        self.ground.bases.iter().try_for_each(|base| ground::remove(&self.dir(base)))
+    }
+}
+
+/// All processes in a cgroup but our own.
+pub(super) fn members(dir: &Path) -> Vec<i32> {
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid != own && *pid > 0).collect()
+}
+
+fn enter<'a>(places: impl Iterator<Item = (&'a Base, PathBuf)>) -> io::Result<()> {
+    for (base, dir) in places.filter(|(base, _)| base.version == Version::One) {
+        debug_assert_eq!(base.version, Version::One);
+        // "0" is the thread that writes.
+        write(&dir.join("tasks"), "0")?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    // One call: these files take each as a whole word.
+    file.write_at(text.as_bytes(), 0).map(|_| ())
+}
+
+/// A short file of the kernel's, through an open one if there is one.
+fn text_of(open: &Option<File>, path: Option<PathBuf>) -> String {
+    let mut bytes = [0; 1024];
+    let read = match (open, path) {
+        (Some(file), _) => file.read_at(&mut bytes, 0),
+        (None, Some(path)) => File::open(path).and_then(|file| file.read_at(&mut bytes, 0)),
+        (None, None) => Ok(0),
+    };
+    String::from_utf8_lossy(bytes.get(..read.unwrap_or(0)).unwrap_or_default()).into_owned()
+}
+
+/// The number behind a name at the beginning of a line.
+fn word(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// 1024 for a processor, as the kernel's own default for one.
+fn shares(milli: u64) -> String {
+    (milli.saturating_mul(1024) / 1000).clamp(2, 262_144).to_string()
+}
+
+/// 100 for a processor.
+fn weight(milli: u64) -> String {
+    (milli / 10).clamp(1, 10_000).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_core::resources::Request;
+
+    use super::*;
+
+    #[test]
+    fn a_task_is_held_to_the_memory_that_it_asks_for_and_to_processors_only_where_it_asks() {
+        let request = Request { cpu_milli: 1500, memory: 7, ..Request::default() };
+        let spec = TaskSpec { request, ..TaskSpec::default() };
+        let limits = Limits { memory: Some(7), weight_milli: 1500, cpu_milli: None, pids: None };
+        assert_eq!(Limits::of(&spec), limits);
+        let strict = TaskSpec { cpu_limit: true, pids: Some(3), ..spec };
+        assert_eq!(Limits::of(&strict), Limits { cpu_milli: Some(1500), pids: Some(3), ..limits });
+        assert_eq!(Limits::of(&TaskSpec::default()), Limits::default());
+    }
+
+    #[test]
+    fn words_of_the_kernel_are_found_by_their_whole_name() {
+        let text = "low 0\noom 2\noom_kill 3\noom_group_kill 1\n";
+        assert_eq!((word(text, "oom"), word(text, "oom_kill"), word(text, "max")), (Some(2), Some(3), None));
+    }
+
+    #[test]
+    fn shares_follow_processors_within_what_the_kernel_takes() {
+        assert_eq!([shares(0), shares(1000), shares(500), shares(u64::MAX)], ["2", "1024", "512", "262144"]);
+        assert_eq!([weight(0), weight(1000), weight(500), weight(u64::MAX)], ["1", "100", "50", "10000"]);
+    }
+}

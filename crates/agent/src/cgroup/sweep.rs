@@ -1,0 +1,58 @@
+//! Ends what is in cgroups that nobody needs any more, and removes them.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{ground, slot::members};
+use crate::exec::kill_members;
+
+/// What an earlier agent left must be dead by then.
+pub(super) const LIMIT: Duration = Duration::from_secs(10);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Kills everybody in `dirs` and removes them. Returns those that could not be removed within `limit`, and whether
+/// anybody had to be killed.
+pub(super) fn clear(dirs: &[PathBuf], limit: Duration) -> (Vec<PathBuf>, bool) {
+    let (mut left, mut had_any) = (dirs.to_vec(), false);
+    let mut waited = Duration::ZERO;
+    loop {
+        for dir in left.iter().flat_map(|dir| below(dir)) {
+            let is_killed = std::fs::write(dir.join("cgroup.kill"), "1").is_ok();
+            let there = members(&dir);
+            had_any |= !there.is_empty();
+            if !is_killed && !there.is_empty() {
+                kill_members(&|| members(&dir).into_iter().collect());
+            }
+        }
+        left.retain(|dir| ground::remove(dir).is_err());
+        if left.is_empty() || waited >= limit {
+            return (left, had_any);
+        }
+        std::thread::sleep(PAUSE);
+        waited += PAUSE;
+    }
+}
+
+/// Removes `dirs` once everybody in them has gone by himself. Returns those that are left after `limit`.
+pub(super) fn remove(dirs: &[PathBuf], limit: Duration) -> Vec<PathBuf> {
+    let mut left = dirs.to_vec();
+    let mut waited = Duration::ZERO;
+    loop {
+        left.retain(|dir| ground::remove(dir).is_err());
+        if left.is_empty() || waited >= limit {
+            return left;
+        }
+        std::thread::sleep(PAUSE);
+        waited += PAUSE;
+    }
+}
+
+/// A folder and all below it.
+fn below(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.flat_map(|entry| below(&entry.path())).chain([dir.to_owned()]).collect()
+}

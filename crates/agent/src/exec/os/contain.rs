@@ -1,0 +1,52 @@
+//! Linux: ends everybody in an attempt's cgroups, and looks until nobody is left.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use muster_common::clock::Clock;
+use nix::sys::signal::Signal;
+
+use super::{Survivor, proc::Stat, unix::signal_members};
+use crate::cgroup::Slot;
+
+/// Between two looks; a kill takes effect within about a millisecond.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// SIGTERM to all in `slot`, also to those that left the first one's group; stopped ones are woken to hear it.
+pub(crate) fn terminate_members(slot: &Slot) {
+    signal_members(&|| slot.members(), Signal::SIGTERM);
+    signal_members(&|| slot.members(), Signal::SIGCONT);
+}
+
+/// SIGKILL to all whom `members` names.
+pub(crate) fn kill_members(members: &dyn Fn() -> BTreeSet<i32>) {
+    signal_members(members, Signal::SIGKILL);
+}
+
+/// Kills all in `slot` and answers when nobody is left, or with those that live after `limit` (A3).
+pub(crate) async fn end_members(slot: &Slot, clock: Clock, limit: Duration) -> Vec<Survivor> {
+    let deadline = clock.mono().after(limit);
+    let mut is_killed = slot.kill();
+    loop {
+        if !is_killed {
+            // Frozen they cannot fork faster than we kill; version 1 lets nobody die who is frozen.
+            slot.freeze(true);
+            kill_members(&|| slot.members());
+            slot.freeze(false);
+        }
+        let members = slot.members();
+        if members.is_empty() && slot.is_empty() {
+            return Vec::new();
+        }
+        // Who is not in every one of its trees is not reached by one word.
+        is_killed = false;
+        if clock.mono() >= deadline {
+            return members.into_iter().map(survivor).collect();
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn survivor(pid: i32) -> Survivor {
+    let name = Stat::read(pid).map(|stat| stat.name).unwrap_or_default();
+    Survivor { pid: pid.unsigned_abs(), name }
+}

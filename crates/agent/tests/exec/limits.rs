@@ -1,0 +1,264 @@
+//! Attempts are held to their limits, counted, and ended as a whole, by the control groups of this machine, whichever
+//! version they are of. `cargo xtask vm` runs the same on version 2.
+
+use std::{collections::BTreeSet, path::Path, time::Duration};
+
+use muster_agent::{
+    cgroup::Enforce,
+    exec::{ExecEvent, KillReason},
+};
+use muster_core::{
+    resources::Request,
+    spec::TaskSpec,
+    state::End,
+    usage::{Unenforced, Usage},
+};
+
+use crate::bench::{Bench, LIMIT, argv, lives, shell, wait_for};
+
+const MIB: u64 = 1 << 20;
+/// What a program, its loader and the kernel take beside what a test asks for.
+const BESIDE: u64 = 24 * MIB;
+
+/// Folders of cgroups that the agent of `dir` has noted as its own.
+pub(crate) fn noted(dir: &Path) -> Vec<std::path::PathBuf> {
+    let text = std::fs::read_to_string(dir.join("run/cgroups")).unwrap_or_default();
+    text.lines().map(Into::into).collect()
+}
+
+/// With every limit enforced; none: this machine or user cannot.
+async fn strict(test: &str) -> Option<Bench> {
+    let bench = Bench::new().await;
+    if nix::unistd::geteuid().is_root() && !noted(&bench.dir).is_empty() {
+        return Some(bench);
+    }
+    assert!(std::env::var_os("MUSTER_TEST_CGROUPS").is_none(), "{test} must run here");
+    println!("skipped: {test}: no cgroups can be made here");
+    None
+}
+
+fn with_memory(mib: u64, spec: TaskSpec) -> TaskSpec {
+    TaskSpec { request: Request { cpu_milli: 1000, memory: mib * MIB, ..Request::default() }, ..spec }
+}
+
+/// This binary, told to take so much memory and touch all of it.
+fn takes(mib: u64) -> String {
+    let exe = std::env::current_exe().expect("known");
+    format!("TAKE_MIB={mib} {} --exact limits::called_by_a_test_this_takes_memory", exe.display())
+}
+
+#[test]
+fn called_by_a_test_this_takes_memory() {
+    let Ok(mib) = std::env::var("TAKE_MIB") else { return };
+    let taken = vec![7_u8; mib.parse::<usize>().expect("a number") << 20];
+    assert!(std::hint::black_box(&taken).iter().step_by(4096).all(|byte| *byte == 7));
+}
+
+fn usage_of(usage: Option<Usage>) -> Usage {
+    usage.expect("it was counted")
+}
+
+#[tokio::test]
+async fn a_memory_hog_ends_as_oom_while_its_neighbour_lives() {
+    let Some(mut bench) = strict("a memory hog").await else { return };
+    let neighbour = bench.start(with_memory(64, argv(&["sleep", "1000"])));
+    let ExecEvent::Started { identity, .. } = bench.event().await else { panic!("not started") };
+    let over = bench.run(with_memory(64, shell(&format!("exec env {}", takes(300))))).await;
+    assert_eq!(over.end, End::Oom, "{}", over.why);
+    assert!(over.why.contains("more memory than its limit of 64 MiB"), "{}", over.why);
+    let peak = usage_of(over.usage).memory_peak.get();
+    assert!((60 * MIB..=64 * MIB).contains(&peak), "{peak}");
+    assert!(lives(identity.pid.cast_signed()), "the neighbour was killed too");
+    bench.exec.kill(neighbour, KillReason::Cancelled, Duration::ZERO);
+    assert_eq!(bench.over().await.end, End::Cancelled);
+}
+
+#[tokio::test]
+async fn exit_codes_and_signals_that_look_like_oom_are_none() {
+    let Some(mut bench) = strict("exit code 137").await else { return };
+    for (text, end) in [("exit 137", End::Exit(137)), ("kill -9 $$", End::Signal(9)), ("exit 1", End::Exit(1))] {
+        let over = bench.run(with_memory(64, shell(text))).await;
+        assert_eq!((over.end, over.why.as_str()), (end, ""));
+    }
+}
+
+#[tokio::test]
+async fn a_child_that_is_killed_for_memory_is_told_of_whatever_its_parent_does() {
+    let Some(mut bench) = strict("a child of a shell").await else { return };
+    let over = bench.run(with_memory(64, shell(&format!("{}; exit 3", takes(300))))).await;
+    assert_eq!(over.end, End::Oom, "{}", over.why);
+    assert!(over.why.contains("64 MiB"), "{}", over.why);
+    // Where the kernel does not end the whole group, a parent may still bring its work to an end.
+    let over = bench.run(with_memory(64, shell(&format!("{}; exit 0", takes(300))))).await;
+    assert!(matches!(over.end, End::Oom | End::Succeeded), "{:?}", over.end);
+    assert!(over.why.contains("64 MiB"), "{}", over.why);
+    let over = bench.run(with_memory(64, shell(&format!("{}; sleep 1000", takes(300))))).await;
+    assert_eq!(over.end, End::Oom, "half an attempt went on: {}", over.why);
+}
+
+#[tokio::test]
+async fn a_task_that_asks_for_no_memory_has_no_limit_and_its_peak_is_right() {
+    let Some(mut bench) = strict("peaks").await else { return };
+    let over = bench.run(shell(&format!("exec env {}", takes(150)))).await;
+    assert_eq!(over.end, End::Succeeded, "{}", over.why);
+    let usage = usage_of(over.usage);
+    let peak = usage.memory_peak.get();
+    assert!((150 * MIB..=150 * MIB + BESIDE).contains(&peak), "{peak}");
+    assert!(usage.cpu_user_us.get() + usage.cpu_system_us.get() > 1000, "{usage:?}");
+    assert_eq!(usage.unenforced, Unenforced::default());
+    // The next ones in the same cgroups are not what came before them.
+    for _ in 0..20 {
+        let usage = usage_of(bench.run(argv(&["true"])).await.usage);
+        assert!(usage.memory_peak.get() <= 12 * MIB, "{usage:?}");
+        assert!(usage.cpu_user_us.get() + usage.cpu_system_us.get() < 1_000_000, "{usage:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_written_to_disk_is_counted() {
+    let Some(mut bench) = strict("written bytes").await else { return };
+    let file = bench.dir.join("written");
+    let text = format!("dd if=/dev/zero of={} bs=1M count=8 2>/dev/null", file.display());
+    let written = usage_of(bench.run(shell(&text)).await.usage).written_bytes.get();
+    // Files in memory have no disk.
+    let is_disk = !std::fs::read_to_string("/proc/mounts").unwrap_or_default().contains("rootfs / rootfs");
+    assert!(!is_disk || (8 * MIB..=16 * MIB).contains(&written), "{written}");
+}
+
+/// Living processes of one attempt of the agent of `dir`, by their environment.
+fn marked(dir: &Path, token: muster_core::id::Token) -> BTreeSet<i32> {
+    let instance = std::fs::read_to_string(dir.join("run/instances")).expect("written");
+    let marks = [format!("MUSTER_TOKEN={token}"), format!("MUSTER_AGENT_INSTANCE={}", instance.trim())];
+    let all = std::fs::read_dir("/proc").expect("is there").flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| {
+            let text = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            marks.iter().all(|mark| text.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()))
+        })
+        .filter(|pid| lives(*pid))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_fork_bomb_is_contained_and_removed() {
+    let Some(mut bench) = strict("a fork bomb").await else { return };
+    let dir = bench.dir.clone();
+    let bomb = "bomb() { sleep 1000 & bomb & bomb & wait; }; (bomb) 2>/dev/null; while :; do sleep 1; done";
+    let token = bench.start(TaskSpec { pids: Some(40), ..shell(bomb) });
+    wait_for("the bomb", || (marked(&dir, token).len() >= 25).then_some(())).await;
+    for _ in 0..20 {
+        let count = marked(&dir, token).len();
+        assert!(count <= 40, "{count} processes");
+        tokio::task::yield_now().await;
+    }
+    bench.exec.kill(token, KillReason::Cancelled, Duration::from_millis(50));
+    let over = bench.over().await;
+    assert_eq!(over.end, End::Cancelled, "{}", over.why);
+    assert_eq!(marked(&dir, token), BTreeSet::new());
+}
+
+#[tokio::test]
+async fn a_processor_hog_is_held_to_its_share() {
+    let Some(mut bench) = strict("a processor hog").await else { return };
+    let request = Request { cpu_milli: 200, ..Request::default() };
+    let (timeout, grace) = (Some(Duration::from_secs(3)), Duration::ZERO);
+    let over = bench.run(TaskSpec { request, cpu_limit: true, timeout, grace, ..shell("while :; do :; done") }).await;
+    assert_eq!(over.end, End::Timeout);
+    let (usage, ran) = (usage_of(over.usage), over.ended.since(over.started));
+    let taken = Duration::from_micros(usage.cpu_user_us.get() + usage.cpu_system_us.get());
+    assert!(taken <= ran / 5 + ran / 10, "{taken:?} of {ran:?}");
+}
+
+#[tokio::test]
+async fn who_ignores_hides_and_closes_everything_is_dead_within_its_grace_and_two_seconds() {
+    let Some(mut bench) = strict("hiding").await else { return };
+    let grace = Duration::from_millis(30);
+    for round in 0..50 {
+        let pids = bench.dir.join(format!("pids{round}"));
+        let hidden = format!(
+            "trap \"\" TERM HUP; echo $$ >> {}; exec 0<&- 1>&- 2>&-; while :; do sleep 5; done",
+            pids.display()
+        );
+        let twice = format!("(setsid env -i /bin/sh -c '{hidden}' &) &");
+        let token = bench.start(shell(&format!("trap '' TERM; {twice} {twice} wait; while :; do sleep 5; done")));
+        let hidden = wait_for("both in hiding", || {
+            let text = std::fs::read_to_string(&pids).ok()?;
+            let pids: Vec<i32> = text.lines().filter_map(|line| line.parse().ok()).collect();
+            (pids.len() == 2).then_some(pids)
+        })
+        .await;
+        bench.exec.kill(token, KillReason::Cancelled, grace);
+        let over = tokio::time::timeout(grace + Duration::from_secs(2), bench.over()).await.expect("dead in time");
+        assert_eq!(over.end, End::Cancelled, "{}", over.why);
+        assert!(hidden.iter().all(|pid| !lives(*pid)), "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_that_a_short_task_leaves_dies_with_it() {
+    let Some(mut bench) = strict("a daemon").await else { return };
+    let pid = bench.dir.join("daemon");
+    let text = format!(
+        "(setsid env -i /bin/sh -c 'echo $$ > {0}.new; mv {0}.new {0}; exec sleep 1000' <&- >&- 2>&- &) ; while [ ! -e {0} ]; do :; done",
+        pid.display()
+    );
+    for _ in 0..10 {
+        let over = bench.run(shell(&text)).await;
+        assert_eq!(over.end, End::Succeeded, "{}", over.why);
+        let daemon = std::fs::read_to_string(&pid).expect("written").trim().parse().expect("a number");
+        assert!(!lives(daemon), "A3: it outlived its attempt");
+        std::fs::remove_file(&pid).expect("removed");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_the_cgroups_of_an_agent_that_ended() {
+    let Some(mut bench) = strict("leftovers").await else { return };
+    let dirs = noted(&bench.dir);
+    for _ in 0..5 {
+        bench.run(argv(&["true"])).await;
+    }
+    let running = bench.start(argv(&["sleep", "1000"]));
+    assert!(matches!(bench.event().await, ExecEvent::Started { .. }));
+    assert!(dirs.iter().all(|dir| dir.exists()), "{dirs:?}");
+    bench.exec.kill(running, KillReason::Shutdown, Duration::ZERO);
+    bench.over().await;
+    bench.exec.stop().await;
+    assert!(dirs.iter().all(|dir| !dir.exists()), "{dirs:?}");
+    assert_eq!(noted(&bench.dir), Vec::<std::path::PathBuf>::new());
+}
+
+#[tokio::test]
+async fn what_survives_a_kill_is_told_and_told_again_when_it_is_dead() {
+    let Some(mut bench) = strict("a survivor").await else { return };
+    // Nobody dies who is frozen by version 1: as dead to signals as one that hangs in the kernel.
+    let ice = Path::new("/sys/fs/cgroup/freezer").join(format!("muster-test-{}", std::process::id()));
+    if std::fs::create_dir(&ice).is_err() {
+        return println!("skipped: a survivor: no freezer of version 1 here");
+    }
+    let token = bench.start(argv(&["sleep", "1000"]));
+    let ExecEvent::Started { identity, .. } = bench.event().await else { panic!("not started") };
+    std::fs::write(ice.join("cgroup.procs"), identity.pid.to_string()).expect("moved");
+    std::fs::write(ice.join("freezer.state"), "FROZEN").expect("frozen");
+    bench.exec.kill(token, KillReason::Cancelled, Duration::ZERO);
+    let over = bench.over().await;
+    assert_eq!(over.end, End::KillFailed, "{}", over.why);
+    assert!(over.why.contains(&format!("{} (sleep)", identity.pid)), "{}", over.why);
+    std::fs::write(ice.join("freezer.state"), "THAWED").expect("thawed");
+    let over = tokio::time::timeout(LIMIT, bench.over()).await.expect("in time");
+    assert_eq!((over.token, over.why.as_str()), (token, "what survived it is dead now"));
+    assert!(!lives(identity.pid.cast_signed()));
+    wait_for("the ice to be empty", || std::fs::remove_dir(&ice).ok()).await;
+}
+
+#[tokio::test]
+async fn without_cgroups_attempts_say_what_they_were_not_held_to() {
+    let mut bench = Bench::enforcing(Enforce::Off).await;
+    let spec = TaskSpec { pids: Some(3), ..with_memory(64, shell(&format!("exec env {}", takes(150)))) };
+    let over = bench.run(spec).await;
+    assert_eq!(over.end, End::Succeeded, "{}", over.why);
+    let usage = usage_of(over.usage);
+    assert_eq!(usage.unenforced, Unenforced::MEMORY.and(Unenforced::PIDS));
+    assert!(usage.memory_peak.get() >= 150 * MIB, "{usage:?}");
+    assert_eq!(noted(&bench.dir), Vec::<std::path::PathBuf>::new());
+}
