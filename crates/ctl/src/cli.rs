@@ -6,8 +6,8 @@ use clap::{Parser, Subcommand, builder::FalseyValueParser};
 
 use crate::{
     commands::{
-        admin, agents, audit, cancel, completions, dev, explain, list, logs, queue, result, retry, run, schema, show,
-        stats, status, submit, validate, version, wait,
+        admin, agents, audit, cancel, completions, dev, explain, list, logs, queue, recommend, result, retry, run,
+        schema, show, stats, status, submit, validate, version, wait,
     },
     output::{Format, style::When},
 };
@@ -82,6 +82,8 @@ pub(crate) enum Command {
     Wait(wait::Args),
     /// Say why work waits and what would unblock it
     Explain(explain::Args),
+    /// Say what the tasks of a job should ask for, from what they took
+    Recommend(recommend::Args),
     /// Count tasks and measure their times
     Stats(stats::Args),
     /// Show the whole installation: controllers, store, agents, queues
@@ -160,6 +162,7 @@ mod tests {
             "ctl cancel 17 --reason because --teardown-too",
             "ctl retry census --failed",
             "ctl wait 1 2 3 --timeout 5m",
+            "ctl recommend census -o json",
             "ctl stats --slowest 3",
             "ctl queue set gpu --max-running 3",
             "ctl queue set gpu --max-running none --pause",

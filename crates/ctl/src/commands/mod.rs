@@ -10,6 +10,7 @@ pub(crate) mod explain;
 pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod queue;
+pub(crate) mod recommend;
 pub(crate) mod result;
 pub(crate) mod retry;
 pub(crate) mod run;
@@ -109,6 +110,7 @@ pub(crate) async fn dispatch(ctl: &Ctl, command: Command) -> Result<Exit, Error>
         Command::Retry(args) => Box::pin(retry::run(ctl, args)).await,
         Command::Wait(args) => Box::pin(wait::run(ctl, args)).await,
         Command::Explain(args) => Box::pin(explain::run(ctl, args)).await,
+        Command::Recommend(args) => Box::pin(recommend::run(ctl, args)).await,
         Command::Stats(args) => Box::pin(stats::run(ctl, args)).await,
         Command::Status(args) => Box::pin(status::run(ctl, args)).await,
         Command::Admin(args) => Box::pin(admin::run(ctl, args)).await,

@@ -8,6 +8,7 @@ pub(crate) mod explain;
 pub(crate) mod group;
 pub(crate) mod job;
 pub(crate) mod queue;
+pub(crate) mod recommend;
 pub(crate) mod resources;
 pub(crate) mod stats;
 pub(crate) mod status;
@@ -15,6 +16,7 @@ pub(crate) mod tally;
 pub(crate) mod task;
 #[cfg(test)]
 mod tests;
+pub(crate) mod usage;
 
 /// A text, none when it is empty.
 pub(crate) fn some(text: &str) -> Option<String> {

@@ -3,7 +3,7 @@
 use muster_common::proto::v1;
 use serde::Serialize;
 
-use super::{agent::Agent, some};
+use super::{agent::Agent, some, usage::Usage};
 use crate::exit::Exit;
 use crate::output::{
     Human, Page, style,
@@ -45,6 +45,8 @@ pub(crate) struct Attempt {
     ended_at: Option<String>,
     duration_seconds: Option<f64>,
     pub(crate) end: Option<End>,
+    /// What it took; none: nobody counted.
+    pub(crate) usage: Option<Usage>,
     #[serde(skip)]
     us: [u64; 2],
 }
@@ -141,8 +143,17 @@ impl From<v1::Attempt> for Attempt {
             ended_at: time::instant(us[1]),
             duration_seconds: (us[0] > 0 && us[1] > 0).then(|| time::seconds(us[1].saturating_sub(us[0]))),
             end: attempt.end.map(End::from),
+            usage: attempt.usage.map(Usage::from),
             us,
         }
+    }
+}
+
+impl Attempt {
+    /// For how long it ran, if it did and is over.
+    pub(crate) fn ran_us(&self) -> Option<u64> {
+        let [started, ended] = self.us;
+        (started > 0 && ended > started).then(|| ended - started)
     }
 }
 
@@ -262,15 +273,28 @@ impl Human for Task {
         if self.attempts.is_empty() {
             return out;
         }
-        let mut table = Table::new([Number("TRY"), Number("AGENT"), Key("STARTED"), Number("TIME"), Text("END")]);
+        let mut table = Table::new([
+            Number("TRY"),
+            Number("AGENT"),
+            Key("STARTED"),
+            Number("TIME"),
+            Number("MEMORY"),
+            Number("CPU"),
+            Text("END"),
+        ]);
         for attempt in &self.attempts {
             let elapsed = time::span(attempt.us[0], attempt.us[1], page.now);
+            let [memory, cpu] = Usage::cells(attempt.usage.as_ref());
+            let end = attempt.end.as_ref().map_or_else(|| "running".to_owned(), End::text);
+            let note = attempt.usage.as_ref().and_then(Usage::note).map(|note| format!(" ({note})"));
             table.row([
                 Cell::from(attempt.number.to_string()),
                 attempt.agent_id.to_string().into(),
                 attempt.started_at.as_deref().unwrap_or("-").into(),
                 elapsed.map_or_else(|| "-".to_owned(), time::short).into(),
-                attempt.end.as_ref().map_or_else(|| "running".to_owned(), End::text).into(),
+                memory.into(),
+                cpu.into(),
+                (end + &note.unwrap_or_default()).into(),
             ]);
         }
         out.push('\n');

@@ -59,6 +59,14 @@ fn attempt(number: u32, kind: Option<(v1::EndKind, i32, &str)>) -> v1::Attempt {
         started_us: at + 1_500,
         ended_us: kind.map_or(0, |_| at + 2 * SECOND + 1_500),
         end: kind.map(|(kind, code, reason)| v1::End { kind: kind as i32, code, reason: reason.into() }),
+        usage: kind.map(|_| v1::Usage {
+            memory_peak_bytes: 37 << 20,
+            cpu_user_us: 1_250_000,
+            cpu_system_us: 40_000,
+            read_bytes: 4096,
+            written_bytes: 1 << 20,
+            unenforced: u32::from(number == 1),
+        }),
     }
 }
 
