@@ -11,6 +11,7 @@ mod step;
 mod tally;
 mod test;
 mod tree;
+mod vm;
 mod windows;
 
 use std::process::ExitCode;
@@ -54,6 +55,8 @@ enum Command {
     Mutants,
     /// Break a cluster of real processes as a seed says, and check from outside what it promised
     Chaos(chaos::Args),
+    /// The tests of limits on cgroup v2, in a virtual machine that this boots
+    Vm,
     /// The Windows build
     Windows {
         #[command(subcommand)]
@@ -75,6 +78,7 @@ fn main() -> Result<ExitCode> {
     match Args::parse().command {
         Command::Setup => setup::run(),
         Command::Test => test::run(),
+        Command::Vm => vm::run(),
         Command::Fmt { check } => lint::fmt(check),
         Command::Lint => lint::all(),
         Command::Clippy => lint::clippy(),

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{etcd, step, tree, windows};
+use crate::{etcd, step, tree, vm, windows};
 
 /// The Python packages of the second gRPC client; a line of `pip install` each.
 const PYTHON_PACKAGES: &str = include_str!("../../tests/integration/requirements.txt");
@@ -39,11 +39,13 @@ pub(crate) fn run() -> Result<ExitCode> {
     let etcd = found.etcd.map(|path| path.display().to_string());
     let newer = found.newer_etcd.map(|path| path.display().to_string());
     let chaos = found.chaos.map(|()| "iproute2, libfaketime".to_owned());
+    let vm = vm::machine().map(|machine| machine.to_string());
     for (what, state) in [
         ("windows build", windows),
         ("etcd", etcd),
         ("etcd 3.6", newer),
         ("chaos", chaos),
+        ("virtual machine", vm),
         ("second grpc client", python),
     ] {
         match state {

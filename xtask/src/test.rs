@@ -12,7 +12,7 @@ use crate::{
     setup::{self, Found},
     sim, step,
     tally::Tally,
-    tree, windows,
+    tree, vm, windows,
 };
 
 /// `cargo xtask test`.
@@ -25,6 +25,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     if build.ok {
         run_tests(&mut tally, &found)?;
         run_newer_etcd(&mut tally, &found)?;
+        vm::check(&mut tally)?;
         one_check(&mut tally, "simulation", &mut sim::seeds_of_the_tests());
         let verdict = mutants::run();
         if let Err(error) = &verdict {

@@ -1,0 +1,222 @@
+//! `cargo xtask vm`: the tests of limits once more, on a real kernel with cgroups of version 2 that this command boots.
+//!
+//! A virtual machine without a disk: Debian's cloud kernel, and our test program with what it needs in memory. Its
+//! console is our input, and libtest's lines there are the results.
+
+mod archive;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{step, tally::Tally, tree};
+
+use self::archive::Archive;
+
+/// What Debian has of it.
+const PACKAGES: &[&str] = &["qemu-system-x86", "linux-image-cloud-amd64", "busybox-static"];
+/// What is run there.
+const TESTS: &str = "limits::";
+/// Seconds from power-on to the last word; it takes about a minute where processors are emulated.
+const LIMIT_S: &str = "540";
+/// The last word: then the exit code of the tests.
+const LAST: &str = "tests ended with ";
+/// Said when the machine goes down.
+const CLEAN: &str = "cgroups left: []";
+
+/// The first program in the machine.
+const INIT: &str = "#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mkdir -p /proc /sys /tmp /dev/shm
+mount -t proc none /proc
+mount -t sysfs none /sys
+mount -t devtmpfs none /dev
+mount -t tmpfs none /tmp
+mount -t cgroup2 none /sys/fs/cgroup
+export PATH=/bin:/usr/bin HOME=/tmp TMPDIR=/tmp RUST_BACKTRACE=0 MUSTER_TEST_CGROUPS=2
+/bin/tests --test-threads 1 limits:: 2>&1
+echo \"tests ended with $?\"
+echo \"cgroups left: [$(find /sys/fs/cgroup -name 'muster-*')]\"
+poweroff -f
+";
+
+/// Where the parts are.
+pub(crate) struct Machine {
+    root: PathBuf,
+    kernel: PathBuf,
+}
+
+impl std::fmt::Display for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.kernel.display())
+    }
+}
+
+/// The machine's parts, fetched on first use; or why they are not there.
+pub(crate) fn machine() -> Result<Machine, String> {
+    let root = tree::cache().join("vm");
+    if let Some(machine) = found(&root) {
+        return Ok(machine);
+    }
+    fetch(&root).map_err(|error| format!("{error:#}"))?;
+    found(&root).ok_or_else(|| format!("{} do not hold what they should", PACKAGES.join(", ")))
+}
+
+fn found(root: &Path) -> Option<Machine> {
+    let is_kernel =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"));
+    let boot = fs::read_dir(root.join("boot")).ok()?.flatten().map(|entry| entry.path());
+    let kernel = boot.filter(is_kernel).max()?;
+    let parts = ["usr/bin/qemu-system-x86_64", "bin/busybox", "stamp"];
+    parts.iter().all(|part| root.join(part).is_file()).then(|| Machine { root: root.to_owned(), kernel })
+}
+
+/// Downloads the packages and unpacks them beside the system, which stays as it is.
+fn fetch(root: &Path) -> Result<()> {
+    for program in ["apt-get", "dpkg"] {
+        ensure!(tree::on_path(program), "there is no {program} to fetch {} with", PACKAGES.join(", "));
+    }
+    let debs = root.join("debs");
+    fs::create_dir_all(debs.join("partial")).with_context(|| format!("could not make {}", debs.display()))?;
+    // Its lists may be older than the archive. A user who may not refresh them may still be lucky.
+    let _refreshed = step::quietly("apt-get update", Command::new("apt-get").args(["-qq", "update"]));
+    let mut download = Command::new("apt-get");
+    download.args(["-qq", "-y", "-o", "Debug::NoLocking=true", "-o"]);
+    download.arg(format!("Dir::Cache::archives={}", debs.display()));
+    download.args(["--download-only", "--no-install-recommends", "install"]).args(PACKAGES);
+    ensure!(
+        step::quietly("fetch a virtual machine", &mut download)?.ok,
+        "apt-get could not fetch {}",
+        PACKAGES.join(", ")
+    );
+    for entry in fs::read_dir(&debs)?.flatten() {
+        if entry.path().extension().is_some_and(|extension| extension == "deb") {
+            let unpacked = Command::new("dpkg").arg("-x").arg(entry.path()).arg(root).status()?;
+            ensure!(unpacked.success(), "dpkg could not unpack {}", entry.path().display());
+        }
+    }
+    fs::remove_dir_all(&debs)?;
+    // Last: what is half made has no stamp and is made again.
+    fs::write(root.join("stamp"), PACKAGES.join("\n")).context("could not write a stamp")
+}
+
+/// `cargo xtask vm`.
+pub(crate) fn run() -> Result<std::process::ExitCode> {
+    let mut tally = Tally::default();
+    check(&mut tally)?;
+    tally.details().iter().for_each(|line| step::show(line));
+    step::show(&tally.to_string());
+    Ok(if tally.is_good(tree::in_ci()) { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE })
+}
+
+/// Boots it and takes its results into `tally`.
+pub(crate) fn check(tally: &mut Tally) -> Result<()> {
+    let name = "limits on cgroup v2";
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        tally.skip(name, "the virtual machine is for Linux on x86_64");
+        return Ok(());
+    }
+    let machine = match machine() {
+        Ok(machine) => machine,
+        Err(why) => {
+            tally.skip(name, &why);
+            return Ok(());
+        }
+    };
+    let tests = build()?;
+    let memory = tree::target().join("vm-memory.cpio");
+    write_memory(&memory, &machine, &tests)?;
+    let (mut last, mut is_clean) = (None, false);
+    let mut results = 0;
+    let ended = step::watched(name, &mut boot(&machine, &memory), |line| {
+        let line = line.trim_end_matches('\r').trim_end();
+        results += usize::from(line.starts_with("test ") && line.contains(" ... "));
+        tally.libtest_line(line);
+        is_clean |= line == CLEAN;
+        if let Some(code) = line.strip_prefix(LAST) {
+            last = Some(code.to_owned());
+        }
+    })?;
+    let is_good = ended.ok && is_clean && results > 0 && last.as_deref() == Some("0");
+    if !is_good {
+        step::show(&format!(
+            "    the machine's tests ended with {last:?} after {results} results; nothing left: {is_clean}"
+        ));
+    }
+    tally.step(name, is_good);
+    Ok(())
+}
+
+/// The test program that is run there.
+fn build() -> Result<PathBuf> {
+    let mut command = tree::cargo();
+    command.args(["test", "--quiet", "--locked", "-p", "muster-agent", "--test", "exec", "--no-run"]);
+    command.args(["--message-format", "json"]).stdout(Stdio::piped());
+    let output = command.output().context("could not build the tests")?;
+    ensure!(output.status.success(), "could not build the tests: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout);
+    // One line for each artifact; only one of them can be run.
+    let program = text.lines().filter_map(|line| line.split_once("\"executable\":\"")?.1.split('"').next()).next_back();
+    program.map(PathBuf::from).context("cargo did not say where the test program is")
+}
+
+fn write_memory(to: &Path, machine: &Machine, tests: &Path) -> Result<()> {
+    let mut archive = Archive::default();
+    for folder in ["bin", "dev", "proc", "sys", "tmp"] {
+        archive.folder(folder);
+    }
+    archive.program("init", INIT.as_bytes());
+    let busybox = machine.root.join("bin/busybox");
+    archive
+        .program("bin/busybox", &fs::read(&busybox).with_context(|| format!("could not read {}", busybox.display()))?);
+    // Without what a debugger needs it is a tenth as large, and the machine's memory is small.
+    let small = to.with_extension("tests");
+    let strip = Command::new("strip").arg("-o").arg(&small).arg(tests).status();
+    let program = if strip.is_ok_and(|status| status.success()) { &small } else { tests };
+    archive.program("bin/tests", &fs::read(program)?);
+    for library in libraries(tests)? {
+        let name = library.to_string_lossy().trim_start_matches('/').to_owned();
+        archive.program(&name, &fs::read(&library).with_context(|| format!("could not read {}", library.display()))?);
+    }
+    fs::write(to, archive.finish()).with_context(|| format!("could not write {}", to.display()))
+}
+
+/// The shared libraries of a program, by their whole paths, its loader among them.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let output = Command::new("ldd").arg(program).output().context("could not run ldd")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let words = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    Ok(words.map(PathBuf::from).collect())
+}
+
+fn boot(machine: &Machine, memory: &Path) -> Command {
+    let root = &machine.root;
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", LIMIT_S]).arg(root.join("usr/bin/qemu-system-x86_64"));
+    // Emulated: a machine that tests run on is often a virtual one itself, without the means for another.
+    command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"]);
+    command.arg("-kernel").arg(&machine.kernel).arg("-initrd").arg(memory);
+    command.args(["-append", "console=ttyS0 quiet loglevel=1 panic=-1 psi=1"]);
+    command.args(["-nographic", "-nodefaults", "-no-reboot", "-serial", "stdio"]);
+    for share in ["qemu", "seabios"] {
+        command.arg("-L").arg(root.join("usr/share").join(share));
+    }
+    let libraries =
+        ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|dir| root.join(dir).display().to_string());
+    command.env("LD_LIBRARY_PATH", libraries.join(":")).stdout(Stdio::piped());
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_runs_what_is_named_and_says_how_it_ended() {
+        assert!(INIT.contains(&format!(" {TESTS} ")) && INIT.contains(&format!("{LAST}$?")));
+    }
+}
