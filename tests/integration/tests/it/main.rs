@@ -27,6 +27,8 @@ mod hostile;
 #[cfg(unix)]
 mod identity;
 #[cfg(unix)]
+mod limits;
+#[cfg(unix)]
 mod output;
 #[cfg(unix)]
 mod partition;

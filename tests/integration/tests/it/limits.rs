@@ -1,0 +1,74 @@
+//! Limits and accounts through real daemons: what a kernel says of a task reaches the person who asked for it.
+
+use anyhow::{Context as _, Result, ensure};
+use muster_integration::{
+    skip::skip,
+    system::System,
+    wait::{self, Look},
+};
+use serde_json::Value;
+
+const HOG: &str = r#"
+name = "hog"
+
+[[tasks]]
+name = "neighbour"
+shell = 'while [ ! -e "$GATE" ]; do sleep 0.1; done'
+env = { GATE = "@GATE@" }
+memory = "64MiB"
+
+[[tasks]]
+name = "hog"
+shell = 'head -c 400000000 /dev/zero | tail >/dev/null'
+memory = "64MiB"
+"#;
+
+/// The cgroups that the agent of `system` noted as its own; none: it may make none here.
+fn cgroups(system: &System) -> Vec<std::path::PathBuf> {
+    let text = std::fs::read_to_string(system.folder().join("agent/run/cgroups")).unwrap_or_default();
+    text.lines().map(Into::into).collect()
+}
+
+fn task<'a>(job: &'a Value, name: &str) -> Result<&'a Value> {
+    let tasks = job["tasks"].as_array().context("no tasks")?;
+    tasks.iter().find(|task| task["name"] == name).with_context(|| format!("no task {name} in {job}"))
+}
+
+#[test]
+fn a_hog_ends_as_oom_its_neighbour_lives_and_both_are_counted() -> Result<()> {
+    let mut system = System::plain()?;
+    let dirs = cgroups(&system);
+    if dirs.is_empty() {
+        return skip("a_hog_ends_as_oom_its_neighbour_lives_and_both_are_counted", "no cgroups can be made here");
+    }
+    let gate = system.folder().join("gate");
+    let job = system.submit("hog.toml", &HOG.replace("@GATE@", &gate.display().to_string()))?;
+    let ctl = system.ctl();
+    let shown = || ctl.json(&["show", &job.to_string(), "--tasks"]);
+    let hog = wait::until("the hog's end", || {
+        let shown = shown()?;
+        let (hog, neighbour) = (task(&shown, "hog")?, task(&shown, "neighbour")?);
+        ensure!(neighbour["state"] == "running" || hog["state"] != "failed", "the neighbour died: {neighbour}");
+        Ok(if hog["state"] == "failed" { Look::Done(hog.clone()) } else { Look::NotYet(hog.to_string()) })
+    })?;
+    let attempt = &hog["attempts"][0];
+    ensure!(attempt["end"]["kind"] == "oom", "{attempt}");
+    let reason = attempt["end"]["reason"].as_str().unwrap_or_default();
+    ensure!(reason.contains("its limit of 64 MiB"), "{reason}");
+    std::fs::write(&gate, "")?;
+    ctl.finished(job, wait::LIMIT)?;
+    let shown = shown()?;
+    let usage = &task(&shown, "neighbour")?["attempts"][0]["usage"];
+    let peak = usage["memory_peak_bytes"].as_u64().context("no peak")?;
+    ensure!((100_000..64 << 20).contains(&peak), "{usage}");
+    ensure!(usage["unenforced"] == serde_json::json!([]), "{usage}");
+
+    let advice = ctl.json(&["recommend", &job.to_string()])?;
+    let group = advice["groups"].as_array().and_then(|groups| groups.iter().find(|group| group["task"] == "hog"));
+    let better = group.and_then(|group| group["recommended_memory_bytes"].as_u64()).context("no advice")?;
+    ensure!(better == 96 << 20, "{advice}");
+
+    system.agent()?.stop()?;
+    ensure!(dirs.iter().all(|dir| !dir.exists()), "cgroups are left: {dirs:?}");
+    Ok(())
+}
