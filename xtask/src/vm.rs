@@ -28,7 +28,8 @@ const LAST: &str = "tests ended with ";
 /// Said when the machine goes down.
 const CLEAN: &str = "cgroups left: []";
 
-/// The first program in the machine.
+/// The first program in the machine. The tests run in the root of the tree, and some of them once more as a service does that
+/// was given a cgroup of its own.
 const INIT: &str = "#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mkdir -p /proc /sys /tmp /dev/shm
@@ -39,8 +40,14 @@ mount -t tmpfs none /tmp
 mount -t cgroup2 none /sys/fs/cgroup
 export PATH=/bin:/usr/bin HOME=/tmp TMPDIR=/tmp RUST_BACKTRACE=0 MUSTER_TEST_CGROUPS=2
 /bin/tests --test-threads 1 limits:: 2>&1
-echo \"tests ended with $?\"
-echo \"cgroups left: [$(find /sys/fs/cgroup -name 'muster-*')]\"
+root=$?
+echo '+memory +cpu +pids' > /sys/fs/cgroup/cgroup.subtree_control
+mkdir /sys/fs/cgroup/service
+sh -c 'echo $$ > /sys/fs/cgroup/service/cgroup.procs
+    exec /bin/tests --test-threads 1 limits::a_memory_hog limits::nothing_is_left 2>&1'
+echo \"tests ended with $((root + $?))\"
+rmdir /sys/fs/cgroup/service
+echo \"cgroups left: [$(find /sys/fs/cgroup -name 'muster-*' -o -name agent -o -name service)]\"
 poweroff -f
 ";
 

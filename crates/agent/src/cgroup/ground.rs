@@ -186,12 +186,43 @@ fn enable(dir: &Path, controller: Controller) -> io::Result<()> {
 }
 
 /// Moves this process into a leaf of its cgroup, so that others may stand beside it (the rule of no internal processes).
+/// Whoever shares the cgroup with strangers was not given it.
 fn step_aside(own: &Path) -> io::Result<()> {
+    let ours = ourselves();
+    let text = std::fs::read_to_string(own.join("cgroup.procs"))?;
+    let there: Vec<&str> = text.lines().collect();
+    if there.iter().any(|pid| !ours.iter().any(|ours| ours == pid)) {
+        return Err(Errno::EBUSY.into());
+    }
     let leaf = own.join(LEAF);
     match std::fs::create_dir(&leaf) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => std::fs::write(leaf.join("cgroup.procs"), std::process::id().to_string()),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => there.iter().try_for_each(|pid| std::fs::write(leaf.join("cgroup.procs"), pid)),
     }
+}
+
+/// Takes that back, as far as nobody else needs it.
+pub(super) fn step_back(base: &Base) {
+    let leaf = base.own.join(LEAF);
+    let text = std::fs::read_to_string(leaf.join("cgroup.procs")).unwrap_or_default();
+    let ours = ourselves();
+    if base.version != Version::Two || !text.lines().any(|pid| ours.iter().any(|ours| ours == pid)) {
+        return;
+    }
+    let off = base.controllers.iter().filter(|one| !BUILT_IN.contains(one)).map(|one| format!("-{} ", one.name()));
+    let _others_need_them = std::fs::write(base.own.join("cgroup.subtree_control"), off.collect::<String>());
+    for pid in text.lines() {
+        let _others_need_it = std::fs::write(base.own.join("cgroup.procs"), pid);
+    }
+    let _somebody_stays = std::fs::remove_dir(leaf);
+}
+
+/// This process, and the one that started it if that is the same program.
+fn ourselves() -> Vec<String> {
+    let exe = |pid: &str| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let parent = nix::unistd::getppid().to_string();
+    let parent = Some(parent).filter(|parent| exe(parent).is_some_and(|theirs| Some(theirs) == exe("self")));
+    [std::process::id().to_string()].into_iter().chain(parent).collect()
 }
 
 fn why_not(own: &Path, controller: Controller, error: &io::Error) -> String {

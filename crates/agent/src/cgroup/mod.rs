@@ -211,6 +211,7 @@ impl Groups {
         self.0.spare.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let dirs: Vec<PathBuf> = self.0.ground.bases.iter().map(|base| base.dir.clone()).collect();
         let left = sweep::remove(&dirs, limit);
+        self.0.ground.bases.iter().filter(|base| !left.contains(&base.dir)).for_each(ground::step_back);
         let keep: Vec<PathBuf> = ground::earlier(&self.0.noted).into_iter().filter(|dir| !dirs.contains(dir)).collect();
         let keep: String = keep.iter().chain(&left).map(|dir| format!("{}\n", dir.display())).collect();
         ground::write(&self.0.noted, &keep);

@@ -130,7 +130,8 @@ impl Mount {
         let below = place.strip_prefix(&self.root).unwrap_or(Path::new(""));
         let below = below.strip_prefix("/").unwrap_or(below);
         let is_plain = below.components().all(|part| matches!(part, Component::Normal(_)));
-        if is_plain { self.point.join(below) } else { self.point.clone() }
+        let is_below = is_plain && below != Path::new("");
+        if is_below { self.point.join(below) } else { self.point.clone() }
     }
 }
 
@@ -184,8 +185,8 @@ mod tests {
                       35 28 0:30 / /cg/blkio rw - cgroup cgroup rw,blkio\n";
         let places = "5:blkio:/\n4:memory:/a b\n3:cpu,cpuacct:/\n1:name=systemd:/x\n0::/\n";
         let expected = [
-            (Version::Two, vec![], "/cg/unified/".to_owned(), true),
-            (Version::One, vec!["cpu", "cpuacct"], "/cg/cpu,cpuacct/".to_owned(), true),
+            (Version::Two, vec![], "/cg/unified".to_owned(), true),
+            (Version::One, vec!["cpu", "cpuacct"], "/cg/cpu,cpuacct".to_owned(), true),
             (Version::One, vec!["memory"], "/cg/memory/a b".to_owned(), false),
         ];
         assert_eq!(seen(mounts, places), expected);
@@ -196,13 +197,13 @@ mod tests {
         let mounts = "35 28 0:30 /docker/77 /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
         let own = |place: &str| seen(mounts, &format!("0::{place}\n"))[0].2.clone();
         assert_eq!(own("/docker/77/inner"), "/sys/fs/cgroup/inner");
-        assert_eq!(own("/docker/77"), "/sys/fs/cgroup/");
+        assert_eq!(own("/docker/77"), "/sys/fs/cgroup");
         assert_eq!(own("/../../elsewhere"), "/sys/fs/cgroup", "a place that is not mounted here");
     }
 
     #[test]
     fn a_tree_that_is_mounted_twice_is_used_where_it_can_be_written() {
         let mounts = "35 28 0:30 / /a ro - cgroup2 cgroup2 rw\n36 28 0:30 / /with\\040space rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(seen(mounts, "0::/\n"), [(Version::Two, vec![], "/with space/".to_owned(), true)]);
+        assert_eq!(seen(mounts, "0::/\n"), [(Version::Two, vec![], "/with space".to_owned(), true)]);
     }
 }

@@ -98,8 +98,8 @@ impl Confined {
 fn shown(bytes: u64) -> String {
     match bytes {
         0..1_048_576 => format!("{bytes} bytes"),
-        _ if bytes % (1 << 30) == 0 => format!("{} GiB", bytes >> 30),
-        _ if bytes % (1 << 20) == 0 => format!("{} MiB", bytes >> 20),
+        _ if bytes.is_multiple_of(1 << 30) => format!("{} GiB", bytes >> 30),
+        _ if bytes.is_multiple_of(1 << 20) => format!("{} MiB", bytes >> 20),
         #[expect(clippy::cast_precision_loss, reason = "one digit is shown")]
         _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
     }
