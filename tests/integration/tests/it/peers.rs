@@ -135,7 +135,7 @@ async fn works(system: &System, protocols: (u32, u32), spoken: u32) -> Result<()
     agent.report(&lease, 1, What::Started(v1::Started { at_us: 5_000_000 })).await?;
     agent.ship(&lease, "said by the other release\n").await?;
     let end = Some(v1::End { kind: v1::EndKind::Succeeded.into(), ..v1::End::default() });
-    let ended = v1::Ended { end, started_us: 5_000_000, ended_us: 6_000_000, result: None };
+    let ended = v1::Ended { end, started_us: 5_000_000, ended_us: 6_000_000, result: None, usage: None };
     agent.report(&lease, 2, What::Ended(ended)).await?;
     agent.say(Up::Goodbye(v1::Goodbye {})).await?;
     let ctl = system.ctl();

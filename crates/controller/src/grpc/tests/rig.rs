@@ -215,7 +215,7 @@ impl Agent {
     fn ended(&self, lease: &v1::Lease, end: v1::End, result: Option<v1::ResultPayload>) -> v1::Report {
         let now = Clock::system().wall().0;
         let took = u64::from(lease.task + 1) * 1000;
-        let ended = v1::Ended { end: Some(end), started_us: now, ended_us: now + took, result };
+        let ended = v1::Ended { end: Some(end), started_us: now, ended_us: now + took, result, usage: None };
         v1::Report {
             seq: self.seq,
             token: lease.token,
