@@ -33,7 +33,7 @@ async fn strict(test: &str) -> Option<Bench> {
         return Some(bench);
     }
     assert!(std::env::var_os("MUSTER_TEST_CGROUPS").is_none(), "{test} must run here");
-    println!("skipped: {test}: no cgroups can be made here");
+    eprintln!("skipped: {test}: no cgroups can be made here");
     None
 }
 
