@@ -123,6 +123,24 @@ fn a_job_may_wait_for_another_one_or_for_a_task_of_it() {
 }
 
 #[test]
+fn a_job_of_which_nothing_was_done_is_skipped_and_one_of_which_a_part_was_is_not() {
+    let mut kit = Kit::new();
+    let host = kit.host(1);
+    let source = kit.submit(job([task("a")]));
+    let failure = |on| After { job: Some(source), job_name: None, task: None, on };
+    let waits = |name: &str, on| TaskSpec { after: vec![failure(on)], ..task(name) };
+    let nothing = kit.submit(job([waits("x", On::Success), then("y", &[("x", On::Success)])]));
+    let a_part = kit.submit(job([waits("x", On::Success), waits("y", On::Failure)]));
+    let lease = kit.round().remove(0);
+    kit.end(host, &lease, End::Exit(1));
+    assert_eq!(kit.states(nothing), [State::Skipped, State::Skipped]);
+    assert_eq!((kit.job_state(nothing), kit.job_state(a_part)), ("skipped", "queued"));
+    kit.run_all(host);
+    assert_eq!(kit.states(a_part), [State::Skipped, State::Succeeded]);
+    assert_eq!((kit.job_state(nothing), kit.job_state(a_part)), ("skipped", "succeeded"));
+}
+
+#[test]
 fn a_job_that_waits_for_an_unknown_job_is_refused_with_its_place() {
     let mut kit = Kit::new();
     let after = After { job: Some(JobId(9)), job_name: None, task: None, on: On::Any };
