@@ -184,6 +184,8 @@ impl Disk for Volatile {
 }
 
 const SEEDS: u64 = 1_000;
+/// Operations of the disk before power is lost, at most.
+const OPERATIONS: usize = 60;
 
 #[test]
 fn every_acknowledged_commit_survives_a_loss_of_power_at_any_moment() {
@@ -196,7 +198,7 @@ fn every_acknowledged_commit_survives_a_loss_of_power_at_any_moment() {
             let mut store = Worker::open(Box::new(disk.clone())).expect("it opens");
             let loaded = store.load().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
             assert!(Model::of(loaded.pieces) == model, "seed {seed}: something is missing, or too much");
-            disk.fuse(u32::try_from(dice.below(60)).expect("small"));
+            disk.fuse(u32::try_from(dice.below(OPERATIONS)).expect("small"));
             let lost = commit_until_it_fails(&mut store, loaded.term, &mut model, &mut dice);
             // A process without power writes nothing when it ends.
             disk.fuse(0);
@@ -208,7 +210,7 @@ fn every_acknowledged_commit_survives_a_loss_of_power_at_any_moment() {
 }
 
 fn commit_until_it_fails(store: &mut Worker, term: muster_core::id::Term, model: &mut Model, dice: &mut Dice) -> Batch {
-    loop {
+    for _ in 0..OPERATIONS {
         let batch = dice.batch();
         match store.commit(term, batch.clone()) {
             Outcome::Committed => model.apply(&batch),
@@ -216,6 +218,7 @@ fn commit_until_it_fails(store: &mut Worker, term: muster_core::id::Term, model:
             Outcome::Fenced => panic!("nobody else is there"),
         }
     }
+    panic!("more commits were acknowledged than the disk did operations: some are on no disk")
 }
 
 /// The commit whose outcome is unknown is there as a whole or not at all; which, is learned here.
