@@ -21,6 +21,8 @@ pub struct Options {
     pub cpus: u32,
     /// Where the controller keeps its state; a folder of the test when none.
     pub store: Option<PathBuf>,
+    /// Where the agent keeps its own; a folder of the test when none.
+    pub spool: Option<PathBuf>,
     /// A store that several controllers share, `etcd://…`; one of its own when none.
     pub shared: Option<String>,
     /// More environment for both daemons and for ctl.
@@ -29,7 +31,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lease_ttl: Duration::from_secs(15), cpus: 4, store: None, shared: None, env: Vec::new() }
+        Self { lease_ttl: Duration::from_secs(15), cpus: 4, store: None, spool: None, shared: None, env: Vec::new() }
     }
 }
 
@@ -124,7 +126,8 @@ impl System {
         let mut command = Command::new(binaries::path("muster-agent")?);
         command.args(["--controller", &format!("http://{}", self.address), "--name", "worker"]);
         command.args(["--cpus", &self.options.cpus.to_string()]);
-        command.arg("--data").arg(self.folder().join("agent"));
+        let data = self.options.spool.clone().unwrap_or_else(|| self.folder().join("agent"));
+        command.arg("--data").arg(data);
         self.agent = None;
         let agent = Daemon::start("agent", self.quiet(&mut command), self.folder())?;
         self.agent = Some(agent);

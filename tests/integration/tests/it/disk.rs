@@ -1,7 +1,8 @@
-//! The controller's disk is full: submissions are refused with a reason, nothing acknowledged is lost, and room heals it.
+//! Full disks. The controller's: submissions are refused with a reason; the agent's: work goes on. Nothing is lost, and room heals.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io::{ErrorKind, Write as _},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -17,6 +18,19 @@ use muster_integration::{
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
+    /// Takes all the room that is left; giving the file up gives it back.
+    fn fill(&self) -> Result<PathBuf> {
+        let path = self.0.join("filler");
+        let mut file = File::create(&path)?;
+        loop {
+            match file.write_all(&[0; 4096]) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(path),
+                Err(error) => return Err(error).context("could not fill the disk"),
+            }
+        }
+    }
+
     fn mount(at: &Path) -> Result<Result<Self, String>> {
         fs::create_dir_all(at)?;
         let output = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "muster-test"]).arg(at).output();
@@ -91,4 +105,54 @@ fn a_full_disk_is_a_clear_refusal_and_costs_nothing_that_was_accepted() -> Resul
     drop(system);
     drop(disk);
     Ok(())
+}
+
+/// Tasks whose ends need more room than the journal's last page has left.
+const MANY: usize = 100;
+
+#[test]
+fn an_agents_full_disk_costs_no_report_once_there_is_room_again() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let disk = match SmallDisk::mount(&folder.path().join("small"))? {
+        Ok(disk) => disk,
+        Err(why) => return skip("disk::an_agents_full_disk_costs_no_report_once_there_is_room_again", &why),
+    };
+    let mut system = System::start(Options { spool: Some(disk.0.join("agent")), ..Options::default() })?;
+    // Each task waits for a line of its own; the pipe is open for both sides, so that nobody waits for the other.
+    let gate = folder.path().join("gate");
+    ensure!(Command::new("mkfifo").arg(&gate).status()?.success(), "could not make a pipe");
+    let mut opened = File::options().read(true).write(true).open(&gate)?;
+    let task = format!("array = \"0-{}\"\ncpus = 0.01\nshell = \"read line <{}\"\n", MANY - 1, gate.display());
+    let job = system.submit("many.toml", &format!("name = \"many\"\n[[tasks]]\nname = \"a\"\n{task}"))?;
+    wait::until("all tasks to run", || {
+        let shown = system.ctl().json(&["show", &job.to_string()])?;
+        Ok(Look::when(shown["job"]["tasks"]["running"] == MANY, shown))
+    })?;
+
+    // They end where nobody takes their reports and the disk has no room for them.
+    let filler = disk.fill()?;
+    system.controller()?.kill9()?;
+    opened.write_all(&[b'\n'; MANY])?;
+    said(&mut system, "the journal cannot be written")?;
+    fs::remove_file(filler)?;
+    said(&mut system, "the journal can be written again and is complete")?;
+    system.agent()?.kill9()?;
+    system.start_controller()?;
+    system.start_agent()?;
+
+    let finished = system.ctl().finished(job, wait::LIMIT)?;
+    ensure!(finished["tasks"]["succeeded"] == MANY, "{finished}");
+    let shown = system.ctl().json(&["show", &job.to_string(), "--tasks"])?;
+    let tasks = shown["tasks"].as_array().context("tasks")?;
+    let again = tasks.iter().find(|task| task["attempts"].as_array().is_none_or(|attempts| attempts.len() != 1));
+    ensure!(again.is_none(), "its report was lost: {again:?}");
+    system.finish()
+}
+
+/// Waits until the agent's log says something.
+fn said(system: &mut System, words: &str) -> Result<()> {
+    wait::until(&format!("the agent to say `{words}`"), || {
+        let log = system.agent()?.log();
+        Ok(Look::when(log.contains(words), log))
+    })
 }
