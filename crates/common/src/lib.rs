@@ -6,6 +6,7 @@ pub mod jobfile;
 #[cfg(muster_mutants)]
 pub mod mutant;
 pub mod proto;
+pub mod service;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;

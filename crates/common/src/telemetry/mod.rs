@@ -1,12 +1,15 @@
 //! Logs to stderr, spans to a collector, and one trace per job across all processes.
 //!
 //! * `MUSTER_LOG`: which logs (`info`, `muster_agent=debug,warn`, ...). `MUSTER_LOG_FORMAT`: `plain` or `json`.
+//!   Where stderr is the system's journal, logs are its records, unless `MUSTER_LOG_FORMAT` says otherwise.
 //! * `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`: where spans go (OTLP over gRPC);
 //!   neither is set: nowhere, and a span that no log asks for costs one load. The other `OTEL_*`
 //!   variables mean what OpenTelemetry says.
 //!
 //! Spans of single tasks are made at level `debug`: logs show them only when asked, traces always.
 
+#[cfg(target_os = "linux")]
+mod journal;
 mod otlp;
 mod trace_parent;
 
@@ -87,7 +90,9 @@ pub fn init(options: Options) -> Result<Guard, Error> {
     let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let filter = env("MUSTER_LOG");
     let filter = parse_filter(filter.as_deref().unwrap_or(options.filter))?;
-    let format = parse_format(env("MUSTER_LOG_FORMAT").as_deref())?;
+    let format = env("MUSTER_LOG_FORMAT");
+    let journal = if format.is_none() { journal(env("JOURNAL_STREAM").as_deref(), &filter) } else { None };
+    let format = parse_format(format.as_deref())?;
     let (exporter, problem) = match otlp::wanted(env) {
         otlp::Wanted::Nothing => (None, None),
         otlp::Wanted::Unusable(problem) => (None, Some(problem)),
@@ -100,7 +105,7 @@ pub fn init(options: Options) -> Result<Guard, Error> {
     let spans = exporter.as_ref().map(otlp::layer);
     tracing_subscriber::registry()
         .with(spans)
-        .with(logs(filter, format, colours, io::stderr))
+        .with(journal.unwrap_or_else(|| logs(filter, format, colours, io::stderr)))
         .try_init()
         .map_err(|_| Error::Twice)?;
     if let Some(problem) = problem {
@@ -122,6 +127,21 @@ where
         Format::Plain => layer.with_filter(filter).boxed(),
         Format::Json => layer.json().with_ansi(false).flatten_event(true).with_filter(filter).boxed(),
     }
+}
+
+/// Logs as records of the journal, if `stream` says that this is where stderr goes.
+#[cfg(target_os = "linux")]
+fn journal<S>(stream: Option<&str>, filter: &Targets) -> Option<Logs<S>>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a> + Send + Sync,
+{
+    journal::of_stderr(stream).map(|journal| journal.with_filter(filter.clone()).boxed())
+}
+
+/// There is no journal.
+#[cfg(not(target_os = "linux"))]
+fn journal<S>(_stream: Option<&str>, _filter: &Targets) -> Option<Logs<S>> {
+    None
 }
 
 /// Levels by target. Not the filters by fields of spans: they bring a regex engine, which costs more to build than all
