@@ -9,9 +9,14 @@ use std::{
 
 use anyhow::Context;
 use clap::{Parser, builder::FalseyValueParser};
-use muster_common::{shutdown, telemetry};
-use muster_controller::app::{Config, cluster, promote::Installation};
+use muster_common::{service::Service, shutdown, telemetry};
+use muster_controller::app::{
+    Config, cluster,
+    promote::Installation,
+    standing::{self, Standing},
+};
 use muster_core::access::Enforcement;
+use tokio::sync::watch;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -80,17 +85,18 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
 
 async fn serve(flags: Flags) -> anyhow::Result<()> {
     let config = configuration(flags)?;
+    let service = Service::from_environment();
     raise_files();
     let closed = "cannot say where it listens: standard output is closed";
     if config.cluster.store.is_some() {
         let mut member = cluster::start(config).await?;
         announce(member.scheme, member.addr, &member.store).context(closed)?;
-        let failed = until_asked(member.failed()).await;
+        let failed = until_asked(&service, member.standing(), member.failed()).await;
         return finish(failed, member.stop()).await;
     }
-    let mut running = Installation::start(config).await?;
+    let mut running = service.starting("takes up its store", Installation::start(config)).await?;
     announce(running.scheme, running.addr, &running.data_dir.display().to_string()).context(closed)?;
-    let failed = until_asked(running.failed()).await;
+    let failed = until_asked(&service, running.standing(), running.failed()).await;
     finish(failed, running.stop()).await
 }
 
@@ -106,15 +112,22 @@ fn raise_files() {
     }
 }
 
-/// Until somebody asks it to stop, or it fails by itself: why.
-async fn until_asked(failed: impl Future<Output = anyhow::Error>) -> Option<anyhow::Error> {
-    tokio::select! {
+/// Until somebody asks it to stop, or it fails by itself: why. Meanwhile the service manager is told how it goes.
+async fn until_asked(
+    service: &Service,
+    standing: watch::Receiver<Standing>,
+    failed: impl Future<Output = anyhow::Error>,
+) -> Option<anyhow::Error> {
+    let failed = tokio::select! {
         asked = shutdown::signal() => {
             tracing::info!(asked, "stopping");
             None
         }
         error = failed => Some(error),
-    }
+        () = standing::tell(service, standing) => None,
+    };
+    service.stopping("commits what was decided and ends");
+    failed
 }
 
 async fn finish(failed: Option<anyhow::Error>, stop: impl Future<Output = ()>) -> anyhow::Result<()> {

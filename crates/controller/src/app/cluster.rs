@@ -15,6 +15,7 @@ use super::{
     Doors, elect, ended, explain_end,
     lead::{About, Lead},
     listen, open_logs, prepare, secure,
+    standing::Standing,
 };
 use crate::{
     config::{Cluster, Config},
@@ -22,7 +23,7 @@ use crate::{
     etcd::{Access, Address, Etcd},
     grpc::Door,
     identity::{Authority, Own},
-    leader::{Candidate, Leader, Leadership, Presence},
+    leader::{Candidate, Leadership, Presence},
     store,
 };
 
@@ -47,6 +48,7 @@ pub struct Member {
     /// Where its store is.
     pub store: String,
     doors: Doors,
+    standing: watch::Receiver<Standing>,
     stop: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
 }
@@ -72,7 +74,8 @@ pub async fn start(config: Config) -> anyhow::Result<Member> {
     door.wait(NOBODY);
     let doors = Doors::open(listener, door, identity.clone());
     let candidate = Candidate::new(Arc::clone(&etcd), clock, own.clone(), name, cluster.session_ttl);
-    Ok(Member::run(Seat { addr, data_dir, own, config, clock, etcd, candidate, identity }, doors, None))
+    let standing = watch::Sender::new(Standing::Waits(NOBODY.to_owned()));
+    Ok(Member::run(Seat { addr, data_dir, own, config, clock, etcd, candidate, identity, standing }, doors, None))
 }
 
 /// A place among the controllers of an etcd.
@@ -87,6 +90,8 @@ pub(super) struct Seat {
     pub(super) candidate: Candidate,
     /// Who it is; none: all speak plain text.
     pub(super) identity: Option<Arc<Own>>,
+    /// Told what becomes of it.
+    pub(super) standing: watch::Sender<Standing>,
 }
 
 /// A leadership that was won before its controller had its place.
@@ -167,7 +172,7 @@ pub(super) fn access(cluster: &Cluster) -> anyhow::Result<Access> {
 impl Member {
     /// Begins to stand by, or to lead if that is won already.
     pub(super) fn run(seat: Seat, doors: Doors, first: Option<First>) -> Self {
-        let Seat { addr, data_dir, own, config, clock, etcd, candidate, identity } = seat;
+        let Seat { addr, data_dir, own, config, clock, etcd, candidate, identity, standing } = seat;
         let (store, stop) = (etcd.address().to_string(), CancellationToken::new());
         let name = config.cluster.name.clone().unwrap_or_else(|| own.clone());
         if let Some(identity) = &identity {
@@ -177,6 +182,7 @@ impl Member {
         let members = presence.members();
         tokio::spawn(presence.run(stop.clone()));
         let (door, folder, scheme) = (doors.door.clone(), data_dir.clone(), secure::scheme(&config));
+        let seen = standing.subscribe();
         let turns = Turns {
             config,
             clock,
@@ -187,10 +193,16 @@ impl Member {
             door,
             own,
             identity,
+            standing,
             stop: stop.clone(),
         };
         let task = tokio::spawn(turns.run(first));
-        Self { addr, scheme, data_dir, store, doors, stop, task }
+        Self { addr, scheme, data_dir, store, doors, standing: seen, stop, task }
+    }
+
+    /// How it stands, from now on.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.clone()
     }
 
     /// Waits until it cannot go on by itself. Cancel safe.
@@ -228,6 +240,7 @@ struct Turns {
     own: String,
     /// Who it is; none: all speak plain text.
     identity: Option<Arc<Own>>,
+    standing: watch::Sender<Standing>,
     stop: CancellationToken,
 }
 
@@ -247,7 +260,7 @@ impl Turns {
         while !stop.is_cancelled() {
             let elected = tokio::select! {
                 elected = stop.run_until_cancelled(self.candidate.campaign()) => elected,
-                () = show_leader(self.candidate.leader(), &self.door, &self.own) => None,
+                () = self.show_leader() => None,
             };
             let Some(elected) = elected else { return Ok(()) };
             let leadership = elected.context("this controller cannot stand for election")?;
@@ -268,7 +281,36 @@ impl Turns {
         if self.stop.is_cancelled() {
             self.door.close(STOPPING);
         } else {
-            self.door.wait(NOBODY);
+            self.nobody();
+        }
+    }
+
+    fn nobody(&self) {
+        self.door.wait(NOBODY);
+        self.standing.send_replace(Standing::Waits(NOBODY.to_owned()));
+    }
+
+    /// Opens the door to whoever leads, for as long as it is polled.
+    async fn show_leader(&self) {
+        let mut leader = self.candidate.leader();
+        loop {
+            let seen = leader.borrow_and_update().clone();
+            match seen {
+                None => self.nobody(),
+                // Ours, from before a restart: its session will end.
+                Some(leader) if leader.address == self.own => self.nobody(),
+                Some(leader) => {
+                    tracing::info!(leader = leader.name, at = leader.address, "another controller leads");
+                    if let Err(error) = self.door.forward_to(&leader.address) {
+                        tracing::error!(%error, at = leader.address, "calls cannot be passed on to the leader");
+                        self.door.close(&error.to_string());
+                    }
+                    self.standing.send_replace(Standing::StandsBy(leader.address));
+                }
+            }
+            if leader.changed().await.is_err() {
+                return std::future::pending().await;
+            }
         }
     }
 
@@ -296,6 +338,7 @@ impl Turns {
             Err(error) => return Err(error),
         };
         tracing::info!(term = %lead.handle.term(), "this controller leads");
+        self.standing.send_replace(Standing::Leads(lead.handle.clone()));
         // Nobody may want to know any more.
         let _told = tell.map(|tell| tell.send(lead.handle.term()));
         let ended = tokio::select! {
@@ -326,26 +369,4 @@ fn passes(error: &anyhow::Error) -> bool {
         _ => None,
     });
     secure::passes(error) || store.is_some_and(|error| error.may_pass() || is_deposed(error))
-}
-
-/// Opens the door to whoever leads, for as long as it is polled.
-async fn show_leader(mut leader: watch::Receiver<Option<Leader>>, door: &Door, own: &str) {
-    loop {
-        let seen = leader.borrow_and_update().clone();
-        match seen {
-            None => door.wait(NOBODY),
-            // Ours, from before a restart: its session will end.
-            Some(leader) if leader.address == own => door.wait(NOBODY),
-            Some(leader) => {
-                tracing::info!(leader = leader.name, at = leader.address, "another controller leads");
-                if let Err(error) = door.forward_to(&leader.address) {
-                    tracing::error!(%error, at = leader.address, "calls cannot be passed on to the leader");
-                    door.close(&error.to_string());
-                }
-            }
-        }
-        if leader.changed().await.is_err() {
-            return std::future::pending().await;
-        }
-    }
 }

@@ -10,6 +10,8 @@ mod lead;
 pub mod promote;
 pub mod restore;
 mod secure;
+#[cfg(feature = "etcd")]
+pub mod standing;
 
 use std::{
     fs,

@@ -11,7 +11,7 @@ use anyhow::Context;
 use muster_common::{clock::Clock, proto::v1, wire::record};
 use muster_core::{id::Term, time::micros};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,7 @@ use super::{
     Doors, Ready, Running, begin,
     cluster::{self, Member},
     elect, embedded_in, ended,
+    standing::Standing,
 };
 use crate::{
     config::Config,
@@ -41,6 +42,7 @@ pub struct Installation {
     pub scheme: &'static str,
     /// Where its data is.
     pub data_dir: std::path::PathBuf,
+    standing: watch::Receiver<Standing>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<anyhow::Result<()>>,
 }
@@ -55,8 +57,14 @@ impl Installation {
         let running = begin(config, Some(sender)).await?;
         let (addr, scheme) = (running.addr, running.scheme);
         let (data_dir, stop) = (running.data_dir.clone(), CancellationToken::new());
-        let task = tokio::spawn(drive(running, promotions, stop.clone()));
-        Ok(Self { addr, scheme, data_dir, stop, task })
+        let (told, standing) = watch::channel(Standing::Leads(running.handle.clone()));
+        let task = tokio::spawn(drive(running, promotions, told, stop.clone()));
+        Ok(Self { addr, scheme, data_dir, standing, stop, task })
+    }
+
+    /// How it stands, from now on.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.clone()
     }
 
     /// Waits until it cannot go on by itself. Cancel safe.
@@ -82,6 +90,7 @@ impl Installation {
 async fn drive(
     mut running: Running,
     mut promotions: mpsc::Receiver<Promotion>,
+    standing: watch::Sender<Standing>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut member = loop {
@@ -96,8 +105,11 @@ async fn drive(
             }
             Some(promotion) = promotions.recv() => promotion,
         };
-        match Box::pin(promote(running, promotion)).await? {
-            Now::Stayed(again) => running = *again,
+        match Box::pin(promote(running, promotion, &standing)).await? {
+            Now::Stayed(again) => {
+                standing.send_replace(Standing::Leads(again.handle.clone()));
+                running = *again;
+            }
             Now::Moved(member) => break member,
         }
     };
@@ -119,7 +131,7 @@ enum Now {
 ///
 /// # Errors
 /// Neither is known to be true, or it can go on nowhere; the next start finds out.
-async fn promote(running: Running, promotion: Promotion) -> anyhow::Result<Now> {
+async fn promote(running: Running, promotion: Promotion, standing: &watch::Sender<Standing>) -> anyhow::Result<Now> {
     let Promotion { to, reply } = promotion;
     tracing::info!(to, "the installation is to move");
     let (target, before) = match prepare(&running, &to).await {
@@ -131,12 +143,13 @@ async fn promote(running: Running, promotion: Promotion) -> anyhow::Result<Now> 
     };
     let held_from = running.ready.clock.mono();
     running.doors.door.wait("the installation is moving to etcd and goes on there in a moment; try again");
+    standing.send_replace(Standing::Waits(format!("moves to {to}")));
     let left = running.leave().await;
     match finish(&target, &left.ready.store, &before).await {
         Ok(records) => {
             let (from, clock) = (embedded_in(&left.ready.data_dir), left.ready.clock);
             let (tell, told) = oneshot::channel();
-            let member = go_on(target, left, tell).await;
+            let member = go_on(target, left, tell, standing.clone()).await;
             let term = timeout(LEADS_WITHIN, told).await.ok().and_then(Result::ok);
             let held_us = micros(clock.mono().since(held_from));
             answer(reply, term, &member, records, (held_us, from));
@@ -160,7 +173,7 @@ async fn promote(running: Running, promotion: Promotion) -> anyhow::Result<Now> 
 }
 
 /// Goes on in etcd, under the leadership that made the copy.
-async fn go_on(target: Target, left: Left, tell: oneshot::Sender<Term>) -> Member {
+async fn go_on(target: Target, left: Left, tell: oneshot::Sender<Term>, standing: watch::Sender<Standing>) -> Member {
     let Left { ready, doors } = left;
     if let Err(error) = ready.store.mark_moved(Some(target.mark(true))).await {
         // Its first mark makes the next start ask etcd, which tells.
@@ -170,7 +183,7 @@ async fn go_on(target: Target, left: Left, tell: oneshot::Sender<Term>) -> Membe
     let Target { config, etcd, candidate, own, leadership, .. } = target;
     let first = cluster::First { leadership, tell };
     let Ready { addr, data_dir, clock, identity, .. } = ready;
-    let seat = cluster::Seat { addr, data_dir, own, config, clock, etcd, candidate, identity };
+    let seat = cluster::Seat { addr, data_dir, own, config, clock, etcd, candidate, identity, standing };
     Member::run(seat, doors, Some(first))
 }
 

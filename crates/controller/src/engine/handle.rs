@@ -36,6 +36,7 @@ pub(super) enum Message {
     Explain(Target, Reply<Vec<Explanation>>),
     Agents(Reply<Vec<AgentStatus>>),
     Queues(Reply<Vec<QueueStatus>>),
+    Turn(Reply<()>),
 }
 
 impl Message {
@@ -48,6 +49,8 @@ impl Message {
             Self::Explain(_, reply) => _ = reply.send(Err(error())),
             Self::Agents(reply) => _ = reply.send(Err(error())),
             Self::Queues(reply) => _ = reply.send(Err(error())),
+            // It turns, all the same.
+            Self::Turn(reply) => _ = reply.send(Ok(())),
             // Agents say everything again when they are back.
             Self::Tell(_) | Self::TellAll(_) => {}
         }
@@ -116,6 +119,14 @@ impl Handle {
     /// The engine has stopped.
     pub async fn queues(&self) -> Result<Vec<QueueStatus>, Error> {
         self.call(Message::Queues).await
+    }
+
+    /// Waits until the engine has taken up everything that came before: it turns.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub async fn turns(&self) -> Result<(), Error> {
+        self.call(Message::Turn).await
     }
 
     /// The term under which commits are made now.

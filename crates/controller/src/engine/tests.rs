@@ -1,13 +1,20 @@
 //! The order of things, seen from outside: what is answered, sent and shown, and when.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
+use async_trait::async_trait;
 use futures::poll;
 use muster_common::clock::Clock;
 use muster_core::{
     cluster::Config,
     event::{Answer, Event, Report, Submission, Target, What},
-    id::{AgentId, JobId, SessionId, TaskId, Token},
+    id::{AgentId, JobId, SessionId, TaskId, Term, Token},
     record::{Key, Offer},
     resources::Request,
     spec::{JobSpec, TaskSpec},
@@ -24,7 +31,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     dispatch::{Outgoing, Sessions},
     engine::{self, Ended, Error, Handle},
-    store::memory::{Fate, Memory},
+    store::{
+        Batch, Loaded, Outcome, Records, Store,
+        memory::{Fate, Memory},
+    },
     view::View,
 };
 
@@ -47,10 +57,15 @@ struct Agent {
 
 impl Rig {
     async fn start(store: Memory) -> Self {
+        Self::on(Arc::new(store.clone()), store).await
+    }
+
+    /// On a store that keeps what it has in `memory`.
+    async fn on(store: Arc<dyn Store>, memory: Memory) -> Self {
         let (forget, _forgotten) = mpsc::channel(8);
         let (sessions, view, cancel) = (Sessions::new(forget), View::default(), CancellationToken::new());
         let parts = engine::Parts {
-            store: Arc::new(store.clone()),
+            store,
             sessions: sessions.clone(),
             view: view.clone(),
             clock: Clock::system(),
@@ -59,7 +74,7 @@ impl Rig {
         };
         let (handle, engine) = engine::start(parts).await.expect("the store loads");
         let task = tokio::spawn(engine.run(cancel.clone()));
-        Self { handle, sessions, view, store, cancel, task }
+        Self { handle, sessions, view, store: memory, cancel, task }
     }
 
     async fn attach(&self) -> Agent {
@@ -380,4 +395,62 @@ async fn a_restart_finds_all_that_was_committed() {
     assert_eq!(snapshot.named("census").collect::<Vec<_>>(), [JobId(3), JobId(2), JobId(1)]);
     assert_eq!(snapshot.job(JobId(2)).map(|job| job.summary.state), Some(JobState::Queued));
     assert_eq!(submitted(2)(rig.submit("b").await), Some(true));
+}
+
+/// A store on which the engine's own thread can be made to wait.
+struct Holding {
+    memory: Memory,
+    holds_up: AtomicBool,
+}
+
+#[async_trait]
+impl Store for Holding {
+    async fn load(&self) -> Result<Loaded, crate::store::Error> {
+        self.memory.load().await
+    }
+
+    async fn commit(&self, term: Term, batch: Batch) -> Outcome {
+        self.memory.commit(term, batch).await
+    }
+
+    async fn snapshot(&self) -> Result<Records, crate::store::Error> {
+        self.memory.snapshot().await
+    }
+
+    fn holds(&self) -> bool {
+        while self.holds_up.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        true
+    }
+
+    async fn close(&self) {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_stands_still_does_not_say_that_it_turns() {
+    let memory = Memory::default();
+    let store = Arc::new(Holding { memory: memory.clone(), holds_up: AtomicBool::new(false) });
+    let rig = Rig::on(Arc::clone(&store) as Arc<dyn Store>, memory).await;
+    assert_eq!(rig.handle.turns().await, Ok(()));
+    store.holds_up.store(true, Ordering::SeqCst);
+    // The turn that was under way may still answer; none after it does.
+    let mut answered = 0;
+    while timeout(Duration::from_millis(200), rig.handle.turns()).await.is_ok() {
+        answered += 1;
+        assert!(answered < 3, "it answers while it stands still");
+    }
+    store.holds_up.store(false, Ordering::SeqCst);
+    assert_eq!(timeout(LIMIT, rig.handle.turns()).await, Ok(Ok(())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_whose_store_is_away_turns() {
+    let rig = Rig::start(Memory::default()).await;
+    rig.store.fail_loads(u32::MAX);
+    rig.store.script([Fate::UnknownNotApplied]);
+    assert!(is_unavailable(&rig.submit("k").await));
+    for _ in 0..100 {
+        assert_eq!(timeout(Duration::from_secs(5), rig.handle.turns()).await, Ok(Ok(())));
+    }
 }

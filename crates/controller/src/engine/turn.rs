@@ -136,6 +136,7 @@ impl Engine {
             Message::Explain(target, reply) => _ = reply.send(self.cluster.explain(now, target).map_err(Error::from)),
             Message::Agents(reply) => _ = reply.send(Ok(self.cluster.agents())),
             Message::Queues(reply) => _ = reply.send(Ok(self.cluster.queues())),
+            Message::Turn(reply) => _ = reply.send(Ok(())),
         }
     }
 
