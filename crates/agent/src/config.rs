@@ -1,6 +1,9 @@
 //! What an operator may set, and the file in which it is written. Every problem of a file is told at once.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use muster_common::{
     DEFAULT_PORT,
@@ -40,6 +43,8 @@ pub struct Config {
     pub enforce: Enforce,
     /// How this program becomes the guard that ends what a killed agent leaves; none: there is no guard.
     pub guard: Option<guard::Program>,
+    /// How often somebody looks whether its loop turns; none: nobody does.
+    pub look_every: Option<Duration>,
 }
 
 impl Default for Config {
@@ -55,6 +60,7 @@ impl Default for Config {
             credential: Credential::None,
             enforce: Enforce::Auto,
             guard: None,
+            look_every: None,
         }
     }
 }
@@ -190,6 +196,20 @@ mod tests {
         assert_eq!(config.machine.named.get("licence"), Some(&3));
         assert_eq!(config.machine.labels.get("zone").map(String::as_str), Some("a"));
         assert_eq!(config.log_quota, Config::default().log_quota);
+    }
+
+    /// What a package puts into /etc, as it is and with each of its examples taken up.
+    #[test]
+    fn the_file_that_is_installed_and_each_line_of_it_can_be_used() {
+        let text = include_str!("../../../deploy/etc/agent.toml");
+        let installed = Config::parse(text).expect("it is right");
+        assert_eq!(installed.data_dir, PathBuf::from("/var/lib/muster-agent"));
+        let examples: Vec<_> =
+            text.lines().filter_map(|line| line.strip_prefix('#')).filter(|line| !line.starts_with(' ')).collect();
+        assert!(examples.len() > 5, "{examples:?}");
+        for example in examples.into_iter().filter(|example| !example.is_empty() && !example.starts_with("join")) {
+            Config::parse(example).unwrap_or_else(|problems| panic!("{example}: {problems:?}"));
+        }
     }
 
     #[test]

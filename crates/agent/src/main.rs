@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 use anyhow::Context as _;
 use clap::{Parser, builder::FalseyValueParser};
 use muster_agent::{app, cgroup::Enforce, config, config::Config, exec::guard, link::Credential};
-use muster_common::{shutdown, telemetry, tls::JoinToken, token};
+use muster_common::{service::Service, shutdown, telemetry, tls::JoinToken, token};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -83,11 +83,18 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
 }
 
 async fn serve(flags: Flags) -> anyhow::Result<()> {
-    let mut running = app::start(configuration(flags)?).await?;
+    let service = Service::from_environment();
+    let config = Config { look_every: service.look_every(), ..configuration(flags)? };
+    let mut running = service.starting("takes up its folder", app::start(config)).await?;
+    // One whose controller is away does what it should: it looks for one, and what runs goes on.
+    service.ready();
+    let (pulse, mut seen) = (running.pulse.clone(), 0);
+    service.watch_apart(move || pulse.look(&mut seen)).context("cannot start a thread")?;
     tokio::select! {
         () = running.finished() => anyhow::bail!("the agent ended by itself; its log says why"),
         asked = shutdown::signal() => tracing::info!(asked, "stopping: what runs is ended and reported"),
     }
+    service.stopping("ends what runs and reports it");
     running.request_stop();
     loop {
         tokio::select! {

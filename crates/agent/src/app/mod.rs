@@ -2,6 +2,7 @@
 
 mod credentials;
 mod identity;
+mod pulse;
 mod run;
 mod secure;
 #[cfg(test)]
@@ -18,7 +19,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
 use self::identity::Identity;
-pub use self::run::{Agent, Processes, Sources};
+pub use self::{
+    pulse::Pulse,
+    run::{Agent, Processes, Sources},
+};
 pub use crate::config::Config;
 use crate::{
     exec::{self, Exec, Swept},
@@ -40,6 +44,8 @@ const END_LIMIT: Duration = Duration::from_secs(2);
 pub struct Running {
     /// What it told the controller of its machine.
     pub offer: Offer,
+    /// Whether its loop turns.
+    pub pulse: Pulse,
     stops: mpsc::Sender<()>,
     done: JoinHandle<()>,
 }
@@ -122,10 +128,12 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
     let mut journal = journal;
     restore(clock, &mut supervisor, &mut journal, sweep);
     let agent = Agent::new(clock, (identity.uid.clone(), offer.clone()), supervisor, journal, exec.clone());
+    let pulse = Pulse::new(config.look_every);
+    let agent = agent.watched(pulse.clone());
     let sources = Sources { link: link_events, exec: exec_events, stops: stop_requests };
     let life = Life { identity, exec, spools, links: links_tracker, tracker, stop };
     let done = tokio::spawn(life.live(agent, sources));
-    Ok(Running { offer, stops, done })
+    Ok(Running { offer, pulse, stops, done })
 }
 
 /// What must be ended in order when the loop has ended.

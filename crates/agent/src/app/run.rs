@@ -15,6 +15,7 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
+use super::Pulse;
 use crate::{
     exec::{Exec, ExecEvent, KillReason, Order},
     journal::Journal,
@@ -122,6 +123,7 @@ pub struct Agent<P> {
     /// Nobody is left who could ask us to stop.
     abandoned: bool,
     stopped: bool,
+    pulse: Pulse,
 }
 
 impl<P: Processes> Agent<P> {
@@ -147,7 +149,14 @@ impl<P: Processes> Agent<P> {
             broken: None,
             abandoned: false,
             stopped: false,
+            pulse: Pulse::default(),
         }
+    }
+
+    /// The same, watched.
+    #[must_use]
+    pub fn watched(self, pulse: Pulse) -> Self {
+        Self { pulse, ..self }
     }
 
     /// Runs until a stop is complete. The stream stays open until what comes back is dropped.
@@ -158,6 +167,7 @@ impl<P: Processes> Agent<P> {
             self.take_what_is_ready(&mut sources);
             self.tick_if_due();
             self.act();
+            self.pulse.turn(self.supervisor.is_attached(), self.supervisor.holding());
         }
         self.up
     }
@@ -185,7 +195,7 @@ impl<P: Processes> Agent<P> {
     fn pause(&self) -> Duration {
         let now = self.clock.mono();
         let due = self.supervisor.wakeup().into_iter().chain(self.broken).chain(self.gathering).min();
-        due.map_or(IDLE, |due| due.since(now))
+        due.map_or(IDLE, |due| due.since(now)).min(self.pulse.every())
     }
 
     fn take(&mut self, news: News) {

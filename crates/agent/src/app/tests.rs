@@ -23,7 +23,10 @@ use tempfile::TempDir;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::run::{Agent, Processes, Sources};
+use super::{
+    Pulse,
+    run::{Agent, Processes, Sources},
+};
 use crate::{
     exec::{ExecEvent, KillReason, Order, ProcessIdentity, Swept},
     journal::Journal,
@@ -91,6 +94,10 @@ struct World {
 impl World {
     /// Everything that is left is swept as dead.
     fn start(folder: &Path, addresses: &[&str]) -> Self {
+        Self::watched(folder, addresses, Pulse::default())
+    }
+
+    fn watched(folder: &Path, addresses: &[&str], pulse: Pulse) -> Self {
         let clock = Clock::system();
         let (mut journal, memory) = Journal::open(folder).expect("a journal");
         let capacity = Request { cpu_milli: 4000, ..Request::default() };
@@ -110,7 +117,7 @@ impl World {
         let (stops, stop_requests) = mpsc::channel(2);
         let script = Script { started: started_in, killed: killed_in, offers: Mutex::default(), exec: exec.clone() };
         let me = (Arc::from("uid-1"), Offer { name: "worker".to_owned(), ..Offer::default() });
-        let agent = Agent::new(clock, me, supervisor, journal, script);
+        let agent = Agent::new(clock, me, supervisor, journal, script).watched(pulse);
         let sources = Sources { link: link_events, exec: exec_events, stops: stop_requests };
         let done = tokio::spawn(async move {
             drop(agent.run(sources).await);
@@ -352,6 +359,40 @@ async fn the_next_controller_is_tried_when_one_is_not_there() {
     stream.send_nothing_known().await;
     stream.lease(TERM, &process(), [1]).await;
     assert_eq!(world.started().await.token, Token(1), "a message of a newer controller does no harm");
+}
+
+#[tokio::test]
+async fn a_watched_loop_turns_though_nothing_happens_and_says_how_it_goes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let every = Duration::from_millis(5);
+    let pulse = Pulse::new(Some(every));
+    let mut controller = Controller::start().await;
+    let mut world = World::watched(folder.path(), &[&controller.address], pulse.clone());
+    let mut seen = 0;
+    let mut says = async |status: &str| {
+        soon(status, async {
+            // Each look finds another turn, or the next one does.
+            let mut turned = 0;
+            while turned < 20 {
+                let look = pulse.look(&mut seen);
+                turned += usize::from(look.turns && look.status == status);
+                tokio::time::sleep(every).await;
+            }
+        })
+        .await;
+    };
+    says("looks for a controller, 0 attempts here").await;
+    let stream = controller.welcome(TERM).await;
+    stream.lease(TERM, &process(), [1]).await;
+    assert_eq!(world.started().await.token, Token(1));
+    says("attached, 1 attempt here").await;
+    world.kill().await;
+    soon("its stillness to be told", async {
+        while !pulse.look(&mut seen).status.ends_with("its loop does not turn") {
+            tokio::time::sleep(every).await;
+        }
+    })
+    .await;
 }
 
 #[cfg(unix)]
