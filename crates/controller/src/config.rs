@@ -381,6 +381,20 @@ mod tests {
         }
     }
 
+    /// What a package puts into /etc, as it is and with each of its examples taken up.
+    #[test]
+    fn the_file_that_is_installed_and_each_line_of_it_can_be_used() {
+        let text = include_str!("../../../deploy/etc/controller.toml");
+        let installed = Config::parse(text).expect("it is right");
+        assert_eq!(installed.data_dir, PathBuf::from("/var/lib/muster"));
+        let examples: Vec<_> =
+            text.lines().filter_map(|line| line.strip_prefix('#')).filter(|line| !line.starts_with(' ')).collect();
+        assert!(examples.len() > 5, "{examples:?}");
+        for example in examples.into_iter().filter(|example| !example.is_empty()) {
+            Config::parse(example).unwrap_or_else(|problems| panic!("{example}: {problems:?}"));
+        }
+    }
+
     #[test]
     fn an_empty_file_is_the_default() {
         let config = Config::parse("# nothing\n").expect("it is right");

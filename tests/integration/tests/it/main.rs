@@ -6,6 +6,8 @@ mod tidy;
 
 #[cfg(unix)]
 mod backups;
+#[cfg(target_os = "linux")]
+mod booted;
 #[cfg(unix)]
 mod cluster;
 
@@ -44,3 +46,5 @@ mod protocol;
 mod refusals;
 #[cfg(unix)]
 mod traces;
+#[cfg(target_os = "linux")]
+mod units;
