@@ -5,6 +5,7 @@ mod chaos;
 mod etcd;
 mod lint;
 mod mutants;
+mod package;
 mod setup;
 mod sim;
 mod step;
@@ -62,6 +63,8 @@ enum Command {
         #[command(subcommand)]
         what: Windows,
     },
+    /// Make the Debian packages
+    Package(package::Args),
     /// Measure the figures we promise (release build)
     Bench(bench::Args),
     /// What continuous integration runs
@@ -89,6 +92,7 @@ fn main() -> Result<ExitCode> {
         Command::Mutants => mutants::command(),
         Command::Chaos(args) => chaos::run(&args),
         Command::Windows { what: Windows::Check } => windows::run(),
+        Command::Package(args) => package::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Ci => step::run("ci", &mut std::process::Command::new(tree::root().join(".ci/run"))),
     }

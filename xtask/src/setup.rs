@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{etcd, step, tree, vm, windows};
+use crate::{etcd, package, step, tree, vm, windows};
 
 /// The Python packages of the second gRPC client; a line of `pip install` each.
 const PYTHON_PACKAGES: &str = include_str!("../../tests/integration/requirements.txt");
@@ -28,6 +28,10 @@ pub(crate) struct Found {
     pub(crate) chaos: Result<(), String>,
     /// A Python with the packages of `tests/integration/requirements.txt`, or why there is none.
     pub(crate) python: Result<PathBuf, String>,
+    /// What looks at the units of the services, or why it is not there.
+    pub(crate) units: Result<(), String>,
+    /// What makes Debian packages, or why it is not there.
+    pub(crate) deb: Result<PathBuf, String>,
 }
 
 /// `cargo xtask setup`.
@@ -40,6 +44,8 @@ pub(crate) fn run() -> Result<ExitCode> {
     let newer = found.newer_etcd.map(|path| path.display().to_string());
     let chaos = found.chaos.map(|()| "iproute2, libfaketime".to_owned());
     let vm = vm::machine().map(|machine| machine.to_string());
+    let units = found.units.map(|()| "systemd-analyze".to_owned());
+    let deb = found.deb.map(|path| path.display().to_string());
     for (what, state) in [
         ("windows build", windows),
         ("etcd", etcd),
@@ -47,6 +53,8 @@ pub(crate) fn run() -> Result<ExitCode> {
         ("chaos", chaos),
         ("virtual machine", vm),
         ("second grpc client", python),
+        ("systemd units", units),
+        ("debian packages", deb),
     ] {
         match state {
             Ok(how) => step::show(&format!("{what}: ready ({how})")),
@@ -69,7 +77,30 @@ pub(crate) fn ensure() -> Found {
         install(&["etcd-server", "etcd-client"])?;
         etcd()
     });
-    Found { windows, etcd, newer_etcd: etcd::newer(), chaos: chaos(), python: python() }
+    let (newer_etcd, chaos, python) = (etcd::newer(), chaos(), python());
+    Found { windows, etcd, newer_etcd, chaos, python, units: units(), deb: packages() }
+}
+
+/// What the tests of the units need.
+fn units() -> Result<(), String> {
+    let is_there = || tree::on_path("systemd-analyze");
+    if !is_there() {
+        install(&["systemd"])?;
+    }
+    if is_there() { Ok(()) } else { Err("there is no systemd-analyze on the search path".to_owned()) }
+}
+
+/// What the tests of the packages need: what makes them, and what finds the libraries that they depend on.
+fn packages() -> Result<PathBuf, String> {
+    let is_there = || tree::on_path("dpkg-deb") && tree::on_path("dpkg-shlibdeps");
+    if !is_there() {
+        install(&["dpkg-dev"])?;
+    }
+    if is_there() {
+        package::deb()
+    } else {
+        Err("there is no dpkg-deb or dpkg-shlibdeps on the search path".to_owned())
+    }
 }
 
 /// What chaos needs beside etcd.

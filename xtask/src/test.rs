@@ -59,6 +59,13 @@ fn run_tests(tally: &mut Tally, found: &Found) -> Result<()> {
         Ok(python) => command.env("MUSTER_PYTHON", python),
         Err(why) => command.env("MUSTER_NO_PYTHON", why),
     };
+    if let Err(why) = &found.units {
+        command.env("MUSTER_NO_UNITS", why);
+    }
+    match &found.deb {
+        Ok(deb) => command.env("MUSTER_CARGO_DEB", deb),
+        Err(why) => command.env("MUSTER_NO_CARGO_DEB", why),
+    };
     let ended = step::watched("tests", &mut command, |line| tally.libtest_line(line))?;
     tally.skip_log(&fs::read_to_string(&log).with_context(|| format!("could not read {}", log.display()))?);
     if !ended.ok && !tally.has_failures() {

@@ -32,6 +32,8 @@ mod identity;
 mod limits;
 #[cfg(unix)]
 mod output;
+#[cfg(target_os = "linux")]
+mod packages;
 #[cfg(unix)]
 mod partition;
 #[cfg(unix)]
