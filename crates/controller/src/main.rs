@@ -94,7 +94,8 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         let failed = until_asked(&service, member.standing(), member.failed()).await;
         return finish(failed, member.stop()).await;
     }
-    let mut running = service.starting("takes up its store", Installation::start(config)).await?;
+    let start = Box::pin(Installation::start(config));
+    let mut running = service.starting("takes up its store", start).await?;
     announce(running.scheme, running.addr, &running.data_dir.display().to_string()).context(closed)?;
     let failed = until_asked(&service, running.standing(), running.failed()).await;
     finish(failed, running.stop()).await
