@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use futures::{Stream, stream};
 use muster_common::proto::v1::{self, LogFrame};
 use muster_core::{access::Reach, id::JobId};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tonic::Status;
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
         layout::Layout,
         select::resolve,
         sieve::{Span, pattern},
-        status::{of_field, of_logs},
+        status::{of_field, of_logs, stopping},
     },
     logs::{Attempts, Lines, Pattern, Piece, Reader, Selection},
     view::JobView,
@@ -25,7 +25,7 @@ use crate::{
 /// Lines in an answer if nobody says, and at most.
 const LIMIT: u32 = 1000;
 const LIMIT_MAX: u32 = 1_000_000;
-/// Searches at one time: each reads from the object store as fast as it can.
+/// Searches that look at one time: each reads from the object store as fast as it can.
 pub(super) const AT_ONCE: usize = 4;
 
 /// What is left to look at.
@@ -54,8 +54,8 @@ struct Search {
     limit: u64,
     totals: v1::SearchTotals,
     is_over: bool,
-    /// Given back when the answer was read, or nobody wants it any more.
-    _turn: OwnedSemaphorePermit,
+    /// Held while it looks, and not while its answer is read: who does not read stops nobody.
+    turns: Arc<Semaphore>,
 }
 
 pub(super) fn search(
@@ -80,9 +80,6 @@ pub(super) fn search(
         let wanted = Box::new(Wanted::new(&request.jobs.unwrap_or_default())?);
         Left::Many { wanted, reach: reach.clone(), before: None, ended: false }
     };
-    let turn = Arc::clone(turns).try_acquire_owned().map_err(|_| {
-        Status::resource_exhausted(format!("{AT_ONCE} searches are under way, which is as many as may be; try again"))
-    })?;
     let span = Span { since: request.since_us, until: request.until_us };
     let search = Search {
         parts,
@@ -94,7 +91,7 @@ pub(super) fn search(
         limit: limit.into(),
         totals: v1::SearchTotals::default(),
         is_over: false,
-        _turn: turn,
+        turns: Arc::clone(turns),
     };
     Ok(stream::try_unfold(search, |mut search| async move {
         let reply = search.next().await?;
@@ -105,6 +102,8 @@ pub(super) fn search(
 impl Search {
     /// Lines that were found, or at the end what was looked at.
     async fn next(&mut self) -> Result<Option<v1::SearchLogsReply>, Status> {
+        let turns = Arc::clone(&self.turns);
+        let _turn = turns.acquire().await.map_err(|_| stopping())?;
         while !self.is_over {
             let mut matches = self.step().await?;
             let room = self.limit - self.totals.matches;

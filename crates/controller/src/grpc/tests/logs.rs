@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::{StreamExt as _, TryStreamExt as _, poll};
 use muster_common::proto::v1;
 use muster_core::access::Reach;
 use tokio::sync::Semaphore;
@@ -126,16 +127,21 @@ fn a_search_goes_through_all_jobs_newest_first() {
 }
 
 #[test]
-fn only_so_many_searches_run_at_one_time() {
-    run(async |rig: Rig| {
+fn only_so_many_searches_look_at_one_time_and_who_does_not_read_stops_nobody() {
+    run(async |mut rig: Rig| {
+        three_jobs(&mut rig).await;
         let (turns, reach) = (Arc::new(Semaphore::new(1)), Reach::All);
         let begin = || {
             let request = v1::SearchLogsRequest { pattern: "red".to_owned(), ..Default::default() };
-            search::search(rig.parts.clone(), &reach, &turns, request)
+            search::search(rig.parts.clone(), &reach, &turns, request).map(Box::pin).unwrap()
         };
-        let open = begin().unwrap();
-        assert_eq!(begin().err().map(|status| status.code()), Some(Code::ResourceExhausted));
-        drop(open);
-        assert!(begin().is_ok(), "a turn comes back when nobody reads any more");
+        let mut unread = begin();
+        within(unread.next()).await.unwrap().unwrap();
+        let mut other = begin();
+        let held = turns.acquire().await.unwrap();
+        assert!(poll!(other.next()).is_pending(), "somebody else looks");
+        drop(held);
+        assert!(within(other.try_collect::<Vec<_>>()).await.unwrap().last().unwrap().totals.is_some());
+        assert!(within(unread.try_collect::<Vec<_>>()).await.unwrap().last().unwrap().totals.is_some());
     });
 }
