@@ -50,7 +50,7 @@ mod bench {
     use futures::future::BoxFuture;
     use muster_agent::{
         cgroup::Enforce,
-        exec::{Config, Exec, ExecEvent, Inputs, Links, Order, Results, TransferError},
+        exec::{Config, Exec, ExecEvent, Inputs, Links, Order, Results, Rules, TransferError},
         logs::{self, Spools},
     };
     use muster_common::clock::Clock;
@@ -105,8 +105,15 @@ mod bench {
         let spools = Spools::open(&logs::Config::new(folder.path().to_owned()))?;
         let links = Links { inputs: Arc::new(Nobody), results: Arc::new(Nobody), spools };
         let clock = Clock::system();
-        let config =
-            Config { data_dir: folder.path().to_owned(), agent: "b".into(), clock, path: None, enforce, guard: None };
+        let config = Config {
+            data_dir: folder.path().to_owned(),
+            agent: "b".into(),
+            clock,
+            path: None,
+            enforce,
+            rules: Rules::default(),
+            guard: None,
+        };
         let (exec, mut events) = Exec::new(config, links).await?;
         let command = Command::Argv(vec!["true".into()]);
         let request = Request { cpu_milli: 1000, memory: 256 << 20, ..Request::default() };

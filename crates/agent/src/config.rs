@@ -15,7 +15,7 @@ use toml::de::DeValue;
 
 use crate::{
     cgroup::Enforce,
-    exec::guard,
+    exec::{Rules, guard},
     host,
     link::{Address, Credential},
 };
@@ -41,6 +41,8 @@ pub struct Config {
     pub credential: Credential,
     /// Whether attempts must be held to their limits.
     pub enforce: Enforce,
+    /// As whom tasks run, and what they see of the agent's environment.
+    pub rules: Rules,
     /// How this program becomes the guard that ends what a killed agent leaves; none: there is no guard.
     pub guard: Option<guard::Program>,
     /// How often somebody looks whether its loop turns; none: nobody does.
@@ -59,6 +61,7 @@ impl Default for Config {
             insecure: false,
             credential: Credential::None,
             enforce: Enforce::Auto,
+            rules: Rules::default(),
             guard: None,
             look_every: None,
         }
@@ -117,6 +120,8 @@ const KEYS: &[Key<Config>] = &[
     ("insecure", |config, value| truth(value).map(|insecure| config.insecure = insecure)),
     ("log_quota", |config, value| bytes(&number(value)).map(|n| config.log_quota = n)),
     ("limits", |config, value| limits(value).map(|enforce| config.enforce = enforce)),
+    ("run_as", |config, value| run_as(value, &mut config.rules)),
+    ("pass_env", |config, value| variables(value).map(|names| config.rules.pass_env = names)),
     ("token_file", |config, value| words(value).map(|file| config.credential = Credential::File(file.into()))),
 ];
 
@@ -145,6 +150,34 @@ fn limits(value: &DeValue<'_>) -> Result<Enforce, String> {
             .map_err(|expected| format!("has `enforce`, which {expected}")),
         other => Err(format!("has `{other}`, which is not known; known is: enforce")),
     })
+}
+
+/// `[run_as]`: whom tasks may be.
+fn run_as(value: &DeValue<'_>, rules: &mut Rules) -> Result<(), String> {
+    let table = value.as_table().ok_or_else(|| "must be a table: [run_as]".to_owned())?;
+    for (key, value) in table {
+        let told = |expected| format!("has `{}`, which {expected}", key.get_ref());
+        match key.get_ref().as_ref() {
+            "user" => rules.user = Some(words(value.get_ref()).map_err(told)?),
+            "users" => rules.users = Some(list(value.get_ref()).map_err(told)?),
+            _ => return Err(told("is not known; known are: user, users".to_owned())),
+        }
+    }
+    Ok(())
+}
+
+fn variables(value: &DeValue<'_>) -> Result<Vec<String>, String> {
+    let names = list(value)?;
+    match names.iter().find(|name| name.contains('=') || name.starts_with("MUSTER_")) {
+        Some(name) => Err(format!("has {name:?}, which is no name of a variable that can be passed on")),
+        None => Ok(names),
+    }
+}
+
+fn list(value: &DeValue<'_>) -> Result<Vec<String>, String> {
+    let expected = || "must be a list of texts: [\"a\", \"b\"]".to_owned();
+    let list = value.as_array().ok_or_else(expected)?;
+    list.iter().map(|entry| words(entry.get_ref()).map_err(|_| expected())).collect()
 }
 
 fn truth(value: &DeValue<'_>) -> Result<bool, String> {
@@ -223,6 +256,23 @@ mod tests {
             ("[limits]\nforce = 'off'", "line 1: `limits` has `force`, which is not known"),
         ] {
             let problem = how(text).expect_err("it is wrong")[0].to_string();
+            assert!(problem.starts_with(start), "{problem} does not start with {start}");
+        }
+    }
+
+    #[test]
+    fn whom_tasks_may_be_and_what_they_see_is_in_the_file() {
+        let text = "pass_env = ['HTTP_PROXY']\n[run_as]\nuser = 'nobody'\nusers = ['alice', 'bob']\n";
+        let rules = Config::parse(text).expect("it is right").rules;
+        assert_eq!((rules.user.as_deref(), rules.pass_env), (Some("nobody"), vec!["HTTP_PROXY".to_owned()]));
+        assert_eq!(rules.users, Some(vec!["alice".to_owned(), "bob".to_owned()]));
+        for (text, start) in [
+            ("run_as = 'nobody'", "line 1: `run_as` must be a table"),
+            ("[run_as]\nusers = 'nobody'", "line 1: `run_as` has `users`, which must be a list of texts"),
+            ("[run_as]\ngroup = 'x'", "line 1: `run_as` has `group`, which is not known; known are: user, users"),
+            ("pass_env = ['MUSTER_TOKEN']", "line 1: `pass_env` has \"MUSTER_TOKEN\", which is no name"),
+        ] {
+            let problem = Config::parse(text).expect_err("it is wrong")[0].to_string();
             assert!(problem.starts_with(start), "{problem} does not start with {start}");
         }
     }

@@ -15,6 +15,7 @@ mod ready;
 pub mod record;
 pub mod requires;
 pub mod resources;
+pub mod run_as;
 pub mod spec;
 pub mod state;
 pub mod time;

@@ -6,7 +6,12 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{id::JobId, resources::Request, time::Timestamp};
+use crate::{
+    id::JobId,
+    resources::Request,
+    run_as::{RunAs, Scratch},
+    time::Timestamp,
+};
 
 /// The queue of work that names none.
 pub const DEFAULT_QUEUE: &str = "default";
@@ -72,6 +77,12 @@ pub struct TaskSpec {
     pub cpu_limit: bool,
     /// How many processes and threads it may have at one time; none: no limit.
     pub pids: Option<u64>,
+    /// As whom it runs.
+    pub run_as: RunAs,
+    /// Whether it gets a folder to itself.
+    pub scratch: Scratch,
+    /// More memory for the attempt that follows one that needed more; none: it fails as it would anyway.
+    pub oom_retries: Option<OomRetries>,
 }
 
 /// What a task runs.
@@ -176,6 +187,38 @@ impl Default for RetryPolicy {
     }
 }
 
+/// More memory for each attempt that follows one that ended for want of it. Counted apart from [`RetryPolicy`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OomRetries {
+    /// Attempts with more memory.
+    pub max: u32,
+    /// Each asks for what the one before did times this, in thousandths. More than 1000.
+    pub factor_milli: u32,
+    /// Bytes; none asks for more than this. None: no limit.
+    pub cap: Option<u64>,
+}
+
+impl OomRetries {
+    /// The most attempts with more memory: doubling, they are more than any machine has.
+    pub const MAX: u32 = 32;
+
+    /// What is asked for in the place of `memory` after so many attempts that needed more; none: there are no more tries.
+    pub fn memory_after(&self, memory: u64, ooms: u32) -> Option<u64> {
+        if ooms > self.max {
+            return None;
+        }
+        let cap = self.cap.unwrap_or(u64::MAX);
+        let step = |bytes: u64| {
+            let more = u128::from(bytes) * u128::from(self.factor_milli) / 1000;
+            u64::try_from(more).unwrap_or(u64::MAX).min(cap).max(bytes)
+        };
+        let before = (1..ooms).fold(memory, |bytes, _| step(bytes));
+        let now = if ooms == 0 { memory } else { step(before) };
+        // Asking for the same again would end the same way.
+        (ooms == 0 || now > before).then_some(now)
+    }
+}
+
 /// One dependency of a group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct After {
@@ -253,6 +296,9 @@ impl Default for TaskSpec {
             output_limit: None,
             cpu_limit: false,
             pids: None,
+            run_as: RunAs::default(),
+            scratch: Scratch::None,
+            oom_retries: None,
         }
     }
 }

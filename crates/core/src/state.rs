@@ -167,6 +167,8 @@ pub struct Task {
     pub retries: u16,
     /// Attempts lost with their agents since then.
     pub losses: u16,
+    /// Attempts since then that needed more memory and were followed by one with more.
+    pub ooms: u8,
     /// `Retrying` only: not before this.
     pub retry_at: Timestamp,
     /// The newest attempt, live or over.
@@ -185,6 +187,7 @@ impl Task {
             stopping: false,
             retries: 0,
             losses: 0,
+            ooms: 0,
             retry_at: Timestamp(0),
             attempt: None,
             past: Vec::new(),

@@ -5,6 +5,7 @@
 //! an array of a million indexes costs what a single task does.
 
 mod graph;
+mod run_as;
 mod task;
 mod text;
 

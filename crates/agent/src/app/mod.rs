@@ -111,6 +111,7 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
         clock,
         path: None,
         enforce: config.enforce,
+        rules: config.rules,
         guard: config.guard,
     };
     let (exec, exec_events) = Exec::new(settings, links).await?;

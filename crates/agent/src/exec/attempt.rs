@@ -1,7 +1,6 @@
 //! The life of one attempt from its process's start to its proven end.
 
 use std::{
-    path::PathBuf,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -9,6 +8,7 @@ use std::{
 
 use muster_core::{
     record::TaskResult,
+    run_as,
     state::End,
     time::{Mono, Timestamp},
     usage::Usage,
@@ -26,7 +26,7 @@ use super::{
     outcome,
     pipes::Pipes,
     room::{Entry, Room},
-    scratch::Scratch,
+    scratch::Folder,
 };
 use crate::{cgroup::Place, logs::Spool};
 
@@ -84,7 +84,7 @@ pub(super) struct Attempt {
     pub(super) control: Arc<Control>,
     /// What holds it and counts what it takes.
     pub(super) confined: Confined,
-    pub(super) scratch: Option<PathBuf>,
+    pub(super) scratch: Option<Folder>,
     pub(super) started: Timestamp,
     /// From the start to the last word.
     pub(super) span: Span,
@@ -135,7 +135,7 @@ impl Attempt {
     fn end_at_once(mut self, status: Status, spent: Option<Spent>) -> Option<Entry> {
         let is_killed_for_memory = self.confined.oom(status).is_some();
         let is_plain = !is_killed_for_memory
-            && self.scratch.as_deref().is_none_or(Scratch::is_empty)
+            && self.scratch.as_ref().is_none_or(Folder::is_clean)
             && !self.order.has_inputs
             && !outcome::is_there(&self.room.result_path(self.order.token));
         let room = Arc::clone(&self.room);
@@ -147,7 +147,7 @@ impl Attempt {
         }
         let usage = Some(settle(self.confined, spent));
         if let Some(folder) = self.scratch {
-            room.scratch.put_empty(folder);
+            room.scratch.put_empty(folder.path);
         }
         let end = match status {
             Status::Exit(0) => End::Succeeded,
@@ -177,11 +177,22 @@ impl Attempt {
         self.conclude(Dead { cause, status, spent, survivors }).await;
     }
 
-    async fn conclude(self, dead: Dead) {
-        let (end, why, result) = self.judge(&dead).await;
+    async fn conclude(mut self, dead: Dead) {
+        let (end, mut why, result) = self.judge(&dead).await;
         self.room.discard_files(&self.order).await;
-        if let Some(folder) = self.scratch.clone() {
-            self.room.put_scratch(folder).await;
+        if let Some(folder) = self.scratch.take() {
+            let is_failed = matches!(end, End::Exit(_) | End::Signal(_) | End::Timeout | End::Oom);
+            if is_failed && self.order.spec.scratch == run_as::Scratch::KeepOnFailure {
+                let kept = self.room.keep_scratch(&self.order, folder).await;
+                why = why
+                    .into_iter()
+                    .map(|why| why.to_string())
+                    .chain(kept)
+                    .reduce(|a, b| format!("{a}; {b}"))
+                    .map(Into::into);
+            } else {
+                self.room.put_scratch(folder).await;
+            }
         }
         self.span.record("end", tracing::field::display(end));
         debug!(token = %self.order.token, %end, "attempt over");

@@ -5,7 +5,7 @@ use muster_core::{
     usage::{Amount, Unenforced, Usage},
 };
 
-use super::os::{Confines, Spent, Status};
+use super::os::{Confines, Spent, Status, Who};
 use crate::cgroup::{Counts, Place};
 
 /// More processor time than this, and the kernel's own ticks tell well how it was spent.
@@ -29,9 +29,9 @@ pub(super) struct Oom {
 }
 
 impl Confined {
-    /// For the process that is started.
-    pub(super) fn confines(&self) -> Confines<'_> {
-        Confines { place: self.place.as_ref(), data_limit: self.data_limit }
+    /// For the process that is started, as `who`.
+    pub(super) fn confines<'a>(&'a self, who: Option<&'a Who>) -> Confines<'a> {
+        Confines { place: self.place.as_ref(), data_limit: self.data_limit, who }
     }
 
     /// Nothing was started: the next attempt may have its cgroups.

@@ -26,11 +26,33 @@ pub(crate) struct Files<'a> {
     pub(crate) inputs: Option<&'a Path>,
     /// What the process sees itself a part of; empty: nothing.
     pub(crate) trace_parent: &'a str,
+    /// A folder that it asked for.
+    pub(crate) scratch: Option<&'a Path>,
+    /// As whom it runs, if not as the agent.
+    pub(crate) who: Option<&'a os::Who>,
+}
+
+impl Files<'_> {
+    /// Variables that are not what they are for all tasks.
+    fn instead(&self) -> Vec<(&'static str, &OsStr)> {
+        let mut instead = self.who.map(os::Who::variables).unwrap_or_default();
+        instead.extend(self.scratch.map(|folder| ("TMPDIR", folder.as_os_str())));
+        instead
+    }
 }
 
 impl Base {
-    pub(crate) fn new(path: Option<&OsStr>, agent: Arc<str>, instance: Arc<str>) -> Self {
-        Self { variables: os::base_environment(path), agent, instance }
+    pub(crate) fn new(path: Option<&OsStr>, pass: &[String], agent: Arc<str>, instance: Arc<str>) -> Self {
+        let mut variables = os::base_environment(path);
+        let passed = pass.iter().filter(|name| !name.starts_with(RESERVED)).filter_map(|name| {
+            let value = std::env::var_os(name)?;
+            Some((OsString::from(name), value))
+        });
+        for (name, value) in passed {
+            variables.retain(|(known, _)| *known != name);
+            variables.push((name, value));
+        }
+        Self { variables, agent, instance }
     }
 
     /// The `PATH` that a task of `order` sees.
@@ -44,10 +66,15 @@ impl Base {
     /// variable cannot be. Names no variable twice.
     pub(crate) fn apply(&self, program: &mut os::Program, order: &Order, files: &Files<'_>) -> Result<(), String> {
         let own = &order.spec.env;
+        let instead = files.instead();
         for (name, value) in &self.variables {
-            if !name.to_str().is_some_and(|name| own.contains_key(name)) {
+            let is_other = |name: &str| own.contains_key(name) || instead.iter().any(|(known, _)| *known == name);
+            if !name.to_str().is_some_and(is_other) {
                 program.variable(name, value);
             }
+        }
+        for (name, value) in instead.into_iter().filter(|(name, _)| !own.contains_key(*name)) {
+            program.variable(OsStr::new(name), value);
         }
         for (name, value) in own {
             if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
@@ -65,6 +92,9 @@ impl Base {
         program.variable(OsStr::new("MUSTER_RESULT"), files.result.as_os_str());
         if let Some(inputs) = files.inputs {
             program.variable(OsStr::new("MUSTER_INPUTS"), inputs.as_os_str());
+        }
+        if let Some(scratch) = files.scratch {
+            program.variable(OsStr::new("MUSTER_SCRATCH"), scratch.as_os_str());
         }
         Ok(())
     }

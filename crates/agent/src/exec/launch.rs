@@ -12,6 +12,8 @@ pub(crate) struct Launch {
     cwd: PathBuf,
     /// Whether stdin is given.
     pub(crate) feeds: bool,
+    /// As whom, in words; none: as the agent.
+    who: Option<String>,
 }
 
 /// What `order` starts. `scratch` is where, if its spec names no folder. `Err` is for people.
@@ -37,13 +39,18 @@ pub(crate) fn prepare(
     };
     base.apply(&mut program, order, files)?;
     program.folder(&cwd);
-    Ok(Launch { program, cwd, feeds: order.spec.stdin.as_ref().is_some_and(|stdin| !stdin.is_empty()) })
+    let who = files.who.and_then(os::Who::name).map(str::to_owned);
+    Ok(Launch { program, cwd, who, feeds: order.spec.stdin.as_ref().is_some_and(|stdin| !stdin.is_empty()) })
 }
 
 impl Launch {
     /// Why it could not be started, in words for the person who wrote the job.
     pub(crate) fn explain(&self, error: &std::io::Error) -> String {
-        without_folder(&self.cwd).unwrap_or_else(|| os::explain(&self.program, &self.cwd, error))
+        let why = without_folder(&self.cwd).unwrap_or_else(|| os::explain(&self.program, &self.cwd, error));
+        match &self.who {
+            Some(who) => format!("{why} (as user `{who}`)"),
+            None => why,
+        }
     }
 }
 

@@ -12,12 +12,14 @@ mod outcome;
 mod pipes;
 mod pool;
 mod room;
+mod rules;
 mod scratch;
 mod transfer;
 
 pub use order::{ExecEvent, KillReason, Leftover, Order, ProcessIdentity, Swept};
 #[cfg(unix)]
 pub(crate) use os::kill_members;
+pub use rules::Rules;
 pub use transfer::{Inputs, Results, TransferError};
 
 use std::{
@@ -63,6 +65,8 @@ pub struct Config {
     pub path: Option<std::ffi::OsString>,
     /// Whether attempts must be held to their limits.
     pub enforce: Enforce,
+    /// As whom tasks run, and what they see of our environment.
+    pub rules: Rules,
     /// How to start the guard: a program that becomes [`guard::main`]; none: no guard (tests only).
     pub guard: Option<guard::Program>,
 }
@@ -142,7 +146,12 @@ impl Exec {
             move |source| Error::Folder { path, source }
         };
         empty_folder(&files).map_err(broken(&files))?;
-        let scratch = Scratch::new(run.join("scratch")).map_err(broken(&run))?;
+        let scratch = Scratch::new(run.join("scratch"), config.data_dir.join("kept")).map_err(broken(&run))?;
+        let way = [&run, &files, &run.join("scratch"), &config.data_dir.join("kept")];
+        os::open_way(&config.data_dir, &way).map_err(broken(&config.data_dir))?;
+        if let Some(missing) = os::missing_rights() {
+            info!(missing, "what tasks cannot ask for here");
+        }
         let instances = Instances::begin(run.join("instances")).map_err(broken(&run))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WATCHERS)
@@ -169,7 +178,13 @@ impl Exec {
         let (events, inbox) = mpsc::channel(EVENTS);
         let room = Arc::new(Room {
             clock: config.clock,
-            base: env::Base::new(config.path.as_deref(), config.agent, Arc::clone(&instances.own)),
+            base: env::Base::new(
+                config.path.as_deref(),
+                &config.rules.pass_env,
+                config.agent,
+                Arc::clone(&instances.own),
+            ),
+            rules: config.rules,
             links,
             scratch: Arc::new(scratch),
             files,

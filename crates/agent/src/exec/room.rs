@@ -2,13 +2,13 @@
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use muster_common::{clock::Clock, telemetry};
-use muster_core::{id::Token, state::End, time::Timestamp, usage::Unenforced};
+use muster_core::{id::Token, run_as, state::End, time::Timestamp, usage::Unenforced};
 use tokio::{runtime::Handle, sync::mpsc};
 use tokio_util::task::TaskTracker;
 use tracing::Span;
@@ -21,7 +21,8 @@ use super::{
     offers::Offers,
     os, outcome,
     pool::Pool,
-    scratch::Scratch,
+    rules::Rules,
+    scratch::{Folder, Scratch},
 };
 use crate::{
     cgroup::{Groups, Limits, unenforced},
@@ -39,6 +40,7 @@ const FETCH_PAUSE: Duration = Duration::from_millis(500);
 pub(super) struct Room {
     pub(super) clock: Clock,
     pub(super) base: env::Base,
+    pub(super) rules: Rules,
     pub(super) links: Links,
     pub(super) scratch: Arc<Scratch>,
     pub(super) files: PathBuf,
@@ -107,12 +109,30 @@ impl Room {
         }
     }
 
-    pub(super) async fn put_scratch(&self, folder: PathBuf) {
-        if Scratch::is_empty(&folder) {
-            self.scratch.put_empty(folder);
+    pub(super) async fn put_scratch(&self, folder: Folder) {
+        if folder.is_clean() {
+            self.scratch.put_empty(folder.path);
         } else {
             let scratch = Arc::clone(&self.scratch);
-            let _done = tokio::task::spawn_blocking(move || scratch.clear(&folder)).await;
+            let _done = tokio::task::spawn_blocking(move || scratch.clear(&folder.path)).await;
+        }
+    }
+
+    /// Keeps what a failed attempt left in its folder. Returns what people should know of that.
+    pub(super) async fn keep_scratch(&self, order: &Order, folder: Folder) -> Option<String> {
+        let scratch = Arc::clone(&self.scratch);
+        let name = format!("{}.{}", order.task, order.attempt);
+        let kept = tokio::task::spawn_blocking(move || {
+            let kept = scratch.keep(&folder.path, &name);
+            if !matches!(kept, Ok(Some(_))) {
+                scratch.clear(&folder.path);
+            }
+            kept
+        });
+        match kept.await.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+            Ok(None) => None,
+            Ok(Some(path)) => Some(format!("its scratch folder is kept in {}", path.display())),
+            Err(error) => Some(format!("its scratch folder could not be kept: {error}")),
         }
     }
 
@@ -228,35 +248,59 @@ impl Room {
         None
     }
 
-    fn spawn(&self, order: &Order, span: &Span) -> Result<(os::Fresh, Confined, Option<PathBuf>), String> {
-        let scratch = match order.spec.cwd {
-            Some(_) => None,
-            None => Some(self.scratch.take().map_err(|error| format!("no scratch folder could be made: {error}"))?),
-        };
-        match self.spawn_in(order, span, scratch.as_ref()) {
-            Ok((fresh, confined)) => Ok((fresh, confined, scratch)),
+    fn spawn(&self, order: &Order, span: &Span) -> Result<(os::Fresh, Confined, Option<Folder>), String> {
+        let who = os::Who::of(&order.spec.run_as, &self.rules)?;
+        let folder = self.folder(order, who.as_ref())?;
+        match self.spawn_in(order, span, who.as_ref(), folder.as_ref().map(|folder| &*folder.path)) {
+            Ok((fresh, confined)) => Ok((fresh, confined, folder)),
             Err(why) => {
-                if let Some(folder) = scratch {
-                    self.scratch.put_empty(folder);
+                if let Some(folder) = folder {
+                    self.scratch.put_back(folder);
                 }
                 Err(why)
             }
         }
     }
 
-    fn spawn_in(&self, order: &Order, span: &Span, scratch: Option<&PathBuf>) -> Result<(os::Fresh, Confined), String> {
+    /// A folder of its own, if it needs one.
+    fn folder(&self, order: &Order, who: Option<&os::Who>) -> Result<Option<Folder>, String> {
+        let is_asked = order.spec.scratch != run_as::Scratch::None;
+        if order.spec.cwd.is_some() && !is_asked {
+            return Ok(None);
+        }
+        let unmade = |error| format!("no scratch folder could be made: {error}");
+        let is_private = is_asked || who.is_some_and(os::Who::is_other);
+        let folder = self.scratch.take(is_private).map_err(unmade)?;
+        if is_private {
+            os::close_folder(&folder.path).map_err(unmade)?;
+            who.map_or(Ok(()), |who| who.give(&folder.path)).map_err(unmade)?;
+        }
+        Ok(Some(folder))
+    }
+
+    fn spawn_in(
+        &self,
+        order: &Order,
+        span: &Span,
+        who: Option<&os::Who>,
+        folder: Option<&Path>,
+    ) -> Result<(os::Fresh, Confined), String> {
         let result = self.result_path(order.token);
         let inputs = order.has_inputs.then(|| self.inputs_path(order.token));
         let own = span.in_scope(telemetry::trace_parent_of_current_span);
         let trace_parent = if own.is_empty() { &*order.trace_parent } else { &own };
-        let files = env::Files { result: &result, inputs: inputs.as_deref(), trace_parent };
-        let scratch = scratch.unwrap_or(&self.files);
-        let launch = launch::prepare(order, &self.base, &files, scratch)?;
+        let scratch = folder.filter(|_| order.spec.scratch != run_as::Scratch::None);
+        let files = env::Files { result: &result, inputs: inputs.as_deref(), trace_parent, scratch, who };
+        let launch = launch::prepare(order, &self.base, &files, folder.unwrap_or(&self.files))?;
+        if let Some(who) = who.filter(|who| who.is_other()) {
+            give_files(who, &result, inputs.as_deref())
+                .map_err(|error| format!("its files could not be made its own: {error}"))?;
+        }
         let confined = self.confine(order);
         let _context = self.runtime.enter();
         let mut tries = 1;
         loop {
-            match os::spawn(&launch.program, launch.feeds, confined.confines()) {
+            match os::spawn(&launch.program, launch.feeds, confined.confines(who)) {
                 Ok(fresh) => return Ok((fresh, confined)),
                 Err(error) if os::is_shortage(&error) && tries < SHORTAGE_TRIES => {
                     std::thread::sleep(SHORTAGE_PAUSE * tries);
@@ -264,6 +308,7 @@ impl Room {
                 }
                 Err(error) => {
                     confined.hand_back();
+                    let _none_was_made = std::fs::remove_file(&result);
                     return Err(launch.explain(&error));
                 }
             }
@@ -296,4 +341,11 @@ fn span_of(order: &Order) -> Span {
     );
     telemetry::set_parent(&span, &order.trace_parent);
     span
+}
+
+/// Lets another user write its result and read its inputs: it may make no files where they are.
+fn give_files(who: &os::Who, result: &Path, inputs: Option<&Path>) -> std::io::Result<()> {
+    std::fs::File::create_new(result)?;
+    who.give(result)?;
+    inputs.map_or(Ok(()), |inputs| who.give(inputs))
 }

@@ -95,12 +95,20 @@ fn shared<'a>(specs: &'a [Result<Shared, String>], lease: &v1::Lease) -> Result<
     }
 }
 
+/// What the leases share, unless this one is for more memory.
+fn spec(lease: &v1::Lease, shared: &Shared) -> Arc<TaskSpec> {
+    let Some(memory) = lease.memory_bytes else { return Arc::clone(&shared.task) };
+    let mut task = (*shared.task).clone();
+    task.request.memory = memory;
+    Arc::new(task)
+}
+
 fn order(lease: &v1::Lease, shared: &Shared) -> Order {
     Order {
         token: Token(lease.token),
         task: TaskId::new(JobId(lease.job), lease.task),
         attempt: lease.attempt,
-        spec: shared.task.clone(),
+        spec: spec(lease, shared),
         group: shared.group,
         job_name: shared.job_name.clone(),
         queue: shared.queue.clone(),
@@ -117,7 +125,16 @@ mod tests {
     use super::*;
 
     fn lease(token: u64, spec: u32) -> v1::Lease {
-        v1::Lease { token, job: 4, task: 2, attempt: 1, spec, array_index: Some(-3), array_item: Some("x".into()) }
+        v1::Lease {
+            token,
+            job: 4,
+            task: 2,
+            attempt: 1,
+            spec,
+            array_index: Some(-3),
+            array_item: Some("x".into()),
+            memory_bytes: None,
+        }
     }
 
     fn spec(job: u64) -> v1::LeaseSpec {
@@ -134,6 +151,14 @@ mod tests {
         assert!(Arc::ptr_eq(&one.spec, &two.spec));
         assert_eq!(one.element, Some((-3, Some("x".into()))));
         assert_eq!((&*one.job_name, one.has_inputs, two.token), ("census", true, Token(2)));
+    }
+
+    #[test]
+    fn a_lease_for_more_memory_is_alone_in_it() {
+        let more = v1::Lease { memory_bytes: Some(77), ..lease(2, 0) };
+        let message = v1::Leases { term: 7, specs: vec![spec(4)], leases: vec![lease(1, 0), more] };
+        let Input::Leases { orders, .. } = leases(message) else { panic!("leases") };
+        assert_eq!(orders.iter().map(|order| order.spec.request.memory).collect::<Vec<_>>(), [0, 77]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use muster_agent::{
     cgroup::Enforce,
-    exec::{Config, Exec, ExecEvent, Inputs, Links, Order, Results, TransferError, guard},
+    exec::{Config, Exec, ExecEvent, Inputs, Links, Order, Results, Rules, TransferError, guard},
     logs::{self, Spools, Uplink, Wire},
 };
 use muster_common::{clock::Clock, proto::v1};
@@ -93,18 +93,27 @@ impl Bench {
     /// With cgroups demanded, or not used.
     pub(crate) async fn enforcing(enforce: Enforce) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut bench = Self::enforcing_at(folder.path(), enforce, None, |_| {}).await;
+        let mut bench = Self::made(folder.path(), (enforce, Rules::default()), None, |_| {}).await;
+        bench._folder = Some(folder);
+        bench
+    }
+
+    /// Where tasks may run as others, in a folder that those can reach.
+    pub(crate) async fn with_rules(rules: Rules) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+        let mut bench = Self::made(&folder.path().join("agent"), (Enforce::Auto, rules), None, |_| {}).await;
         bench._folder = Some(folder);
         bench
     }
 
     pub(crate) async fn at(dir: &Path, guard: Option<guard::Program>, change: impl FnOnce(&mut logs::Config)) -> Self {
-        Self::enforcing_at(dir, Enforce::Auto, guard, change).await
+        Self::made(dir, (Enforce::Auto, Rules::default()), guard, change).await
     }
 
-    async fn enforcing_at(
+    async fn made(
         dir: &Path,
-        enforce: Enforce,
+        (enforce, rules): (Enforce, Rules),
         guard: Option<guard::Program>,
         change: impl FnOnce(&mut logs::Config),
     ) -> Self {
@@ -125,6 +134,7 @@ impl Bench {
             clock: Clock::system(),
             path: None,
             enforce,
+            rules,
             guard,
         };
         let (exec, events) = Exec::new(config, links).await.expect("exec starts");

@@ -7,3 +7,4 @@ mod kills;
 mod limits;
 mod offers;
 mod output;
+mod run_as;

@@ -14,6 +14,8 @@ mod near;
 mod place;
 mod read;
 mod requires;
+mod retries;
+mod run_as;
 mod syntax;
 mod task;
 pub mod text;
@@ -204,7 +206,9 @@ pub fn reference() -> String {
     let tables = [
         ("Job", Job::shape()),
         ("Task", task::Form::Entry.shape()),
-        ("retries", task::retries_shape()),
+        ("retries", retries::retries_shape()),
+        ("oom_retries", retries::oom_retries_shape()),
+        ("run_as", run_as::shape()),
         ("requires", Requires::shape()),
         ("after", after::AfterTable::shape()),
         ("array", array::ArrayTable::shape()),

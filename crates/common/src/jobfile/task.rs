@@ -2,14 +2,17 @@
 
 use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
-use muster_core::spec::{After, Array, Command, OnLost, Priority, Requires, RetryPolicy, Role, TaskSpec};
+use muster_core::{
+    run_as::{RunAs, Scratch},
+    spec::{After, Array, Command, OnLost, OomRetries, Priority, Requires, RetryPolicy, Role, TaskSpec},
+};
 
 use super::{
     files::{Content, Folder},
-    kind::{Kind, Rule, Shape},
-    read::{Field, Read, Reader, Table, field, fill, shape},
-    tree::{Node, Value},
-    values::{Amount, Argv, Bytes, Count, Cpus, Milli, OnDisconnect, Start},
+    kind::{Rule, Shape},
+    read::{Field, Reader, field, fill, shape},
+    tree::Node,
+    values::{Amount, Argv, Bytes, Cpus, OnDisconnect, Start},
 };
 
 /// Which keys there are, by where the table stands.
@@ -115,7 +118,7 @@ impl Draft {
         request.memory = self.own.memory.or(amounts.memory).unwrap_or(0);
         request.gpus = self.own.gpus.or(amounts.gpus).unwrap_or(0);
         request.named = amounts.named;
-        if self.spec.cwd.is_none() && is_command {
+        if self.spec.cwd.is_none() && is_command && self.spec.scratch == Scratch::None {
             self.spec.cwd = reader.context.cwd.to_str().filter(|cwd| !cwd.is_empty()).map(str::to_owned);
         }
         self.spec.max_disconnect = self.alone.goes_on_for();
@@ -171,6 +174,15 @@ fn process() -> Vec<Field<Draft>> {
             |d: &mut Draft, v: Content| d.spec.stdin = Some(v.0),
             "The same from a file, read at submission; relative to the job file.",
         ),
+        field("run_as", |d: &mut Draft, v: RunAs| d.spec.run_as = v, "As whom the process runs. As the agent's file says, or the agent itself, if it is not given.").or("the agent's user"),
+        field(
+            "scratch",
+            |d: &mut Draft, v: Scratch| d.spec.scratch = v,
+            "Whether one attempt gets an empty folder to itself: its working folder unless `cwd` says otherwise, named \
+             by `MUSTER_SCRATCH` and `TMPDIR`. `\"private\"` goes with the attempt; `\"keep_on_failure\"` stays when it \
+             fails.",
+        )
+        .or("\"none\""),
         field(
             "output_limit",
             |d: &mut Draft, v: Bytes| d.spec.output_limit = Some(v.0),
@@ -226,6 +238,7 @@ fn course() -> Vec<Field<Draft>> {
         field("timeout", |d: &mut Draft, v: Duration| d.spec.timeout = Some(v), "How long one attempt may run. No limit, if it is not given."),
         field("grace", |d: &mut Draft, v: Duration| d.spec.grace = v, "Between SIGTERM and SIGKILL, on a time-out and on cancel.").or("\"10s\""),
         field("retries", |d: &mut Draft, v: RetryPolicy| d.spec.retry = v, "What follows a failed attempt.").or("0"),
+        field("oom_retries", |d: &mut Draft, v: OomRetries| d.spec.oom_retries = Some(v), "What follows an attempt that needed more memory than `memory`: at once another one with more, which uses none of `retries`.").or("0"),
         field("on_lost", |d: &mut Draft, v: OnLost| d.spec.on_lost = v, "What follows the loss of the agent: another attempt, which uses none of `retries`, or failure (at most once).").or("\"retry\""),
         field("on_disconnect", |d: &mut Draft, v: OnDisconnect| d.alone.on_disconnect = Some(v), "What follows when agent and controller do not hear of one another for the time of a lease: the attempt is stopped, or goes on for `max_disconnect`. Nobody else gets the task before it must have ended.").or("\"stop\""),
         field("max_disconnect", |d: &mut Draft, v: Duration| d.alone.max_disconnect = Some(v), "How long an attempt goes on alone; says `continue` by itself, unless `on_disconnect` says otherwise.").or("\"1h\""),
@@ -240,75 +253,4 @@ fn structure() -> Vec<Field<Draft>> {
         field("array", |d: &mut Draft, v: Array| d.spec.array = Some(v), "Many tasks of this one entry, each with `MUSTER_INDEX`, and `MUSTER_ITEM` if there are items."),
         field("role", |d: &mut Draft, v: Role| d.spec.role = v, "A setup runs before all work, which starts only if it succeeded; a teardown after all work, whatever happened.").or("\"work\""),
     ]
-}
-
-/// `retries` while it is read.
-#[derive(Default)]
-struct Retries {
-    policy: RetryPolicy,
-    cap: Option<Duration>,
-}
-
-impl Table for Retries {
-    const NAME: &'static str = "retries";
-
-    fn fields() -> &'static [Field<Self>] {
-        static FIELDS: LazyLock<Vec<Field<Retries>>> = LazyLock::new(|| {
-            vec![
-                field("max", |r: &mut Retries, v: Count| r.policy.max = v.0, "Attempts after the first.").required(),
-                field("delay", |r: &mut Retries, v: Duration| r.policy.delay = v, "Before the first retry.")
-                    .or("\"1s\""),
-                field(
-                    "factor",
-                    |r: &mut Retries, v: Milli<1, 1000>| r.policy.factor_milli = v.0,
-                    "Each delay is the one before times this; 1 keeps it.",
-                )
-                .or("2"),
-                field("cap", |r: &mut Retries, v: Duration| r.cap = Some(v), "No delay is longer. At least `delay`.")
-                    .or("\"5m\""),
-                field(
-                    "jitter",
-                    |r: &mut Retries, v: Milli<0, 1>| r.policy.jitter_milli = v.0,
-                    "The share of a delay by which it may be shorter or longer.",
-                )
-                .or("0.1"),
-                field(
-                    "exit_codes",
-                    |r: &mut Retries, v: Vec<i32>| r.policy.exit_codes = v,
-                    "Only these exit codes are retried. Every failure, if it is not given.",
-                ),
-            ]
-        });
-        &FIELDS
-    }
-}
-
-impl Read for RetryPolicy {
-    fn kind() -> Kind {
-        Kind::OneOf(vec![Count::kind(), Kind::Table(Retries::shape())])
-    }
-
-    fn wants() -> String {
-        "a number of retries, or a table ([below](#retries))".to_owned()
-    }
-
-    fn read(reader: &mut Reader<'_>, node: &Node) -> Option<Self> {
-        match &node.value {
-            Value::Int(_) => Count::read(reader, node).map(|max| Self { max: max.0, ..Self::default() }),
-            Value::Table(_) => {
-                let mut retries = Retries::default();
-                let is_good = retries.fill(reader, node);
-                let policy = retries.policy;
-                // A first delay beyond the usual cap is meant; the cap gives way.
-                let cap = retries.cap.unwrap_or(policy.cap.max(policy.delay));
-                is_good.then_some(Self { cap, ..policy })
-            }
-            _ => reader.mistyped(node, "a number of retries, or a table"),
-        }
-    }
-}
-
-/// The shape of the long form of `retries`.
-pub(super) fn retries_shape() -> Shape {
-    Retries::shape()
 }

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use muster_core::spec::{On, OnLost, Priority, Role};
+use muster_core::{
+    run_as::Scratch,
+    spec::{On, OnLost, Priority, Role},
+};
 
 use super::{
     kind::Kind,
     read::{Element, Read, Reader},
-    text,
+    run_as, text,
     tree::{Node, Value},
 };
 
@@ -36,6 +39,7 @@ macro_rules! words {
 words!(On, text::ON);
 words!(Role, [("work", Role::Work), ("setup", Role::Setup), ("teardown", Role::Teardown)]);
 words!(OnDisconnect, [("stop", OnDisconnect::Stop), ("continue", OnDisconnect::Continue)]);
+words!(Scratch, run_as::SCRATCH);
 words!(OnLost, [("retry", OnLost::Retry), ("fail", OnLost::Fail)]);
 
 /// What follows when agent and controller do not hear of one another.

@@ -1229,6 +1229,12 @@ pub struct TaskSpec {
     /// How many processes and threads it may have at one time; none: no limit.
     #[prost(uint64, optional, tag = "23")]
     pub pids: ::core::option::Option<u64>,
+    #[prost(message, optional, tag = "24")]
+    pub run_as: ::core::option::Option<RunAs>,
+    #[prost(enumeration = "Scratch", tag = "25")]
+    pub scratch: i32,
+    #[prost(message, optional, tag = "26")]
+    pub oom_retries: ::core::option::Option<OomRetries>,
     #[prost(oneof = "task_spec::Command", tags = "3, 4")]
     pub command: ::core::option::Option<task_spec::Command>,
     #[prost(oneof = "task_spec::Array", tags = "15, 16")]
@@ -1250,6 +1256,41 @@ pub mod task_spec {
         #[prost(message, tag = "16")]
         Items(super::ItemsArray),
     }
+}
+/// As whom a process runs; what is not said is as the agent has it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunAs {
+    /// Names or numbers.
+    #[prost(string, optional, tag = "1")]
+    pub user: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "2")]
+    pub group: ::core::option::Option<::prost::alloc::string::String>,
+    /// Its other groups; none: those of `user`.
+    #[prost(message, optional, tag = "3")]
+    pub groups: ::core::option::Option<Groups>,
+    #[prost(uint32, optional, tag = "4")]
+    pub umask: ::core::option::Option<u32>,
+    #[prost(sint32, optional, tag = "5")]
+    pub nice: ::core::option::Option<i32>,
+    #[prost(bool, tag = "6")]
+    pub no_new_privs: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Groups {
+    #[prost(string, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// More memory for each attempt that follows one that ended for want of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OomRetries {
+    #[prost(uint32, tag = "1")]
+    pub max: u32,
+    /// Times what the one before asked for, in thousandths.
+    #[prost(uint32, tag = "2")]
+    pub factor_milli: u32,
+    /// None asks for more.
+    #[prost(uint64, optional, tag = "3")]
+    pub cap_bytes: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Argv {
@@ -1325,6 +1366,35 @@ pub struct RangeArray {
 pub struct ItemsArray {
     #[prost(string, repeated, tag = "1")]
     pub items: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Scratch {
+    None = 0,
+    Private = 1,
+    KeepOnFailure = 2,
+}
+impl Scratch {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::None => "SCRATCH_NONE",
+            Self::Private => "SCRATCH_PRIVATE",
+            Self::KeepOnFailure => "SCRATCH_KEEP_ON_FAILURE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SCRATCH_NONE" => Some(Self::None),
+            "SCRATCH_PRIVATE" => Some(Self::Private),
+            "SCRATCH_KEEP_ON_FAILURE" => Some(Self::KeepOnFailure),
+            _ => None,
+        }
+    }
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -1476,6 +1546,9 @@ pub struct Task {
     pub why: ::prost::alloc::string::String,
     #[prost(enumeration = "Stopping", tag = "8")]
     pub stopping: i32,
+    /// Attempts that ended for want of memory and were followed by one with more.
+    #[prost(uint32, tag = "9")]
+    pub ooms: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Tally {
@@ -2026,6 +2099,9 @@ pub struct Lease {
     pub array_index: ::core::option::Option<i64>,
     #[prost(string, optional, tag = "7")]
     pub array_item: ::core::option::Option<::prost::alloc::string::String>,
+    /// The memory of this attempt; none: what its task asks for.
+    #[prost(uint64, optional, tag = "8")]
+    pub memory_bytes: ::core::option::Option<u64>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Stop {

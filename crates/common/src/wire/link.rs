@@ -131,6 +131,7 @@ pub fn lease_to_proto(lease: &event::Lease, spec: u32) -> v1::Lease {
         spec,
         array_index: element.map(|(index, _)| index),
         array_item: element.and_then(|(_, item)| item).map(str::to_owned),
+        memory_bytes: lease.memory,
     }
 }
 

@@ -5,6 +5,7 @@ pub mod access;
 mod identity;
 pub mod link;
 pub mod record;
+mod run_as;
 pub mod spec;
 pub mod work;
 

@@ -9,11 +9,11 @@ use muster_core::{
     id::JobId,
     requires::LabelRuleError,
     resources::Request,
-    spec::{After, Array, Command, JobSpec, On, OnLost, Priority, Requires, RetryPolicy, Role, TaskSpec},
+    spec::{After, Array, Command, JobSpec, On, OnLost, OomRetries, Priority, Requires, RetryPolicy, Role, TaskSpec},
     time::Timestamp,
 };
 
-use super::{Error, some_text, text, unknown_value};
+use super::{Error, run_as, some_text, text, unknown_value};
 use crate::proto::v1;
 
 /// No duration in a spec is longer: a hundred years. Clocks overflow not far beyond.
@@ -85,6 +85,9 @@ pub(super) fn runnable_to_proto(task: &TaskSpec) -> v1::TaskSpec {
         max_disconnect_ms: task.max_disconnect.map(millis),
         cpu_limit: task.cpu_limit,
         pids: task.pids,
+        run_as: (!task.run_as.is_default()).then(|| run_as::to_proto(&task.run_as)),
+        scratch: run_as::scratch_to_proto(task.scratch).into(),
+        oom_retries: task.oom_retries.map(oom_retries_to_proto),
     }
 }
 
@@ -117,6 +120,9 @@ pub fn task_from_proto(task: v1::TaskSpec) -> Result<TaskSpec, Error> {
         output_limit: task.output_limit_bytes,
         cpu_limit: task.cpu_limit,
         pids: task.pids,
+        run_as: task.run_as.map(run_as::from_proto).unwrap_or_default(),
+        scratch: run_as::scratch_from_proto(task.scratch)?,
+        oom_retries: task.oom_retries.map(oom_retries_from_proto),
     })
 }
 
@@ -192,6 +198,14 @@ fn retry_from_proto(retry: v1::Retry) -> Result<RetryPolicy, Error> {
         jitter_milli: retry.jitter_milli,
         exit_codes: retry.exit_codes,
     })
+}
+
+fn oom_retries_to_proto(ladder: OomRetries) -> v1::OomRetries {
+    v1::OomRetries { max: ladder.max, factor_milli: ladder.factor_milli, cap_bytes: ladder.cap }
+}
+
+fn oom_retries_from_proto(ladder: v1::OomRetries) -> OomRetries {
+    OomRetries { max: ladder.max, factor_milli: ladder.factor_milli, cap: ladder.cap_bytes }
 }
 
 fn after_to_proto(after: &After) -> v1::After {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     resources::Request,
-    spec::{Array, Command, LabelRule, Priority, Requires, RetryPolicy, TaskSpec},
+    spec::{Array, Command, LabelRule, OomRetries, Priority, Requires, RetryPolicy, TaskSpec},
 };
 
 /// The longest duration: far beyond any work, and far from where sums of times overflow.
@@ -43,6 +43,10 @@ pub(super) fn check(task: &TaskSpec, at: &mut At<'_>) {
     );
     if task.cpu_limit && task.request.cpu_milli == 0 && task.command != Command::Empty {
         at.add("cpu_limit", "limits to `cpus`, which is 0; give more, or leave it out");
+    }
+    super::run_as::check(&task.run_as, at);
+    if let Some(ladder) = &task.oom_retries {
+        oom_retries(ladder, task.request.memory, at);
     }
     requires(&task.requires, at);
     if !Priority::RANGE.contains(&task.priority.0) {
@@ -188,6 +192,22 @@ fn retry(retry: &RetryPolicy, at: &mut At<'_>) {
     }
     if let Some(index) = retry.exit_codes.iter().position(|code| *code == 0) {
         at.add(format_args!("retries.exit_codes[{index}]"), "0 means success, which is never retried");
+    }
+}
+
+fn oom_retries(ladder: &OomRetries, memory: u64, at: &mut At<'_>) {
+    if memory == 0 {
+        at.add("oom_retries", "needs `memory`, of which the next attempt gets more");
+    }
+    if ladder.max > OomRetries::MAX {
+        at.add("oom_retries.max", format!("{} is more than {}", ladder.max, OomRetries::MAX));
+    }
+    if !(1001..=1_000_000).contains(&ladder.factor_milli) {
+        let factor = f64::from(ladder.factor_milli) / 1000.0;
+        at.add("oom_retries.factor", format!("{factor} is outside 1.001 to 1000"));
+    }
+    if let Some(cap) = ladder.cap.filter(|cap| *cap <= memory || *cap > MAX_AMOUNT) {
+        at.add("oom_retries.cap", format!("{cap} is not between `memory` ({memory}) and {MAX_AMOUNT}"));
     }
 }
 

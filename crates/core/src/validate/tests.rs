@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     id::JobId,
-    spec::{After, LabelRule, On, Priority, RetryPolicy, Role},
+    spec::{After, LabelRule, On, OomRetries, Priority, RetryPolicy, Role},
     time::Timestamp,
 };
 
@@ -104,6 +104,30 @@ const TASK_RULES: &[(BreakTask, &str)] = &[
     (
         |t| (t.cpu_limit, t.request.cpu_milli) = (true, 0),
         "tasks[0].cpu_limit: limits to `cpus`, which is 0; give more, or leave it out",
+    ),
+    (|t| t.run_as.user = Some(String::new()), "tasks[0].run_as.user: is empty; give a name or a number"),
+    (|t| t.run_as.group = Some("a:b".into()), "tasks[0].run_as.group: \"a:b\" is no name or number of a user or group"),
+    (
+        |t| t.run_as.groups = Some(vec!["ok".into(), String::new()]),
+        "tasks[0].run_as.groups[1]: is empty; give a name or a number",
+    ),
+    (|t| t.run_as.umask = Some(0o1000), "tasks[0].run_as.umask: 1000 is more than 777"),
+    (|t| t.run_as.nice = Some(20), "tasks[0].run_as.nice: 20 is outside -20 to 19"),
+    (
+        |t| (t.request.memory, t.oom_retries) = (0, Some(OomRetries { max: 1, factor_milli: 2000, cap: None })),
+        "tasks[0].oom_retries: needs `memory`, of which the next attempt gets more",
+    ),
+    (
+        |t| (t.request.memory, t.oom_retries) = (64, Some(OomRetries { max: 1, factor_milli: 1000, cap: None })),
+        "tasks[0].oom_retries.factor: 1 is outside 1.001 to 1000",
+    ),
+    (
+        |t| (t.request.memory, t.oom_retries) = (64, Some(OomRetries { max: 33, factor_milli: 2000, cap: None })),
+        "tasks[0].oom_retries.max: 33 is more than 32",
+    ),
+    (
+        |t| (t.request.memory, t.oom_retries) = (64, Some(OomRetries { max: 1, factor_milli: 2000, cap: Some(64) })),
+        "tasks[0].oom_retries.cap: 64 is not between `memory` (64) and 9007199254740991",
     ),
     (|t| t.request.cpu_milli = u64::MAX, "tasks[0].cpus: 18446744073709551 is more than 1000000"),
     (|t| t.request.memory = 1 << 53, "tasks[0].memory: 9007199254740992 is more than 9007199254740991"),

@@ -40,6 +40,19 @@ pub(super) struct Plan {
     pub(super) cgroup: Option<RawFd>,
     /// Bytes of data that it may have (`RLIMIT_DATA`); none: as many as we.
     pub(super) data_limit: Option<u64>,
+    /// As whom; none: as we are.
+    pub(super) ids: Option<Ids>,
+    pub(super) umask: libc::mode_t,
+    pub(super) nice: Option<c_int>,
+    pub(super) no_new_privs: bool,
+}
+
+/// A user with all groups; `groups` outlives the call.
+pub(super) struct Ids {
+    pub(super) uid: libc::uid_t,
+    pub(super) gid: libc::gid_t,
+    pub(super) groups: *const libc::gid_t,
+    pub(super) group_count: usize,
 }
 
 /// What parent and child share.
@@ -243,9 +256,6 @@ unsafe fn become_it(plan: &Plan, enters: Option<RawFd>) {
                 return;
             }
         }
-        if !plan.folder.is_null() && libc::chdir(plan.folder) < 0 {
-            return;
-        }
         if libc::setpgid(0, 0) < 0 {
             return;
         }
@@ -263,11 +273,42 @@ unsafe fn become_it(plan: &Plan, enters: Option<RawFd>) {
                 return;
             }
         }
+        if !become_whom(plan) || !plan.folder.is_null() && libc::chdir(plan.folder) < 0 {
+            return;
+        }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         if libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut()) < 0 {
             return;
         }
         libc::execve(plan.file, plan.arguments, plan.variables);
+    }
+}
+
+/// Takes the place in line, the rights and the user of the plan. Says whether it could; `errno` says why not.
+///
+/// # Safety
+/// As [`become_it`].
+#[expect(unsafe_code, reason = "system calls between clone and exec")]
+unsafe fn become_whom(plan: &Plan) -> bool {
+    // SAFETY: integers, and a list that the plan promises to be good. The calls are made as they are: the C library's
+    // would tell all threads of our parent, whose memory this is, to change with us.
+    unsafe {
+        if let Some(nice) = plan.nice
+            && libc::setpriority(libc::PRIO_PROCESS, 0, nice) < 0
+        {
+            return false;
+        }
+        libc::umask(plan.umask);
+        if let Some(ids) = &plan.ids {
+            let (uid, gid) = (ids.uid, ids.gid);
+            if libc::syscall(libc::SYS_setgroups, ids.group_count, ids.groups) < 0
+                || libc::syscall(libc::SYS_setresgid, gid, gid, gid) < 0
+                || libc::syscall(libc::SYS_setresuid, uid, uid, uid) < 0
+            {
+                return false;
+            }
+        }
+        !plan.no_new_privs || libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
     }
 }

@@ -16,6 +16,8 @@ mod proc;
 mod start;
 #[cfg(unix)]
 mod unix;
+#[cfg(unix)]
+mod who;
 #[cfg(windows)]
 mod windows;
 
@@ -24,6 +26,10 @@ pub(crate) use windows::{
     Confines, Fresh, Hunter, Leader, Program, base_environment, end_members, explain, find_program, guard_signals,
     is_shortage, kill_identity, prepare_self, shell, spawn, sweep_blocking, terminate_members,
 };
+#[cfg(windows)]
+mod nobody;
+#[cfg(windows)]
+pub(crate) use nobody::{Who, close_folder, is_others, missing_rights, open_way};
 #[cfg(unix)]
 pub(crate) use {
     contain::{end_members, kill_members, terminate_members},
@@ -31,6 +37,7 @@ pub(crate) use {
     lookup::{explain, find_program, is_shortage, shell},
     start::{Confines, Program},
     unix::{Fresh, Leader, base_environment, guard_signals, kill_identity, prepare_self, spawn},
+    who::{Who, close_folder, is_others, missing_rights, open_way},
 };
 
 /// Whether an attempt is still somebody's business.

@@ -19,7 +19,11 @@ use std::{
 
 use nix::unistd::Pid;
 
-use super::child::{self, Plan};
+use super::{
+    child::{self, Ids, Plan},
+    unix,
+    who::Who,
+};
 use crate::cgroup::Place;
 
 /// An empty stdin, opened once.
@@ -53,6 +57,8 @@ pub(crate) struct Confines<'a> {
     /// Without cgroups: bytes of data that each of its processes may have. Not of address space, which many programs
     /// take far more of than they use.
     pub(crate) data_limit: Option<u64>,
+    /// As whom it runs; none: as we do.
+    pub(crate) who: Option<&'a Who>,
 }
 
 impl Program {
@@ -150,6 +156,15 @@ impl Program {
             standard: [stdin, standard.stdout.as_raw_fd(), standard.stderr.as_raw_fd()],
             cgroup: confines.place.and_then(|place| place.slot()?.v2()).map(|folder| folder.as_raw_fd()),
             data_limit: confines.data_limit,
+            ids: confines.who.and_then(|who| who.identity.as_ref()).map(|identity| Ids {
+                uid: identity.uid,
+                gid: identity.gid,
+                groups: identity.groups.as_ptr(),
+                group_count: identity.groups.len(),
+            }),
+            umask: confines.who.and_then(|who| who.umask).unwrap_or_else(unix::task_umask),
+            nice: confines.who.and_then(|who| who.nice),
+            no_new_privs: confines.who.is_some_and(|who| who.no_new_privs),
         })
     }
 }

@@ -23,6 +23,7 @@ use nix::{
     sys::{
         resource::{UsageWho, getrusage},
         signal::{Signal, killpg},
+        stat::{Mode, umask},
     },
     unistd::{Pid, Uid, User},
 };
@@ -319,8 +320,18 @@ pub(crate) fn kill_identity(identity: &ProcessIdentity) -> bool {
     lives
 }
 
-/// Makes what this process holds open invisible to the tasks it will start.
+/// What files were made without when this program was started: so tasks make theirs.
+static UMASK: LazyLock<Mode> = LazyLock::new(|| umask(Mode::S_IRWXG | Mode::S_IRWXO));
+
+/// The permissions without which tasks make files that do not say.
+pub(super) fn task_umask() -> libc::mode_t {
+    UMASK.bits()
+}
+
+/// Makes what this process holds open invisible to the tasks it will start, and the files that it makes from here on its
+/// user's alone: other users' tasks pass through its folder.
 pub(crate) fn prepare_self() {
+    LazyLock::force(&UMASK);
     // What we open ourselves is closed on exec; this is for what we were started with.
     // SAFETY: close_range with CLOEXEC only marks descriptors; nothing is closed.
     #[expect(unsafe_code, reason = "nix has no close_range")]

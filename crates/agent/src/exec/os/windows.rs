@@ -38,7 +38,7 @@ use windows_sys::Win32::{
     },
 };
 
-use super::{Input, IsLive, Output, Running, Spent, Status, Survivor};
+use super::{Input, IsLive, Output, Running, Spent, Status, Survivor, nobody::Who};
 use crate::{
     cgroup::{Place, Slot},
     exec::ProcessIdentity,
@@ -123,6 +123,7 @@ impl Program {
 pub(crate) struct Confines<'a> {
     pub(crate) place: Option<&'a Place>,
     pub(crate) data_limit: Option<u64>,
+    pub(crate) who: Option<&'a Who>,
 }
 
 /// There are no control groups here.

@@ -17,6 +17,9 @@ fn changed(path: &str, value: Value) -> Value {
             "name": "t",
             "run": ["true"],
             "retries": { "max": 1 },
+            "oom_retries": { "max": 1 },
+            "memory": 64,
+            "run_as": { "user": "alice" },
             "requires": { "os": "linux" },
             "array": { "from": 0, "to": 9 },
             "after": ["17", { "job": 1 }]
@@ -46,7 +49,8 @@ fn the_schema_is_one_and_accepts_every_example() {
 
 /// Every key of a task, and values that it does not take.
 const TASK_KEYS: &str = "run shell env cwd stdin stdin_file output_limit cpus memory cpu_limit pids gpus resources requires priority \
-                         start_at timeout grace retries on_lost on_disconnect max_disconnect tags after array role name";
+                         start_at timeout grace retries on_lost on_disconnect max_disconnect tags after array role name \
+                         run_as scratch oom_retries";
 
 fn bad_values() -> Vec<(&'static str, Value)> {
     vec![
@@ -84,6 +88,18 @@ fn bad_values() -> Vec<(&'static str, Value)> {
         ("after/1", json!({})),
         ("after/1", json!({ "task": "x", "on": "end" })),
         ("role", json!("tear")),
+        ("run_as/umask", json!("9")),
+        ("run_as/umask", json!(18)),
+        ("run_as/nice", json!(20)),
+        ("run_as/nice", json!("low")),
+        ("run_as/user", json!(-1)),
+        ("run_as/groups", json!("wheel")),
+        ("run_as/what", json!(1)),
+        ("scratch", json!("always")),
+        ("oom_retries", json!(-1)),
+        ("oom_retries/factor", json!(0.5)),
+        ("oom_retries/cap", json!("2G")),
+        ("oom_retries/what", json!(1)),
         ("on_lost", json!("never")),
         ("on_disconnect", json!("hope")),
         ("max_disconnect", json!("soon")),
@@ -132,7 +148,7 @@ fn every_key_has_a_description() {
     defs.iter().for_each(|(name, def)| look(def, name));
     assert_eq!(
         defs.keys().collect::<Vec<_>>(),
-        ["after", "array", "defaults", "named_task", "requires", "retries", "task"]
+        ["after", "array", "defaults", "named_task", "oom_retries", "requires", "retries", "run_as", "task"]
     );
 }
 

@@ -40,7 +40,7 @@ fn job(id: u64) -> Arc<Job> {
 fn lease(job: &Arc<Job>, index: u32, group: u32, offset: u32) -> event::Lease {
     let task = TaskId::new(job.id, index);
     let token = Token(100 + u64::from(index));
-    event::Lease { token, task, attempt: 2, group, offset, job: Arc::clone(job), has_inputs: group == 1 }
+    event::Lease { token, task, attempt: 2, group, offset, job: Arc::clone(job), has_inputs: group == 1, memory: None }
 }
 
 #[test]

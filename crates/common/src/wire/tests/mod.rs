@@ -12,7 +12,11 @@ use muster_core::{
     id::{AgentId, JobId, TaskId, Token},
     record::{AgentRecord, Cancel, Job, Key, Meta, Offer, Piece, Queue, TaskResult},
     resources::Request,
-    spec::{After, Array, Command, JobSpec, LabelRule, On, OnLost, Priority, Requires, RetryPolicy, Role, TaskSpec},
+    run_as::{RunAs, Scratch},
+    spec::{
+        After, Array, Command, JobSpec, LabelRule, On, OnLost, OomRetries, Priority, Requires, RetryPolicy, Role,
+        TaskSpec,
+    },
     state::{Attempt, Chunk, End, State, Task},
     time::Timestamp,
     usage::{Amount, Unenforced, Usage},
@@ -101,6 +105,37 @@ fn commands() -> impl Strategy<Value = Command> {
     prop_oneof![Just(Command::Empty), vec(words(), 0..4).prop_map(Command::Argv), words().prop_map(Command::Shell),]
 }
 
+fn run_as() -> impl Strategy<Value = RunAs> {
+    (
+        some_words(),
+        some_words(),
+        option::of(vec(words(), 0..3)),
+        option::of(any::<u32>()),
+        option::of(any::<i32>()),
+        any::<bool>(),
+    )
+        .prop_map(|(user, group, groups, umask, nice, no_new_privs)| RunAs {
+            user,
+            group,
+            groups,
+            umask,
+            nice,
+            no_new_privs,
+        })
+}
+
+fn scratches() -> impl Strategy<Value = Scratch> {
+    prop_oneof![Just(Scratch::None), Just(Scratch::Private), Just(Scratch::KeepOnFailure)]
+}
+
+fn ladders() -> impl Strategy<Value = OomRetries> {
+    (any::<u32>(), any::<u32>(), option::of(any::<u64>())).prop_map(|(max, factor_milli, cap)| OomRetries {
+        max,
+        factor_milli,
+        cap,
+    })
+}
+
 fn tasks_specs() -> impl Strategy<Value = TaskSpec> {
     let who = (
         words(),
@@ -126,12 +161,13 @@ fn tasks_specs() -> impl Strategy<Value = TaskSpec> {
         durations(),
         option::of(any::<u64>()),
         option::of(durations()),
-        (any::<bool>(), option::of(any::<u64>())),
+        (any::<bool>(), option::of(any::<u64>()), run_as(), scratches(), option::of(ladders())),
     );
     (who, needs, rest).prop_map(|(who, needs, rest)| {
         let (name, role, command, env, cwd, stdin) = who;
         let (request, (os, arch, labels), priority, timeout, retry, start_at) = needs;
-        let (after, array, on_lost, tags, grace, output_limit, max_disconnect, (cpu_limit, pids)) = rest;
+        let (after, array, on_lost, tags, grace, output_limit, max_disconnect, limits) = rest;
+        let (cpu_limit, pids, run_as, scratch, oom_retries) = limits;
         TaskSpec {
             name,
             role,
@@ -154,6 +190,9 @@ fn tasks_specs() -> impl Strategy<Value = TaskSpec> {
             output_limit,
             cpu_limit,
             pids,
+            run_as,
+            scratch,
+            oom_retries,
         }
     })
 }
@@ -202,13 +241,14 @@ fn states() -> impl Strategy<Value = State> {
 }
 
 fn tasks() -> impl Strategy<Value = Task> {
-    let counts = (any::<bool>(), any::<u16>(), any::<u16>());
+    let counts = (any::<bool>(), any::<u16>(), any::<u16>(), any::<u8>());
     (states(), counts, times(), option::of(attempts()), vec(attempts(), 0..3), why()).prop_map(
-        |(state, (stopping, retries, losses), retry_at, attempt, past, why)| Task {
+        |(state, (stopping, retries, losses, ooms), retry_at, attempt, past, why)| Task {
             state,
             stopping,
             retries,
             losses,
+            ooms,
             retry_at,
             attempt,
             past,

@@ -137,6 +137,7 @@ fn sample_job(id: JobId) -> Job {
         output_limit: Some(4096),
         cpu_limit: false,
         pids: None,
+        ..TaskSpec::default()
     };
     let items = Some(Array::Items(Arc::new(["x".to_owned(), String::new()])));
     let second = TaskSpec {
@@ -178,6 +179,7 @@ fn sample_chunk() -> Chunk {
         stopping: true,
         retries: 2,
         losses: 1,
+        ooms: 0,
         attempt: Some(Attempt { ended: Timestamp(0), ..attempt(3, None, None) }),
         past: vec![attempt(1, Some(End::Exit(-7)), Some("no disk")), attempt(2, Some(End::Signal(9)), None)],
         ..Task::new(State::Running)

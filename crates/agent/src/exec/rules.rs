@@ -1,0 +1,22 @@
+//! What the operator of a machine says of the tasks that run there.
+
+/// As whom tasks run, and what they see of the agent's environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Whom tasks run as that name nobody; none: the agent's own user.
+    pub user: Option<String>,
+    /// Whom tasks may name besides; `*` is everybody. None: everybody if `user` is none, too.
+    pub users: Option<Vec<String>>,
+    /// Variables of the agent's environment that tasks get.
+    pub pass_env: Vec<String>,
+}
+
+impl Rules {
+    /// Whether tasks may name some users and no others.
+    pub(crate) fn is_strict(&self) -> bool {
+        match &self.users {
+            Some(users) => !users.iter().any(|user| user == "*"),
+            None => self.user.is_some(),
+        }
+    }
+}
