@@ -314,6 +314,8 @@ pub struct Lease {
     pub job: Arc<crate::record::Job>,
     /// Whether its dependencies left results.
     pub has_inputs: bool,
+    /// Bytes of memory for this attempt; none: what its entry asks for.
+    pub memory: Option<u64>,
 }
 
 /// What a caller is told, once it is committed.

@@ -13,6 +13,8 @@ mod deps;
 mod ends;
 #[path = "cluster/identity.rs"]
 mod identity;
+#[path = "cluster/memory.rs"]
+mod memory;
 #[path = "cluster/people.rs"]
 mod people;
 #[path = "cluster/place.rs"]

@@ -10,6 +10,7 @@ use muster_core::{id::Token, state::End};
 
 use crate::{
     agent::Process,
+    workload::SATED,
     world::{Coming, World},
 };
 
@@ -57,6 +58,7 @@ impl World {
         self.witness.process_is_dead(process.order.task, token);
         let end = match (process.killed, roll) {
             (Some(reason), _) => reason.end(),
+            (None, 0..80) if (1..SATED).contains(&process.order.spec.request.memory) => End::Oom,
             (None, 0..75) => End::Succeeded,
             (None, 75..90) => End::Exit(1),
             (None, 90..95) => End::Signal(9),

@@ -326,7 +326,10 @@ impl World {
 
 /// A lease as it arrives.
 fn order(lease: &Lease) -> Option<Arc<Order>> {
-    let spec = Arc::clone(lease.job.spec.tasks.get(lease.group as usize)?);
+    let mut spec = Arc::clone(lease.job.spec.tasks.get(lease.group as usize)?);
+    if let Some(memory) = lease.memory {
+        Arc::make_mut(&mut spec).request.memory = memory;
+    }
     Some(Arc::new(Order {
         token: lease.token,
         task: lease.task,

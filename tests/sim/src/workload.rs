@@ -5,11 +5,16 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use muster_core::{
     resources::Request,
-    spec::{After, Array, Command, JobSpec, On, OnLost, Priority, RetryPolicy, Role, TaskSpec},
+    spec::{After, Array, Command, JobSpec, On, OnLost, OomRetries, Priority, RetryPolicy, Role, TaskSpec},
     time::Timestamp,
 };
 
 use crate::rng::Rng;
+
+/// What a task that needs more memory than it thinks asks for.
+const HUNGRY: u64 = 100;
+/// What one needs that asks for too little memory. Every machine has a little more.
+pub const SATED: u64 = 4 * HUNGRY;
 
 /// A job of one to five entries.
 pub fn job(rng: &mut Rng, number: usize, now: Timestamp) -> JobSpec {
@@ -41,7 +46,7 @@ fn task(rng: &mut Rng, name: String, now: Timestamp) -> TaskSpec {
     let empty = rng.chance(15);
     let count = u32::try_from(rng.within(2, 9)).unwrap_or(2);
     let max = u32::try_from(rng.within(0, 2)).unwrap_or(0);
-    TaskSpec {
+    let mut task = TaskSpec {
         name,
         command: if empty { Command::Empty } else { Command::Argv(vec!["work".to_owned()]) },
         request: Request { cpu_milli: if empty { 0 } else { rng.within(1, 3) * 500 }, ..Request::default() },
@@ -55,5 +60,10 @@ fn task(rng: &mut Rng, name: String, now: Timestamp) -> TaskSpec {
         max_disconnect: rng.chance(25).then(|| Duration::from_millis(rng.within(1, 60_000))),
         grace: Duration::from_secs(1),
         ..TaskSpec::default()
+    };
+    if task.priority == Priority::LOW && !empty {
+        task.request.memory = HUNGRY;
+        task.oom_retries = Some(OomRetries { max: 2, factor_milli: 2000, cap: None });
     }
+    task
 }

@@ -159,7 +159,8 @@ impl World {
         let mut rng = Rng::new(seed);
         let agents = (0..AGENTS)
             .map(|n| {
-                let capacity = Request { cpu_milli: rng.within(2, 4) * 1000, ..Request::default() };
+                let memory = workload::SATED * 5 / 4;
+                let capacity = Request { cpu_milli: rng.within(2, 4) * 1000, memory, ..Request::default() };
                 Agent::new(n, capacity, Clock::any(&mut rng, AGENTS_OFF_US))
             })
             .collect();

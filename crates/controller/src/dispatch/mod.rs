@@ -174,7 +174,8 @@ mod tests {
         let spec = Arc::new(JobSpec::default());
         let job = Arc::new(Job { id: JobId(1), spec, submitted: Timestamp(1), key, by, trace_parent });
         let task = TaskId::new(JobId(1), 0);
-        let lease = Lease { token: Token(token), task, attempt: 1, group: 0, offset: 0, job, has_inputs: false };
+        let lease =
+            Lease { token: Token(token), task, attempt: 1, group: 0, offset: 0, job, has_inputs: false, memory: None };
         Effect::Lease { agent: AGENT, session, lease }
     }
 

@@ -299,6 +299,7 @@ mod tests {
             offset: n,
             job: Arc::clone(&job),
             has_inputs: false,
+            memory: None,
         };
         (0..count).map(lease).collect()
     }

@@ -9,7 +9,6 @@ use super::{
 use crate::{
     id::{GroupId, JobId},
     mutant,
-    ready::Span,
     record::Key,
     spec::{On, Role},
     state::State,
@@ -114,24 +113,6 @@ impl Cluster {
         self.enqueue_group(id);
     }
 
-    /// Puts every queued task of a group in line.
-    pub(super) fn enqueue_group(&mut self, id: GroupId) {
-        let Some(entry) = self.jobs.get(&id.job) else { return };
-        let Some(group) = entry.group(id.index) else { return };
-        let (shape, priority) = (group.shape, group.spec.priority);
-        for (first, count, state) in entry.runs(group.first, group.end()) {
-            if state == State::Queued {
-                self.ready.push(shape, Span { priority, job: id.job, first, count });
-            }
-        }
-    }
-
-    /// Takes tasks of a group out of line.
-    pub(super) fn dequeue(&mut self, id: GroupId, first: u32, count: u32) {
-        let Some(group) = self.jobs.get(&id.job).and_then(|entry| entry.group(id.index)) else { return };
-        self.ready.remove(group.shape, Span { priority: group.spec.priority, job: id.job, first, count });
-    }
-
     /// Tells everybody who waits about every group that has ended, and about those that end by that.
     pub(super) fn settle(&mut self, now: Now) {
         while let Some(id) = self.ended.pop() {
@@ -223,9 +204,7 @@ impl Cluster {
             return false;
         }
         let Some(entry) = self.jobs.remove(&job) else { return true };
-        for group in &entry.groups {
-            self.ready.release(group.shape);
-        }
+        self.release_shapes(&entry);
         if let Some(lane) = self.queues.get_mut(&entry.queue) {
             for state in State::ALL {
                 lane.remove(state, u64::from(entry.tally.get(state)));

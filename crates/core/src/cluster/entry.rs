@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use super::ladder::Step;
 use crate::{
     id::{JobId, TaskId},
     ready::ShapeId,
@@ -42,6 +43,8 @@ pub(super) struct Group {
     /// The first edge that may be open; those before it are met.
     pub(super) open_edge: usize,
     pub(super) shape: ShapeId,
+    /// What tasks ask for that needed more memory.
+    pub(super) ladder: Vec<Step>,
     /// Whether its dependencies left results.
     pub(super) has_inputs: bool,
     /// Its end was told to its dependants.

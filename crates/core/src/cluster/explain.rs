@@ -78,7 +78,8 @@ impl Cluster {
             }
             for (start, count, state) in entry.runs(from, to) {
                 // Neighbours share an answer only where the answer is the group's.
-                let alone = matches!(state, State::Running | State::Retrying | State::Failed);
+                let alone = matches!(state, State::Running | State::Retrying | State::Failed)
+                    || state == State::Queued && !group.ladder.is_empty();
                 let each = if alone { 1 } else { count };
                 for start in (start..start + count).step_by(each as usize) {
                     let reasons = self.reasons(now, entry, (index, group), start, state);
@@ -109,7 +110,7 @@ impl Cluster {
                 )]
             }
             State::Queued => self.why_queued(entry, group, index),
-            State::Running => self.why_running(now, &group.spec, task),
+            State::Running => self.why_running(now, group.spec_of(task), task),
             State::Skipped => {
                 vec![Reason::new("skipped", self.why_skipped(entry, group, why), "retry what it depends on")]
             }
@@ -166,7 +167,9 @@ impl Cluster {
     }
 
     fn why_queued(&self, entry: &Entry, group: &Group, index: u32) -> Vec<Reason> {
-        let mut reasons = Vec::new();
+        let task = entry.touched(index);
+        let (spec, shape) = (group.spec_of(task), group.shape_of(task));
+        let mut reasons: Vec<Reason> = why_more_memory(spec, task).into_iter().collect();
         if let Some(lane) = self.queues.get(&entry.queue) {
             let name = &lane.queue.name;
             if lane.queue.paused {
@@ -181,9 +184,9 @@ impl Cluster {
                 ));
             }
         }
-        let mean_us = self.ready.mean_us(group.shape);
+        let mean_us = self.ready.mean_us(shape);
         for agent in self.agents.values() {
-            reasons.extend(why_not(agent, group, mean_us));
+            reasons.extend(why_not(agent, spec, mean_us));
         }
         if self.agents.is_empty() {
             reasons.push(Reason::new(
@@ -192,11 +195,11 @@ impl Cluster {
                 "start one: `muster-agent`",
             ));
         }
-        let before = self.ready.ahead_of(group.shape, group.spec.priority, entry.job.id, index);
+        let before = self.ready.ahead_of(shape, group.spec.priority, entry.job.id, index);
         if before > 0 {
             reasons.push(Reason::new("behind", format!("{before} tasks that ask for the same go first"), "they start"));
         }
-        if reasons.is_empty() {
+        if reasons.iter().all(|reason| reason.code == "more-memory") {
             reasons.push(Reason::new("next-round", "it is about to be leased".to_owned(), ""));
         }
         reasons
@@ -208,6 +211,7 @@ impl Cluster {
         let name = agent.map_or_else(|| attempt.agent.to_string(), |agent| agent.record.offer.name.clone());
         let text = format!("attempt {} is with agent `{name}`", attempt.number);
         let mut reasons = vec![Reason::new("on-agent", text, "")];
+        reasons.extend(why_more_memory(spec, task));
         if let Some(agent) = agent.filter(|agent| agent.session.is_none()) {
             let away = now.mono.since(agent.last_seen);
             let ttl = self.config.lease_ttl;
@@ -227,8 +231,16 @@ impl Cluster {
     }
 }
 
+/// That a task asks for more memory than its entry does.
+fn why_more_memory(spec: &TaskSpec, task: Option<&Task>) -> Option<Reason> {
+    let ooms = task.map(|task| task.ooms).filter(|ooms| *ooms > 0)?;
+    let text =
+        format!("asks for {} of memory: {ooms} attempt(s) needed more than they had", bytes(spec.request.memory));
+    Some(Reason::new("more-memory", text, ""))
+}
+
 /// Everything that keeps a task from one agent; empty: it has room.
-fn why_not(agent: &Agent, group: &Group, mean_us: u64) -> Vec<Reason> {
+fn why_not(agent: &Agent, spec: &TaskSpec, mean_us: u64) -> Vec<Reason> {
     let offer = &agent.record.offer;
     let name = &offer.name;
     if agent.record.lost {
@@ -238,11 +250,11 @@ fn why_not(agent: &Agent, group: &Group, mean_us: u64) -> Vec<Reason> {
     if agent.session.is_none() {
         reasons.push(Reason::about("agent-silent", agent, format!("agent `{name}` is silent"), "it connects again"));
     }
-    for mismatch in group.spec.requires.mismatches(offer) {
+    for mismatch in spec.requires.mismatches(offer) {
         let unblock = "an agent that fits, or another `requires`";
         reasons.push(Reason::about("agent-mismatch", agent, format!("agent `{name}`: {mismatch}"), unblock));
     }
-    let request = &group.spec.request;
+    let request = &spec.request;
     let never = request.shortages(&offer.capacity);
     for short in &never {
         let text = format!(
@@ -285,10 +297,13 @@ fn amount(short: &Shortage, n: u64) -> String {
     match short.resource.as_str() {
         "cpus" if n.is_multiple_of(1000) => (n / 1000).to_string(),
         "cpus" => format!("{}.{:03}", n / 1000, n % 1000).trim_end_matches('0').to_owned(),
-        "memory" if n >= 1 << 20 => format!("{} MiB", n >> 20),
-        "memory" => format!("{n} bytes"),
+        "memory" => bytes(n),
         _ => n.to_string(),
     }
+}
+
+fn bytes(n: u64) -> String {
+    if n >= 1 << 20 { format!("{} MiB", n >> 20) } else { format!("{n} bytes") }
 }
 
 fn ended_how(task: &Task) -> Option<String> {

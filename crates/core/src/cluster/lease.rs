@@ -8,7 +8,6 @@ use crate::{
     backoff,
     event::{Effect, Lease},
     id::{AgentId, GroupId, TaskId, Token},
-    ready::Span,
     record::{Key, TaskResult},
     spec::{OnLost, RetryPolicy, Role},
     state::{Attempt, End, State, Task},
@@ -82,6 +81,8 @@ impl Cluster {
         }
         let index = entry.group_of(id.index);
         let Some(group) = entry.group(index) else { return };
+        let task = entry.touched(id.index);
+        let spec = Arc::clone(group.spec_of(task));
         let lease = Lease {
             token,
             task: id,
@@ -90,9 +91,10 @@ impl Cluster {
             offset: id.index - group.first,
             job: Arc::clone(&entry.job),
             has_inputs: group.has_inputs,
+            memory: task.filter(|task| task.ooms > 0).map(|_| spec.request.memory),
         };
         if let Some(agent) = self.agents.get_mut(&agent_id) {
-            agent.hold(token, id, Arc::clone(&group.spec), room);
+            agent.hold(token, id, spec, room);
         }
         self.step.effects.push(Effect::Lease { agent: agent_id, session, lease });
     }
@@ -103,9 +105,13 @@ impl Cluster {
         let index = entry.group_of(id.index);
         let Some(group) = entry.group(index) else { return };
         let Some(task) = entry.touched(id.index) else { return };
-        let (shape, spec) = (group.shape, Arc::clone(&group.spec));
+        let (shape, spec) = (group.shape_of(Some(task)), Arc::clone(&group.spec));
         let ending_job = entry.cancel.as_ref().is_some_and(|c| spec.role != Role::Teardown || c.teardown_too);
-        let to = next_state(task, &spec.retry, spec.on_lost, ending.end, self.config.losses_max, ending_job);
+        let climbs = group.climbs(task, ending.end) && !task.stopping && !ending_job;
+        let to = match climbs {
+            true => State::Queued,
+            false => next_state(task, &spec.retry, spec.on_lost, ending.end, self.config.losses_max, ending_job),
+        };
         let retry = u32::from(task.retries) + 1;
         let delay = backoff::delay(&spec.retry, id, retry);
         let retry_at = now.wall.after(delay);
@@ -124,6 +130,9 @@ impl Cluster {
             task.retry_at = Timestamp(0);
             if end == End::Lost {
                 task.losses = task.losses.saturating_add(1);
+            }
+            if climbs {
+                task.ooms = task.ooms.saturating_add(1);
             }
             if to == State::Retrying {
                 task.retries = task.retries.saturating_add(1);
@@ -171,22 +180,6 @@ impl Cluster {
         });
         if moved && to == State::Queued {
             self.requeue(id, GroupId { job: id.job, index });
-        }
-    }
-
-    /// Puts a task that is queued again in line, or back to where its group waits.
-    pub(super) fn requeue(&mut self, id: TaskId, group: GroupId) {
-        let Some(entry) = self.jobs.get(&id.job) else { return };
-        let Some(of) = entry.group(group.index) else { return };
-        let (shape, priority, phase) = (of.shape, of.spec.priority, of.phase);
-        if phase == State::Queued {
-            self.ready.push(shape, Span { priority, job: id.job, first: id.index, count: 1 });
-        } else {
-            // A person's retry sent the group back to wait while this task still ran.
-            self.move_task(id, State::Waiting, |_| {});
-            if phase != State::Waiting {
-                self.move_task(id, phase, |_| {});
-            }
         }
     }
 }

@@ -9,6 +9,7 @@ mod deps;
 mod entry;
 mod explain;
 mod identity;
+mod ladder;
 mod lease;
 mod queues;
 mod recover;

@@ -207,8 +207,7 @@ impl Cluster {
     }
 
     fn readopt(&mut self, token: Token, agent: AgentId, task: TaskId) -> Result<(), RecoverError> {
-        let spec = self.jobs.get(&task.job).and_then(|entry| entry.group(entry.group_of(task.index)));
-        let Some(spec) = spec.map(|group| Arc::clone(&group.spec)) else { return Ok(()) };
+        let Some(spec) = self.spec_of(task) else { return Ok(()) };
         let Some(agent) = self.agents.get_mut(&agent) else {
             return Err(RecoverError::Orphan {
                 what: format!("the lease of task {task}"),

@@ -20,6 +20,7 @@ fn qualifies(state: State, which: Which) -> bool {
 fn reset(task: &mut Task) {
     task.retries = 0;
     task.losses = 0;
+    task.ooms = 0;
     task.stopping = false;
     task.retry_at = Timestamp(0);
     task.why = None;

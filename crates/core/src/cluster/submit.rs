@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     Cluster,
     entry::{Edge, Entry, Group, Source},
+    ladder,
 };
 use crate::{
     event::{Answer, Refusal, Submission},
@@ -104,6 +105,7 @@ impl Cluster {
                 request: task.request.clone(),
                 requires: task.requires.clone(),
             });
+            let ladder = ladder::climb(&mut self.ready, &queue, task);
             groups.push(Group {
                 spec: Arc::clone(task),
                 first,
@@ -113,6 +115,7 @@ impl Cluster {
                 edges,
                 open_edge: 0,
                 shape,
+                ladder,
                 has_inputs: false,
                 told: false,
                 dependants: Vec::new(),

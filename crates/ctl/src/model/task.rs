@@ -24,6 +24,8 @@ pub(crate) struct Task {
     stopping: bool,
     retries: u32,
     losses: u32,
+    /// Attempts that needed more memory and were followed by one with more.
+    ooms: u32,
     retry_at: Option<String>,
     /// Where its newest attempt runs or ran.
     agent: Option<String>,
@@ -169,6 +171,7 @@ impl From<v1::TaskView> for Task {
             stopping: task.stopping == v1::Stopping::Cancel as i32,
             retries: task.retries,
             losses: task.losses,
+            ooms: task.ooms,
             retry_at: time::instant(task.retry_at_us),
             agent: some(&view.agent_name),
             agent_away: None,

@@ -78,6 +78,12 @@ struct TaskArgs {
     /// Try again this often when it fails
     #[arg(long, value_name = "N", requires = "command", conflicts_with = "file")]
     retries: Option<u32>,
+    /// After one that needed more memory, try again with twice as much, this often
+    #[arg(long, value_name = "N", requires = "command", conflicts_with = "file")]
+    oom_retries: Option<u32>,
+    /// Run it as this user of the agent's machine
+    #[arg(long, value_name = "USER", requires = "command", conflicts_with = "file")]
+    run_as: Option<String>,
     /// low, normal, high, critical, or a number
     #[arg(long, value_name = "PRIORITY", requires = "command", conflicts_with = "file")]
     priority: Option<String>,
@@ -193,7 +199,7 @@ impl WorkArgs {
             Ok(number) => json!(number),
             Err(_) => json!(text),
         });
-        let fields: [(&str, Option<Value>); 8] = [
+        let fields: [(&str, Option<Value>); 10] = [
             ("cwd", self.task.cwd.as_ref().map(|dir| json!(dir))),
             ("env", (!env.is_empty()).then_some(Value::Object(env))),
             ("cpus", self.task.cpus.map(|n| json!(n))),
@@ -201,6 +207,8 @@ impl WorkArgs {
             ("gpus", self.task.gpus.map(|n| json!(n))),
             ("timeout", self.task.timeout.as_ref().map(|text| json!(text))),
             ("retries", self.task.retries.map(|n| json!({ "max": n }))),
+            ("oom_retries", self.task.oom_retries.map(|n| json!(n))),
+            ("run_as", self.task.run_as.as_ref().map(|user| json!(user))),
             ("priority", priority),
         ];
         task.extend(fields.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));

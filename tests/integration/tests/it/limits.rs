@@ -23,6 +23,16 @@ shell = 'head -c 400000000 /dev/zero | tail >/dev/null'
 memory = "64MiB"
 "#;
 
+const HUNGRY: &str = r#"
+name = "hungry"
+
+[[tasks]]
+name = "grows"
+shell = 'head -c 100000000 /dev/zero | tail >/dev/null'
+memory = "16MiB"
+oom_retries = 3
+"#;
+
 /// The cgroups that the agent of `system` noted as its own; none: it may make none here.
 fn cgroups(system: &System) -> Vec<std::path::PathBuf> {
     let text = std::fs::read_to_string(system.folder().join("agent/run/cgroups")).unwrap_or_default();
@@ -70,5 +80,27 @@ fn a_hog_ends_as_oom_its_neighbour_lives_and_both_are_counted() -> Result<()> {
 
     system.agent()?.stop()?;
     ensure!(dirs.iter().all(|dir| !dir.exists()), "cgroups are left: {dirs:?}");
+    Ok(())
+}
+
+#[test]
+fn a_task_that_needs_more_memory_gets_more_until_it_is_enough() -> Result<()> {
+    let system = System::plain()?;
+    if cgroups(&system).is_empty() {
+        return skip("a_task_that_needs_more_memory_gets_more_until_it_is_enough", "no cgroups can be made here");
+    }
+    let job = system.submit("hungry.toml", HUNGRY)?;
+    let ctl = system.ctl();
+    ctl.finished(job, wait::LIMIT)?;
+    let shown = ctl.json(&["show", &job.to_string(), "--tasks"])?;
+    let task = task(&shown, "grows")?;
+    ensure!(task["state"] == "succeeded" && task["ooms"] == 3 && task["retries"] == 0, "{task}");
+    let ends: Vec<_> = task["attempts"].as_array().context("no attempts")?.iter().map(|a| &a["end"]["kind"]).collect();
+    ensure!(ends == ["oom", "oom", "oom", "succeeded"], "{task}");
+    let reasons: Vec<_> =
+        task["attempts"].as_array().into_iter().flatten().map(|a| a["end"]["reason"].to_string()).collect();
+    for (reason, limit) in reasons.iter().zip(["16 MiB", "32 MiB", "64 MiB"]) {
+        ensure!(reason.contains(limit), "{reason}");
+    }
     Ok(())
 }

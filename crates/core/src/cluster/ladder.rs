@@ -1,0 +1,133 @@
+//! What tasks of one group ask for, after attempts that needed more memory than they had.
+
+use std::sync::Arc;
+
+use super::{
+    Cluster,
+    entry::{Entry, Group},
+};
+use crate::{
+    id::{GroupId, TaskId},
+    ready::{Ready, ShapeId, ShapeKey, Span},
+    spec::{OomRetries, TaskSpec},
+    state::{End, State, Task},
+};
+
+/// What a task asks for after as many attempts for want of memory as there are steps below this one.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) spec: Arc<TaskSpec>,
+    pub(super) shape: ShapeId,
+}
+
+/// The steps above what `spec` itself asks for; none, usually.
+pub(super) fn climb(ready: &mut Ready, queue: &Arc<str>, spec: &TaskSpec) -> Vec<Step> {
+    let Some(ladder) = spec.oom_retries else { return Vec::new() };
+    let memory = spec.request.memory;
+    let steps = (1..=ladder.max.min(OomRetries::MAX)).map_while(|ooms| ladder.memory_after(memory, ooms));
+    steps
+        .map(|memory| {
+            let mut spec = spec.clone();
+            // Nothing that runs one task asks for these, and they may be large.
+            (spec.array, spec.after) = (None, Vec::new());
+            spec.request.memory = memory;
+            let shape = ready.acquire(ShapeKey {
+                queue: Arc::clone(queue),
+                request: spec.request.clone(),
+                requires: spec.requires.clone(),
+            });
+            Step { spec: Arc::new(spec), shape }
+        })
+        .collect()
+}
+
+impl Group {
+    fn step(&self, task: Option<&Task>) -> Option<&Step> {
+        let ooms = usize::from(task.map_or(0, |task| task.ooms));
+        // A step that is not there any more, if ever: the highest that is.
+        ooms.checked_sub(1).and_then(|place| self.ladder.get(place.min(self.ladder.len().saturating_sub(1))))
+    }
+
+    /// What the next attempt of `task` is.
+    pub(super) fn spec_of(&self, task: Option<&Task>) -> &Arc<TaskSpec> {
+        self.step(task).map_or(&self.spec, |step| &step.spec)
+    }
+
+    /// Where `task` stands in line.
+    pub(super) fn shape_of(&self, task: Option<&Task>) -> ShapeId {
+        self.step(task).map_or(self.shape, |step| step.shape)
+    }
+
+    /// Every place where its tasks may stand in line.
+    pub(super) fn shapes(&self) -> impl Iterator<Item = ShapeId> + '_ {
+        std::iter::once(self.shape).chain(self.ladder.iter().map(|step| step.shape))
+    }
+
+    /// Whether an attempt of `task` that ended like this is followed by one with more memory.
+    pub(super) fn climbs(&self, task: &Task, end: End) -> bool {
+        end == End::Oom && usize::from(task.ooms) < self.ladder.len()
+    }
+}
+
+impl Entry {
+    /// Tasks that are queued among `count` from `first`, by where they stand in line.
+    fn lines(&self, group: &Group, first: u32, count: u32) -> Vec<(ShapeId, u32, u32)> {
+        if group.ladder.is_empty() {
+            return vec![(group.shape, first, count)];
+        }
+        (first..first + count).map(|index| (group.shape_of(self.touched(index)), index, 1)).collect()
+    }
+}
+
+impl Cluster {
+    /// Puts every queued task of a group in line.
+    pub(super) fn enqueue_group(&mut self, id: GroupId) {
+        let Some(entry) = self.jobs.get(&id.job) else { return };
+        let Some(group) = entry.group(id.index) else { return };
+        for (first, count, state) in entry.runs(group.first, group.end()) {
+            if state == State::Queued {
+                for (shape, first, count) in entry.lines(group, first, count) {
+                    self.ready.push(shape, Span { priority: group.spec.priority, job: id.job, first, count });
+                }
+            }
+        }
+    }
+
+    /// Takes tasks of a group out of line.
+    pub(super) fn dequeue(&mut self, id: GroupId, first: u32, count: u32) {
+        let Some(group) = self.jobs.get(&id.job).and_then(|entry| entry.group(id.index)) else { return };
+        for shape in group.shapes() {
+            self.ready.remove(shape, Span { priority: group.spec.priority, job: id.job, first, count });
+        }
+    }
+
+    /// Puts a task that is queued again in line, or back to where its group waits.
+    pub(super) fn requeue(&mut self, id: TaskId, group: GroupId) {
+        let Some(entry) = self.jobs.get(&id.job) else { return };
+        let Some(of) = entry.group(group.index) else { return };
+        let (shape, priority, phase) = (of.shape_of(entry.touched(id.index)), of.spec.priority, of.phase);
+        if phase == State::Queued {
+            self.ready.push(shape, Span { priority, job: id.job, first: id.index, count: 1 });
+        } else {
+            // A person's retry sent the group back to wait while this task still ran.
+            self.move_task(id, State::Waiting, |_| {});
+            if phase != State::Waiting {
+                self.move_task(id, phase, |_| {});
+            }
+        }
+    }
+
+    /// Gives the places of a job in line back.
+    pub(super) fn release_shapes(&mut self, entry: &Entry) {
+        for shape in entry.groups.iter().flat_map(Group::shapes) {
+            self.ready.release(shape);
+        }
+    }
+
+    /// What the task at `index` of `job` is when it runs next.
+    pub(super) fn spec_of(&self, id: TaskId) -> Option<Arc<TaskSpec>> {
+        let entry = self.jobs.get(&id.job)?;
+        let group = entry.group(entry.group_of(id.index))?;
+        Some(Arc::clone(group.spec_of(entry.touched(id.index))))
+    }
+}

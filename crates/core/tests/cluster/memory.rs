@@ -1,0 +1,117 @@
+//! Attempts that needed more memory than they had: the next one gets more, or there is none.
+
+use std::time::Duration;
+
+use muster_core::{
+    event::{Target, Which},
+    resources::Request,
+    spec::{OomRetries, RetryPolicy, TaskSpec},
+    state::{End, State},
+};
+
+use crate::kit::{Kit, MS, array, job, task};
+
+fn hungry(max: u32, cap: Option<u64>) -> TaskSpec {
+    let oom_retries = Some(OomRetries { max, factor_milli: 2000, cap });
+    TaskSpec { request: Request { cpu_milli: 1000, memory: 100, ..Request::default() }, oom_retries, ..task("a") }
+}
+
+fn machine(memory: u64) -> Request {
+    Request { cpu_milli: 4000, memory, ..Request::default() }
+}
+
+#[test]
+fn each_attempt_after_one_that_needed_more_asks_for_more_up_to_a_cap() {
+    let mut kit = Kit::new();
+    let (host, _) = kit.attach("one", machine(1000), &[]);
+    let job = kit.submit(job([hungry(3, Some(300))]));
+    for memory in [None, Some(200), Some(300)] {
+        let lease = kit.round().remove(0);
+        assert_eq!(lease.memory, memory);
+        kit.end(host, &lease, End::Oom);
+    }
+    assert_eq!(kit.state(job, 0), State::Failed, "300 was not enough, and more is not allowed");
+    assert!(kit.round().is_empty());
+}
+
+#[test]
+fn they_are_counted_apart_from_other_retries_and_keep_what_they_reached() {
+    let retry = RetryPolicy { max: 1, jitter_milli: 0, ..RetryPolicy::default() };
+    let mut kit = Kit::new();
+    let (host, _) = kit.attach("one", machine(1000), &[]);
+    let job = kit.submit(job([TaskSpec { retry, ..hungry(1, None) }]));
+    let step = |kit: &mut Kit, memory, end| {
+        let lease = kit.round().remove(0);
+        assert_eq!(lease.memory, memory);
+        kit.end(host, &lease, end);
+    };
+    step(&mut kit, None, End::Oom);
+    step(&mut kit, Some(200), End::Lost);
+    step(&mut kit, Some(200), End::Exit(1));
+    assert_eq!(kit.state(job, 0), State::Retrying);
+    kit.pass(Duration::from_secs(1) + MS);
+    step(&mut kit, Some(200), End::Oom);
+    assert_eq!(kit.state(job, 0), State::Failed, "both counters are used up");
+    kit.retry(job, Which::Failed);
+    step(&mut kit, None, End::Succeeded);
+}
+
+/// A1 of memory: what an attempt was given is what it takes from its agent, whoever counts.
+#[test]
+fn an_attempt_with_more_memory_needs_an_agent_that_has_it() {
+    let mut kit = Kit::new();
+    let (host, _) = kit.attach("one", machine(250), &[]);
+    let job = kit.submit(job([TaskSpec { array: array("a", 2).array, ..hungry(2, None) }]));
+    let leases = kit.round();
+    assert_eq!(leases.len(), 2, "there is room for two small ones");
+    kit.end(host, &leases[0], End::Oom);
+    assert!(kit.round().is_empty(), "200 do not fit beside 100");
+    assert_eq!(kit.codes(job, 0), ["more-memory", "agent-busy"]);
+    kit.end(host, &leases[1], End::Succeeded);
+    let lease = kit.round().remove(0);
+    assert_eq!((lease.task.index, lease.memory), (0, Some(200)));
+    kit.end(host, &lease, End::Oom);
+    assert!(kit.round().is_empty());
+    assert_eq!(kit.codes(job, 0), ["more-memory", "agent-too-small"]);
+    kit.attach("two", machine(400), &[]);
+    assert_eq!(kit.round().remove(0).memory, Some(400));
+}
+
+#[test]
+fn a_restart_knows_what_was_asked_for() {
+    let mut kit = Kit::new();
+    let (host, _) = kit.attach("one", machine(250), &[]);
+    let job = kit.submit(job([TaskSpec { array: array("a", 3).array, ..hungry(1, None) }]));
+    let leases = kit.round();
+    kit.end(host, &leases[0], End::Oom);
+    kit.restart();
+    let (host, _) = kit.attach("one", machine(250), &[leases[1].token]);
+    assert_eq!(kit.round().len(), 1, "the third one fits");
+    kit.end(host, &leases[1], End::Succeeded);
+    kit.restart();
+    assert_eq!(kit.state(job, 0), State::Queued);
+    kit.attach("one", machine(250), &[]);
+    // The third one, whose lease never arrived, and the first with more memory: not both at once.
+    let leases = kit.round();
+    assert_eq!(leases.iter().map(|lease| (lease.task.index, lease.memory)).collect::<Vec<_>>(), [(0, Some(200))]);
+    kit.restart();
+    let (host, _) = kit.attach("one", machine(250), &[leases[0].token]);
+    assert!(kit.round().is_empty(), "what is taken up again counts as what it was given");
+    kit.end(host, &leases[0], End::Succeeded);
+    assert_eq!(kit.run_all(host), [2]);
+    assert_eq!(kit.job_state(job), "succeeded");
+}
+
+#[test]
+fn a_cancelled_task_climbs_no_further() {
+    let mut kit = Kit::new();
+    let (host, _) = kit.attach("one", machine(1000), &[]);
+    let job = kit.submit(job([TaskSpec { array: array("a", 2).array, ..hungry(5, None) }]));
+    let leases = kit.round();
+    kit.end(host, &leases[0], End::Oom);
+    kit.cancel(Target::Job(job));
+    assert_eq!(kit.states(job), [State::Cancelled, State::Running]);
+    kit.end(host, &leases[1], End::Oom);
+    assert_eq!(kit.states(job), [State::Cancelled, State::Cancelled]);
+    assert!(kit.round().is_empty());
+}
