@@ -13,3 +13,4 @@ pub mod journal;
 pub mod link;
 pub mod logs;
 pub mod supervisor;
+mod visits;

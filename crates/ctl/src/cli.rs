@@ -6,8 +6,8 @@ use clap::{Parser, Subcommand, builder::FalseyValueParser};
 
 use crate::{
     commands::{
-        admin, agents, audit, cancel, completions, dev, explain, list, logs, queue, recommend, result, retry, run,
-        schema, show, stats, status, submit, validate, version, wait,
+        admin, agents, audit, cancel, completions, dev, exec, explain, list, logs, queue, recommend, result, retry,
+        run, schema, show, stats, status, submit, validate, version, wait,
     },
     output::{Format, style::When},
 };
@@ -74,6 +74,8 @@ pub(crate) enum Command {
     Logs(logs::Args),
     /// Print the result that a task wrote
     Result(result::Args),
+    /// Run a command beside a task that runs
+    Exec(exec::Args),
     /// End work that is not over
     Cancel(cancel::Args),
     /// Run work again that is over

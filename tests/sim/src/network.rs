@@ -284,6 +284,8 @@ impl World {
                     self.input(agent, Input::Exec(ExecEvent::Withdrawn { token }));
                 }
             }
+            // Nobody visits here.
+            Action::Visit { .. } => {}
             Action::Kill { token, reason, grace } => {
                 let roll = self.rng.roll();
                 self.kill(agent, token, reason, kill_takes(grace, roll));

@@ -31,6 +31,7 @@ use crate::{
     link::{self, Address, Link, Up},
     logs::{self, Spools},
     supervisor::{self, Action, Input, Supervisor},
+    visits::Visits,
 };
 
 /// A stopping agent waits so long for the controller to have all output; what is left is shipped at
@@ -124,13 +125,14 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
     if let Some(secured) = secured {
         tracker.spawn(secured.keep(stop.clone()));
     }
+    let visits = Visits::new(grpc.clone(), tracker.clone(), stop.clone());
     tracker.spawn(spools.clone().ship(grpc, stop.clone()));
     let (stops, stop_requests) = mpsc::channel(2);
     let mut journal = journal;
     restore(clock, &mut supervisor, &mut journal, sweep);
     let agent = Agent::new(clock, (identity.uid.clone(), offer.clone()), supervisor, journal, exec.clone());
     let pulse = Pulse::new(config.look_every);
-    let agent = agent.watched(pulse.clone());
+    let agent = agent.watched(pulse.clone()).visited(visits);
     let sources = Sources { link: link_events, exec: exec_events, stops: stop_requests };
     let life = Life { identity, exec, spools, links: links_tracker, tracker, stop };
     let done = tokio::spawn(life.live(agent, sources));

@@ -21,6 +21,7 @@ use crate::{
     journal::Journal,
     link::{self, Up},
     supervisor::{Action, Input, Supervisor},
+    visits::Visits,
 };
 
 /// Events taken in at most before anything is done about them: one journal write and one message for all.
@@ -124,6 +125,7 @@ pub struct Agent<P> {
     abandoned: bool,
     stopped: bool,
     pulse: Pulse,
+    visits: Option<Visits>,
 }
 
 impl<P: Processes> Agent<P> {
@@ -150,6 +152,7 @@ impl<P: Processes> Agent<P> {
             abandoned: false,
             stopped: false,
             pulse: Pulse::default(),
+            visits: None,
         }
     }
 
@@ -157,6 +160,12 @@ impl<P: Processes> Agent<P> {
     #[must_use]
     pub fn watched(self, pulse: Pulse) -> Self {
         Self { pulse, ..self }
+    }
+
+    /// The same, with commands beside attempts.
+    #[must_use]
+    pub(crate) fn visited(self, visits: Visits) -> Self {
+        Self { visits: Some(visits), ..self }
     }
 
     /// Runs until a stop is complete. The stream stays open until what comes back is dropped.
@@ -283,6 +292,11 @@ impl<P: Processes> Agent<P> {
             Action::Kill { token, reason, grace } => {
                 info!(%token, reason = reason.text(), ?grace, "ending an attempt");
                 self.processes.kill(token, reason, grace);
+            }
+            Action::Visit { visit, process } => {
+                if let Some(visits) = &self.visits {
+                    visits.begin(visit, process);
+                }
             }
             Action::Hello { holding, term } => {
                 let hello = v1::Hello {

@@ -27,6 +27,8 @@ use tracing::warn;
 
 pub use self::report::Enforce;
 pub(crate) use self::slot::{Counts, Limits, Slot};
+#[cfg(unix)]
+pub(crate) use self::trees::folders_of;
 use self::{
     ground::Ground,
     report::Report,

@@ -56,8 +56,17 @@ pub(super) struct Tree {
 
 /// All trees that matter, version 2 first.
 pub(super) fn read() -> std::io::Result<Vec<Tree>> {
+    read_of("self")
+}
+
+/// The folders in which a process stands, of all trees in which somebody can be put.
+pub(crate) fn folders_of(pid: i32) -> std::io::Result<Vec<PathBuf>> {
+    Ok(read_of(&pid.to_string())?.into_iter().filter(|tree| tree.is_writable).map(|tree| tree.own).collect())
+}
+
+fn read_of(process: &str) -> std::io::Result<Vec<Tree>> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-    let places = std::fs::read_to_string("/proc/self/cgroup")?;
+    let places = std::fs::read_to_string(format!("/proc/{process}/cgroup"))?;
     Ok(parse(&mounts, &places))
 }
 

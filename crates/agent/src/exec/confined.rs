@@ -31,7 +31,7 @@ pub(super) struct Oom {
 impl Confined {
     /// For the process that is started, as `who`.
     pub(super) fn confines<'a>(&'a self, who: Option<&'a Who>) -> Confines<'a> {
-        Confines { place: self.place.as_ref(), data_limit: self.data_limit, who }
+        Confines { place: self.place.as_ref(), data_limit: self.data_limit, who, joins: &[] }
     }
 
     /// Nothing was started: the next attempt may have its cgroups.

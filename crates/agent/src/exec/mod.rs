@@ -1,6 +1,7 @@
 //! Owns every process that the agent starts: starts, feeds, watches and ends it, and says so only when it is dead.
 
 mod attempt;
+pub mod beside;
 mod confined;
 mod env;
 pub mod guard;

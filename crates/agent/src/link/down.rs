@@ -14,7 +14,7 @@ use muster_core::{
 
 use crate::{
     exec::Order,
-    supervisor::{Input, Unusable, Welcome},
+    supervisor::{Input, Unusable, Visit, Welcome},
 };
 
 /// A lease shorter than this would expire between two heartbeats.
@@ -34,6 +34,9 @@ pub(super) fn input(message: v1::AgentDown) -> Option<Input> {
         Message::HeartbeatAck(ack) => Input::HeartbeatAcked { term: Term(ack.term), stamp: Mono(ack.stamp_us) },
         Message::Leases(message) => leases(message),
         Message::Stop(stop) => Input::Stop { term: Term(stop.term), token: Token(stop.token) },
+        Message::Exec(order) => {
+            Input::Visit(Arc::new(Visit { id: order.id, token: Token(order.token), command: order.command }))
+        }
         Message::ReportsAck(ack) => Input::ReportsAcked { up_to: ack.up_to },
     })
 }

@@ -57,6 +57,7 @@ impl AgentLink for Door {
     type ControlStream = ReceiverStream<Result<v1::AgentDown, Status>>;
     type LogsStream = ReceiverStream<Result<v1::LogDown, Status>>;
     type InputsStream = ReceiverStream<Result<v1::InputsPart, Status>>;
+    type ExecStream = ReceiverStream<Result<v1::ExecDown, Status>>;
 
     async fn control(&self, request: Request<Streaming<v1::AgentUp>>) -> Result<Response<Self::ControlStream>, Status> {
         let mut up = request.into_inner();
@@ -90,6 +91,10 @@ impl AgentLink for Door {
 
     async fn inputs(&self, _: Request<v1::InputsRequest>) -> Result<Response<Self::InputsStream>, Status> {
         Err(Status::unimplemented("no test asks for inputs"))
+    }
+
+    async fn exec(&self, _: Request<Streaming<v1::ExecUp>>) -> Result<Response<Self::ExecStream>, Status> {
+        Err(Status::unimplemented("no test runs a command"))
     }
 
     async fn put_result(&self, _: Request<Streaming<v1::ResultPart>>) -> Result<Response<v1::ResultKept>, Status> {

@@ -10,7 +10,7 @@ use tokio::{
     sync::mpsc,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, service::interceptor::InterceptedService, transport::Channel};
+use tonic::{Status, Streaming, service::interceptor::InterceptedService, transport::Channel};
 
 use super::{Uplink, Wire};
 use crate::exec::{Inputs, Order, Results, TransferError};
@@ -78,6 +78,25 @@ impl Grpc {
         };
         let kept = client.put_result(parts(file, first)).await.map_err(refused)?;
         Ok(kept.into_inner().bytes)
+    }
+}
+
+impl Grpc {
+    /// The stream of a command that somebody runs beside an attempt; what goes up comes from `inbox`, at whose other end
+    /// is `up`. Cancel safe.
+    pub(crate) async fn exec(
+        &self,
+        id: u64,
+        up: &mpsc::Sender<v1::ExecUp>,
+        inbox: ReceiverStream<v1::ExecUp>,
+    ) -> Result<Streaming<v1::ExecDown>, String> {
+        let (mut client, agent) = self.client().await;
+        let hello = v1::exec_up::Message::Hello(v1::ExecHello { agent: agent.0, id });
+        let _there_is_room = up.try_send(v1::ExecUp { message: Some(hello) });
+        match client.exec(inbox).await {
+            Ok(down) => Ok(down.into_inner()),
+            Err(status) => Err(refused(status).0),
+        }
     }
 }
 

@@ -197,6 +197,11 @@ impl Supervisor {
         }
     }
 
+    /// The first process of an attempt that runs here.
+    pub(super) fn process_of(&self, token: Token) -> Option<ProcessIdentity> {
+        self.held.get(&token).filter(|held| held.is_started() && !held.dropped)?.identity.clone()
+    }
+
     pub(super) fn stop(&mut self, now: Now, term: Term, token: Token, actions: &mut Vec<Action>) {
         if !self.is_attached() || !self.accepts(term, actions) {
             return;

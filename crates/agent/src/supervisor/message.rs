@@ -50,12 +50,25 @@ pub enum Input {
     },
     /// The stream is gone.
     Disconnected,
+    /// Somebody wants a command to run beside an attempt.
+    Visit(Arc<Visit>),
     /// Something became of a process.
     Exec(ExecEvent),
     /// Time passed; of use from [`super::Supervisor::wakeup`] on.
     Tick,
     /// Stop the agent. A second one waits for no grace.
     Shutdown,
+}
+
+/// A command beside an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Visit {
+    /// The controller's number of it.
+    pub id: u64,
+    /// The attempt.
+    pub token: Token,
+    /// A program and its arguments.
+    pub command: Vec<String>,
 }
 
 /// The controller's answer to our hello.
@@ -119,6 +132,13 @@ pub enum Action {
         reason: KillReason,
         /// Between asking and forcing.
         grace: Duration,
+    },
+    /// Run a command beside this process; none: the attempt does not run here.
+    Visit {
+        /// What.
+        visit: Arc<Visit>,
+        /// Beside whom.
+        process: Option<ProcessIdentity>,
     },
     /// The first message of a stream.
     Hello {

@@ -32,7 +32,7 @@ use muster_core::{
     time::{Mono, Now, Timestamp},
 };
 
-pub use self::message::{Action, Entry, Input, Memory, Remembered, Unusable, Welcome};
+pub use self::message::{Action, Entry, Input, Memory, Remembered, Unusable, Visit, Welcome};
 use self::{leases::Held, outbox::Outbox, room::Room, session::Link};
 use crate::exec::{KillReason, Leftover};
 
@@ -150,6 +150,10 @@ impl Supervisor {
                 }
             }
             Input::HeartbeatAcked { term, stamp } => self.heartbeat_acked(term, stamp, actions),
+            Input::Visit(visit) => {
+                let process = self.process_of(visit.token);
+                actions.push(Action::Visit { visit, process });
+            }
             Input::Disconnected => self.link = Link::Detached,
             Input::Exec(event) => self.exec(now, event, actions),
             Input::Tick => self.tick(now, actions),

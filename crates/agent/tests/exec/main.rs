@@ -2,6 +2,7 @@
 #![cfg(unix)]
 
 mod bench;
+mod beside;
 mod ends;
 mod kills;
 mod limits;

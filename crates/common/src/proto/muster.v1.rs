@@ -1979,7 +1979,7 @@ pub mod agent_up {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentDown {
-    #[prost(oneof = "agent_down::Message", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "agent_down::Message", tags = "1, 2, 3, 4, 5, 6")]
     pub message: ::core::option::Option<agent_down::Message>,
 }
 /// Nested message and enum types in `AgentDown`.
@@ -1996,7 +1996,69 @@ pub mod agent_down {
         Stop(super::Stop),
         #[prost(message, tag = "5")]
         ReportsAck(super::ReportsAck),
+        #[prost(message, tag = "6")]
+        Exec(super::ExecOrder),
     }
+}
+/// Somebody wants a command to run in a live attempt: with its environment, folder, user and limits. The agent calls
+/// `Exec` for it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecOrder {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(uint64, tag = "2")]
+    pub token: u64,
+    /// A program and its arguments.
+    #[prost(string, repeated, tag = "3")]
+    pub command: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecUp {
+    #[prost(oneof = "exec_up::Message", tags = "1, 2, 3")]
+    pub message: ::core::option::Option<exec_up::Message>,
+}
+/// Nested message and enum types in `ExecUp`.
+pub mod exec_up {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Message {
+        #[prost(message, tag = "1")]
+        Hello(super::ExecHello),
+        #[prost(message, tag = "2")]
+        Output(super::ExecOutput),
+        /// The last message.
+        #[prost(message, tag = "3")]
+        End(super::ExecEnd),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecHello {
+    #[prost(uint64, tag = "1")]
+    pub agent: u64,
+    #[prost(uint64, tag = "2")]
+    pub id: u64,
+}
+/// At most 64 KiB.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecOutput {
+    #[prost(enumeration = "Stream", tag = "1")]
+    pub stream: i32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub data: ::prost::alloc::vec::Vec<u8>,
+}
+/// How it ended. EXIT and SIGNAL have a code; NOT_STARTED has a reason.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecEnd {
+    #[prost(message, optional, tag = "1")]
+    pub end: ::core::option::Option<End>,
+}
+/// What the command reads. The end of the stream ends the command.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecDown {
+    #[prost(bytes = "vec", tag = "1")]
+    pub stdin: ::prost::alloc::vec::Vec<u8>,
+    /// There is no more to read.
+    #[prost(bool, tag = "2")]
+    pub stdin_end: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Hello {
@@ -2484,6 +2546,28 @@ pub mod agent_link_client {
                 .insert(GrpcMethod::new("muster.v1.AgentLink", "PutResult"));
             self.inner.client_streaming(req, path, codec).await
         }
+        /// What a command does that somebody runs in an attempt; the hello of it is the first message.
+        pub async fn exec(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::ExecUp>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ExecDown>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::ProtoCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/muster.v1.AgentLink/Exec");
+            let mut req = request.into_streaming_request();
+            req.extensions_mut().insert(GrpcMethod::new("muster.v1.AgentLink", "Exec"));
+            self.inner.streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2533,6 +2617,17 @@ pub mod agent_link_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::ResultPart>>,
         ) -> std::result::Result<tonic::Response<super::ResultKept>, tonic::Status>;
+        /// Server streaming response type for the Exec method.
+        type ExecStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ExecDown, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// What a command does that somebody runs in an attempt; the hello of it is the first message.
+        async fn exec(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::ExecUp>>,
+        ) -> std::result::Result<tonic::Response<Self::ExecStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct AgentLinkServer<T> {
@@ -2785,6 +2880,50 @@ pub mod agent_link_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.client_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.AgentLink/Exec" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExecSvc<T: AgentLink>(pub Arc<T>);
+                    impl<T: AgentLink> tonic::server::StreamingService<super::ExecUp>
+                    for ExecSvc<T> {
+                        type Response = super::ExecDown;
+                        type ResponseStream = T::ExecStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::ExecUp>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentLink>::exec(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExecSvc(inner);
+                        let codec = crate::codec::ProtoCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
@@ -3748,6 +3887,49 @@ pub mod identity_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecRequest {
+    #[prost(oneof = "exec_request::Message", tags = "1, 2, 3")]
+    pub message: ::core::option::Option<exec_request::Message>,
+}
+/// Nested message and enum types in `ExecRequest`.
+pub mod exec_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Message {
+        #[prost(message, tag = "1")]
+        Start(super::ExecStart),
+        /// At most 64 KiB of what the command reads.
+        #[prost(bytes, tag = "2")]
+        Stdin(::prost::alloc::vec::Vec<u8>),
+        /// There is no more to read.
+        #[prost(bool, tag = "3")]
+        StdinEnd(bool),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecStart {
+    /// One task.
+    #[prost(message, optional, tag = "1")]
+    pub selector: ::core::option::Option<Selector>,
+    #[prost(string, repeated, tag = "2")]
+    pub command: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecReply {
+    #[prost(oneof = "exec_reply::Message", tags = "1, 2")]
+    pub message: ::core::option::Option<exec_reply::Message>,
+}
+/// Nested message and enum types in `ExecReply`.
+pub mod exec_reply {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Message {
+        #[prost(message, tag = "1")]
+        Output(super::ExecOutput),
+        /// The last message.
+        #[prost(message, tag = "2")]
+        End(super::ExecEnd),
+    }
+}
 /// Names work as a person types it: "17", "17.0", "17.extract", "17.scan\[3\]", "census", "census.merge".
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Selector {
@@ -4666,6 +4848,28 @@ pub mod muster_client {
             req.extensions_mut().insert(GrpcMethod::new("muster.v1.Muster", "Status"));
             self.inner.unary(req, path, codec).await
         }
+        /// Runs a command in a task that runs. The start is the first message; the end of the requests ends the command.
+        pub async fn exec(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::ExecRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ExecReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::ProtoCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/muster.v1.Muster/Exec");
+            let mut req = request.into_streaming_request();
+            req.extensions_mut().insert(GrpcMethod::new("muster.v1.Muster", "Exec"));
+            self.inner.streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -4774,6 +4978,17 @@ pub mod muster_server {
             &self,
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusReply>, tonic::Status>;
+        /// Server streaming response type for the Exec method.
+        type ExecStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ExecReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Runs a command in a task that runs. The start is the first message; the end of the requests ends the command.
+        async fn exec(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::ExecRequest>>,
+        ) -> std::result::Result<tonic::Response<Self::ExecStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct MusterServer<T> {
@@ -5590,6 +5805,50 @@ pub mod muster_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.Muster/Exec" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExecSvc<T: Muster>(pub Arc<T>);
+                    impl<T: Muster> tonic::server::StreamingService<super::ExecRequest>
+                    for ExecSvc<T> {
+                        type Response = super::ExecReply;
+                        type ResponseStream = T::ExecStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::ExecRequest>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Muster>::exec(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExecSvc(inner);
+                        let codec = crate::codec::ProtoCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

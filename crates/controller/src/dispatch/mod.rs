@@ -7,9 +7,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use muster_common::proto::v1;
 use muster_core::{
     event::{Effect, Lease},
-    id::{JobId, SessionId, Token},
+    id::{AgentId, JobId, SessionId, Token},
 };
 use tokio::sync::mpsc;
 
@@ -28,6 +29,8 @@ pub enum Outgoing {
     Acknowledge(u64),
     /// The heartbeat with this stamp renewed all leases.
     HeartbeatAck(u64),
+    /// Run a command in a live attempt. Nothing depends on it.
+    Exec(v1::ExecOrder),
     /// Close the connection; nothing follows.
     Disconnect,
 }
@@ -43,6 +46,8 @@ pub struct Sessions {
 struct Shared {
     last: u64,
     open: BTreeMap<SessionId, mpsc::Sender<Outgoing>>,
+    /// The newest connection of each agent.
+    agents: BTreeMap<AgentId, SessionId>,
 }
 
 /// What goes to one connection from one delivery, in the order in which it is sent.
@@ -72,9 +77,23 @@ impl Sessions {
         (session, receiver)
     }
 
+    /// This connection is the newest of `agent`.
+    pub fn name(&self, session: SessionId, agent: AgentId) {
+        self.lock().agents.insert(agent, session);
+    }
+
     /// A connection ended; what was still to be sent is dropped.
     pub fn close(&self, session: SessionId) {
-        self.lock().open.remove(&session);
+        let mut shared = self.lock();
+        shared.open.remove(&session);
+        shared.agents.retain(|_, newest| *newest != session);
+    }
+
+    /// Sends something that depends on no commit. Says whether there is a connection with room for it.
+    pub fn send_to(&self, agent: AgentId, message: Outgoing) -> bool {
+        let shared = self.lock();
+        let sender = shared.agents.get(&agent).and_then(|session| shared.open.get(session));
+        sender.is_some_and(|sender| sender.try_send(message).is_ok())
     }
 
     /// Closes every connection: the agents come back and say what they hold (C3).

@@ -7,7 +7,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::grpc::{Parts, bulk, control, guard::caller, inputs, machine::Speaker};
+use crate::grpc::{Parts, bulk, control, exec, guard::caller, inputs, machine::Speaker};
 
 /// Messages that wait for an agent's connection to take them.
 const ROOM: usize = 16;
@@ -16,6 +16,7 @@ const ROOM: usize = 16;
 #[derive(Clone, Debug)]
 pub(super) struct Agents {
     pub(super) parts: Parts,
+    pub(super) calls: exec::Calls,
     pub(super) tracker: TaskTracker,
     pub(super) cancel: CancellationToken,
 }
@@ -55,6 +56,7 @@ impl AgentLink for Agents {
     type ControlStream = Answers<v1::AgentDown>;
     type LogsStream = Answers<v1::LogDown>;
     type InputsStream = Answers<v1::InputsPart>;
+    type ExecStream = Answers<v1::ExecDown>;
 
     async fn control(&self, request: Request<Streaming<v1::AgentUp>>) -> Result<Response<Self::ControlStream>, Status> {
         let caller = caller(&request)?;
@@ -76,6 +78,14 @@ impl AgentLink for Agents {
         let plan = inputs::plan(&self.parts, &speaker, request.get_ref())?;
         let parts = self.parts.clone();
         Ok(self.answer(|back| async move { speaker.allowed(inputs::send(parts, plan, back)).await }))
+    }
+
+    async fn exec(&self, request: Request<Streaming<v1::ExecUp>>) -> Result<Response<Self::ExecStream>, Status> {
+        caller(&request)?;
+        let speaker = Speaker::of(&self.parts, &request)?;
+        let (parts, calls, up) = (self.parts.clone(), self.calls.clone(), request.into_inner());
+        Ok(self
+            .answer(|back| async move { speaker.clone().allowed(exec::serve(parts, calls, speaker, up, back)).await }))
     }
 
     async fn put_result(

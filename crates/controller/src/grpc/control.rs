@@ -71,6 +71,7 @@ pub(super) async fn run(
     };
     let mut session =
         Session { handle: parts.handle.clone(), sessions: parts.sessions.clone(), agent, id, left: false };
+    parts.sessions.name(id, agent);
     let patience = parts.handle.lease_ttl();
     let result = async {
         Box::pin(send(&back, patience, Down::Welcome(welcome))).await?;
@@ -215,6 +216,7 @@ async fn write(
             Outgoing::Stop(token) => {
                 send(back, patience, Down::Stop(v1::Stop { token: token.0, term: term.0 })).await?
             }
+            Outgoing::Exec(order) => send(back, patience, Down::Exec(order)).await?,
             Outgoing::Acknowledge(up_to) => send(back, patience, Down::ReportsAck(v1::ReportsAck { up_to })).await?,
             Outgoing::HeartbeatAck(stamp_us) => {
                 send(back, patience, Down::HeartbeatAck(v1::HeartbeatAck { stamp_us, term: term.0 })).await?;

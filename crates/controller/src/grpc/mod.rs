@@ -11,6 +11,7 @@ mod backup;
 mod bulk;
 mod control;
 mod door;
+mod exec;
 mod filter;
 mod fleet;
 mod follow;
@@ -154,9 +155,17 @@ impl Services {
         guard.start(&tracker, &cancel);
         let tokens = Tokens { parts: parts.clone(), guard: guard.clone() };
         let searches = Arc::new(Semaphore::new(search::AT_ONCE));
-        let people = People { started: parts.clock.wall(), parts: parts.clone(), searches, cancel: cancel.clone() };
+        let calls = exec::Calls::default();
+        let people = People {
+            started: parts.clock.wall(),
+            parts: parts.clone(),
+            searches,
+            calls: calls.clone(),
+            tracker: tracker.clone(),
+            cancel: cancel.clone(),
+        };
         let copies = Copies { parts: parts.clone(), tracker: tracker.clone(), cancel: cancel.clone() };
-        let agents = Agents { parts, tracker: tracker.clone(), cancel: cancel.clone() };
+        let agents = Agents { parts, calls, tracker: tracker.clone(), cancel: cancel.clone() };
         let routes = Routes::new(MusterServer::new(people).max_decoding_message_size(PEOPLE_MESSAGE_MAX))
             .add_service(AgentLinkServer::new(agents).max_decoding_message_size(AGENT_MESSAGE_MAX))
             .add_service(IdentityServer::new(machines).max_decoding_message_size(SMALL_MESSAGE_MAX))

@@ -8,12 +8,14 @@ use futures::{
 };
 use muster_common::proto::v1::{self, muster_server::Muster};
 use muster_core::time::Timestamp;
-use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::grpc::{
-    Parts, fleet, follow, guard::caller, installation, jobs, orders, result, search, stats, status::stopping, tasks,
+    Parts, exec, fleet, follow, guard::caller, installation, jobs, orders, result, search, stats, status::stopping,
+    tasks,
 };
 
 /// See `Muster` in `muster.proto`.
@@ -23,8 +25,13 @@ pub(super) struct People {
     pub(super) started: Timestamp,
     /// Turns of those who look through many logs.
     pub(super) searches: Arc<Semaphore>,
+    pub(super) calls: exec::Calls,
+    pub(super) tracker: TaskTracker,
     pub(super) cancel: CancellationToken,
 }
+
+/// Replies that wait for a person to read them.
+const ROOM: usize = 16;
 
 /// A stream that a stop ends with a word.
 type Answers<T> = BoxStream<'static, Result<T, Status>>;
@@ -54,6 +61,7 @@ impl Muster for People {
     type GetResultStream = Answers<v1::ResultChunk>;
     type LogsStream = Answers<v1::LogsReply>;
     type SearchLogsStream = Answers<v1::SearchLogsReply>;
+    type ExecStream = Answers<v1::ExecReply>;
 
     async fn info(&self, request: Request<v1::InfoRequest>) -> Result<Response<v1::InfoReply>, Status> {
         caller(&request)?;
@@ -130,6 +138,20 @@ impl Muster for People {
         let caller = caller(&request)?;
         let found = search::search(self.parts.clone(), &caller.reach, &self.searches, request.into_inner())?;
         Ok(self.until_stop(found))
+    }
+
+    async fn exec(&self, request: Request<Streaming<v1::ExecRequest>>) -> Result<Response<Self::ExecStream>, Status> {
+        let caller = caller(&request)?;
+        let (parts, calls, requests) = (self.parts.clone(), self.calls.clone(), request.into_inner());
+        let (back, replies) = mpsc::channel(ROOM);
+        let last = back.clone();
+        let work = self.cancel.clone().run_until_cancelled_owned(exec::ask(parts, calls, caller, requests, back));
+        self.tracker.spawn(async move {
+            if let Err(status) = work.await.unwrap_or_else(|| Err(stopping())) {
+                let _nobody_reads = last.try_send(Err(status));
+            }
+        });
+        Ok(self.until_stop(ReceiverStream::new(replies)))
     }
 
     async fn list_agents(

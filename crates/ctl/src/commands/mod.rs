@@ -6,6 +6,7 @@ pub(crate) mod audit;
 pub(crate) mod cancel;
 pub(crate) mod completions;
 pub(crate) mod dev;
+pub(crate) mod exec;
 pub(crate) mod explain;
 pub(crate) mod list;
 pub(crate) mod logs;
@@ -106,6 +107,7 @@ pub(crate) async fn dispatch(ctl: &Ctl, command: Command) -> Result<Exit, Error>
         Command::Show(args) => Box::pin(show::run(ctl, args)).await,
         Command::Logs(args) => Box::pin(logs::run(ctl, args)).await,
         Command::Result(args) => Box::pin(result::run(ctl, args)).await,
+        Command::Exec(args) => Box::pin(exec::run(ctl, args)).await,
         Command::Cancel(args) => Box::pin(cancel::run(ctl, args)).await,
         Command::Retry(args) => Box::pin(retry::run(ctl, args)).await,
         Command::Wait(args) => Box::pin(wait::run(ctl, args)).await,

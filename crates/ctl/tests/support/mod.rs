@@ -284,6 +284,33 @@ impl Muster for Service {
         Ok(Response::new(v1::ListTasksReply { tasks, ..Default::default() }))
     }
 
+    type ExecStream = Streamed<v1::ExecReply>;
+
+    /// Says what it was asked to run, on both streams, and ends with a code.
+    async fn exec(&self, request: Request<tonic::Streaming<v1::ExecRequest>>) -> Answer<Self::ExecStream> {
+        self.open()?;
+        let mut requests = request.into_inner();
+        let first = requests.message().await?.and_then(|request| request.message);
+        let Some(v1::exec_request::Message::Start(start)) = first else {
+            return Err(Status::invalid_argument("the start comes first"));
+        };
+        self.find(start.selector)?;
+        let mut said = start.command.join(" ").into_bytes();
+        while let Some(v1::exec_request::Message::Stdin(piece)) = requests.message().await?.and_then(|m| m.message) {
+            said.extend(piece);
+        }
+        let reply = |message| Ok(v1::ExecReply { message: Some(message) });
+        let output = |stream: v1::Stream, data: &[u8]| {
+            let output = v1::ExecOutput { stream: stream.into(), data: data.to_vec() };
+            reply(v1::exec_reply::Message::Output(output))
+        };
+        let kind = if said.starts_with(b"missing") { v1::EndKind::NotStarted } else { v1::EndKind::Exit };
+        let end = v1::End { kind: kind.into(), code: 7, reason: "why not".to_owned() };
+        let last = reply(v1::exec_reply::Message::End(v1::ExecEnd { end: Some(end) }));
+        let replies = [output(v1::Stream::Stdout, &said), output(v1::Stream::Stderr, b"oh"), last];
+        Ok(Response::new(Box::pin(tokio_stream::iter(replies))))
+    }
+
     type WatchJobStream = Streamed<v1::JobSummary>;
 
     async fn watch_job(&self, request: Request<v1::WatchJobRequest>) -> Answer<Self::WatchJobStream> {

@@ -20,6 +20,8 @@ mod disk;
 #[cfg(unix)]
 mod etcd_store;
 #[cfg(unix)]
+mod exec;
+#[cfg(unix)]
 mod first_command;
 #[cfg(unix)]
 mod followers;

@@ -258,6 +258,7 @@ impl AgentLink for Controller {
     type ControlStream = ReceiverStream<Result<v1::AgentDown, Status>>;
     type LogsStream = ReceiverStream<Result<v1::LogDown, Status>>;
     type InputsStream = ReceiverStream<Result<v1::InputsPart, Status>>;
+    type ExecStream = ReceiverStream<Result<v1::ExecDown, Status>>;
 
     async fn control(&self, request: Request<Streaming<v1::AgentUp>>) -> Result<Response<Self::ControlStream>, Status> {
         let (down, answers) = mpsc::channel(64);
@@ -285,6 +286,10 @@ impl AgentLink for Controller {
 
     async fn inputs(&self, _: Request<v1::InputsRequest>) -> Result<Response<Self::InputsStream>, Status> {
         Err(Status::unimplemented("nothing has inputs here"))
+    }
+
+    async fn exec(&self, _: Request<Streaming<v1::ExecUp>>) -> Result<Response<Self::ExecStream>, Status> {
+        Err(Status::unimplemented("a release before knows of no commands"))
     }
 
     async fn put_result(&self, _: Request<Streaming<v1::ResultPart>>) -> Result<Response<v1::ResultKept>, Status> {

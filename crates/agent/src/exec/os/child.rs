@@ -45,6 +45,9 @@ pub(super) struct Plan {
     pub(super) umask: libc::mode_t,
     pub(super) nice: Option<c_int>,
     pub(super) no_new_privs: bool,
+    /// Folders of cgroups that it goes into; outlive the call.
+    pub(super) joins: *const RawFd,
+    pub(super) join_count: usize,
 }
 
 /// A user with all groups; `groups` outlives the call.
@@ -259,13 +262,15 @@ unsafe fn become_it(plan: &Plan, enters: Option<RawFd>) {
         if libc::setpgid(0, 0) < 0 {
             return;
         }
-        if let Some(cgroup) = enters {
-            const PROCS: &CStr = c"cgroup.procs";
-            let file = libc::openat(cgroup, PROCS.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-            // "0" is who writes it.
-            if file < 0 || libc::write(file, c"0".as_ptr().cast(), 1) != 1 {
+        let mut joins = 0;
+        while joins < plan.join_count {
+            if !go_into(*plan.joins.add(joins)) {
                 return;
             }
+            joins += 1;
+        }
+        if enters.is_some_and(|cgroup| !go_into(cgroup)) {
+            return;
         }
         if let Some(bytes) = plan.data_limit {
             let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
@@ -282,6 +287,21 @@ unsafe fn become_it(plan: &Plan, enters: Option<RawFd>) {
             return;
         }
         libc::execve(plan.file, plan.arguments, plan.variables);
+    }
+}
+
+/// Goes into a cgroup. Says whether it could; `errno` says why not.
+///
+/// # Safety
+/// As [`become_it`].
+#[expect(unsafe_code, reason = "system calls between clone and exec")]
+unsafe fn go_into(cgroup: RawFd) -> bool {
+    const PROCS: &CStr = c"cgroup.procs";
+    // SAFETY: constant strings, and descriptors that the kernel checks.
+    unsafe {
+        let file = libc::openat(cgroup, PROCS.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        // "0" is who writes it.
+        file >= 0 && libc::write(file, c"0".as_ptr().cast(), 1) == 1
     }
 }
 

@@ -9,6 +9,8 @@ mod contain;
 #[cfg(unix)]
 mod hunt;
 #[cfg(unix)]
+mod join;
+#[cfg(unix)]
 mod lookup;
 #[cfg(unix)]
 mod proc;
@@ -29,11 +31,12 @@ pub(crate) use windows::{
 #[cfg(windows)]
 mod nobody;
 #[cfg(windows)]
-pub(crate) use nobody::{Who, close_folder, is_others, missing_rights, open_way};
+pub(crate) use nobody::{Who, close_folder, is_others, join, missing_rights, open_way};
 #[cfg(unix)]
 pub(crate) use {
     contain::{end_members, kill_members, terminate_members},
     hunt::{Hunter, sweep_blocking},
+    join::join,
     lookup::{explain, find_program, is_shortage, shell},
     start::{Confines, Program},
     unix::{Fresh, Leader, base_environment, guard_signals, kill_identity, prepare_self, spawn},

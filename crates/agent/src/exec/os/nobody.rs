@@ -10,7 +10,8 @@ use std::{
 
 use muster_core::run_as::RunAs;
 
-use crate::exec::Rules;
+use super::Fresh;
+use crate::exec::{ProcessIdentity, Rules};
 
 /// Nobody else.
 pub(crate) struct Who(Infallible);
@@ -56,6 +57,11 @@ pub(crate) fn is_others(_file: &Metadata) -> bool {
 /// There are no other users to let in.
 pub(crate) fn open_way(_data_dir: &Path, _way: &[&PathBuf]) -> io::Result<()> {
     Ok(())
+}
+
+/// Nobody has built it.
+pub(crate) fn join(_beside: &ProcessIdentity, _command: &[String]) -> Result<Fresh, String> {
+    Err("commands in running tasks can be run on Linux only".into())
 }
 
 /// Told with the task that asks for it.

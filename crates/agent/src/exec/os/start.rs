@@ -9,7 +9,7 @@ use std::{
     fs::File,
     io::{self, Write},
     os::{
-        fd::{AsRawFd, BorrowedFd, OwnedFd},
+        fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -59,6 +59,8 @@ pub(crate) struct Confines<'a> {
     pub(crate) data_limit: Option<u64>,
     /// As whom it runs; none: as we do.
     pub(crate) who: Option<&'a Who>,
+    /// Cgroups that it enters by itself.
+    pub(crate) joins: &'a [RawFd],
 }
 
 impl Program {
@@ -164,6 +166,8 @@ impl Program {
             }),
             umask: confines.who.and_then(|who| who.umask).unwrap_or_else(unix::task_umask),
             nice: confines.who.and_then(|who| who.nice),
+            joins: confines.joins.as_ptr(),
+            join_count: confines.joins.len(),
             no_new_privs: confines.who.is_some_and(|who| who.no_new_privs),
         })
     }

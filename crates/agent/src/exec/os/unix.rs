@@ -307,6 +307,11 @@ pub(super) fn signal_members(members: &dyn Fn() -> BTreeSet<i32>, signal: Signal
     }
 }
 
+/// Whether this is the boot that we run in.
+pub(super) fn is_boot(boot: &Arc<str>) -> bool {
+    *boot == *BOOT
+}
+
 /// Whether the process of `identity` lives; kills it if so. For leftovers of an earlier agent.
 pub(crate) fn kill_identity(identity: &ProcessIdentity) -> bool {
     let Ok(pid) = i32::try_from(identity.pid) else { return false };

@@ -32,9 +32,9 @@ pub(super) struct Identity {
     pub(super) uid: uid_t,
     pub(super) gid: gid_t,
     pub(super) groups: Vec<gid_t>,
-    name: String,
-    home: OsString,
-    shell: OsString,
+    pub(super) name: String,
+    pub(super) home: OsString,
+    pub(super) shell: OsString,
 }
 
 impl Who {

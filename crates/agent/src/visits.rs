@@ -1,0 +1,140 @@
+//! Commands that people run beside attempts: each has a stream of its own to the controller.
+
+use std::{sync::Arc, time::Duration};
+
+use muster_common::{
+    proto::v1::{self, exec_up::Message},
+    wire::work::end_to_proto,
+};
+use muster_core::state::End;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::Streaming;
+use tracing::{info, warn};
+
+use crate::{
+    exec::{
+        ProcessIdentity,
+        beside::{self, Fed},
+    },
+    logs::{Grpc, Stream},
+    supervisor::Visit,
+};
+
+/// Commands at one time.
+const AT_ONCE: usize = 32;
+/// Messages that wait in each direction.
+const ROOM: usize = 8;
+/// For the stream to be opened.
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
+/// For the last word to be taken.
+const LAST_LIMIT: Duration = Duration::from_secs(10);
+
+/// All that go on; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Visits {
+    grpc: Grpc,
+    turns: Arc<Semaphore>,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Visits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Visits").finish_non_exhaustive()
+    }
+}
+
+impl Visits {
+    /// Commands that go on until `stop`.
+    pub(crate) fn new(grpc: Grpc, tracker: TaskTracker, stop: CancellationToken) -> Self {
+        Self { grpc, turns: Arc::new(Semaphore::new(AT_ONCE)), tracker, stop }
+    }
+
+    /// Runs a command beside `process`; none: there is no such process here.
+    pub(crate) fn begin(&self, visit: Arc<Visit>, process: Option<ProcessIdentity>) {
+        let this = self.clone();
+        self.tracker.spawn(async move {
+            if let Some(Err(error)) = this.stop.run_until_cancelled(this.serve(&visit, process)).await {
+                warn!(token = %visit.token, error, "a command beside an attempt could not be told of");
+            }
+        });
+    }
+
+    async fn serve(&self, visit: &Visit, process: Option<ProcessIdentity>) -> Result<(), String> {
+        let (up, inbox) = mpsc::channel(ROOM);
+        let opened = timeout(OPEN_LIMIT, self.grpc.exec(visit.id, &up, ReceiverStream::new(inbox))).await;
+        let mut down = opened.map_err(|_| format!("no answer within {} s", OPEN_LIMIT.as_secs()))??;
+        let turn = self.turns.try_acquire();
+        let end = match (process, &turn) {
+            (None, _) => Err("the task does not run on its agent any more, or its process is not started yet".into()),
+            (_, Err(_)) => Err(format!("{AT_ONCE} commands run on its agent, which is as many as may")),
+            (Some(process), Ok(_)) => {
+                info!(token = %visit.token, command = ?visit.command, "a command runs beside an attempt");
+                run(process, visit.command.clone(), &mut down, &up).await
+            }
+        };
+        let (end, why) = match end {
+            Ok(end) => (end, None),
+            Err(why) => (End::NotStarted, Some(why)),
+        };
+        let end = v1::ExecEnd { end: Some(end_to_proto(end, why.as_deref())) };
+        let last = up.send(v1::ExecUp { message: Some(Message::End(end)) });
+        // Who does not listen any more needs no last word.
+        let _nobody_listens = timeout(LAST_LIMIT, last).await;
+        drop(up);
+        // Whoever drops the answer ends the whole call, and with it what was not sent yet.
+        let heard = async { while let Ok(Some(_)) = down.message().await {} };
+        let _in_time = timeout(LAST_LIMIT, heard).await;
+        Ok(())
+    }
+}
+
+async fn run(
+    process: ProcessIdentity,
+    command: Vec<String>,
+    down: &mut Streaming<v1::ExecDown>,
+    up: &mpsc::Sender<v1::ExecUp>,
+) -> Result<End, String> {
+    let (feed, fed) = mpsc::channel(ROOM);
+    let (said, mut output) = mpsc::channel(ROOM);
+    let read = async {
+        // The end of the stream, however it ends, closes the channel.
+        while let Ok(Some(message)) = down.message().await {
+            let pieces = [
+                (!message.stdin.is_empty()).then_some(Fed::Bytes(message.stdin)),
+                message.stdin_end.then_some(Fed::End),
+            ];
+            for piece in pieces.into_iter().flatten() {
+                if feed.send(piece).await.is_err() {
+                    return;
+                }
+            }
+        }
+        drop(feed);
+    };
+    let write = async {
+        while let Some((stream, data)) = output.recv().await {
+            let stream = match stream {
+                Stream::Stdout => v1::Stream::Stdout,
+                Stream::Stderr => v1::Stream::Stderr,
+            };
+            let message = Message::Output(v1::ExecOutput { stream: stream.into(), data });
+            if up.send(v1::ExecUp { message: Some(message) }).await.is_err() {
+                return;
+            }
+        }
+    };
+    let work = async {
+        let (end, ()) = tokio::join!(beside::run(process, command, fed, said), write);
+        end
+    };
+    tokio::select! {
+        end = work => end,
+        () = async { read.await; std::future::pending().await } => Err(String::new()),
+    }
+}

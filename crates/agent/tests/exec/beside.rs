@@ -1,0 +1,135 @@
+//! Commands beside a task: where it is, as what it is, and gone when it is.
+
+use std::time::Duration;
+
+use muster_agent::{
+    exec::{
+        ExecEvent, KillReason, ProcessIdentity, Rules,
+        beside::{self, Fed},
+    },
+    logs::Stream,
+};
+use muster_core::{resources::Request, run_as::RunAs, spec::TaskSpec, state::End};
+use tokio::sync::mpsc;
+
+use crate::bench::{Bench, LIMIT, lives, shell, wait_for};
+
+/// A task that runs until it is killed.
+async fn started(bench: &mut Bench, spec: TaskSpec) -> (muster_core::id::Token, ProcessIdentity) {
+    let token = bench.start(spec);
+    let ExecEvent::Started { identity, .. } = bench.event().await else { panic!("not started") };
+    (token, identity)
+}
+
+/// Runs it to its end, with this to read.
+async fn beside(identity: &ProcessIdentity, text: &str, input: &str) -> (Result<End, String>, String, String) {
+    let (feed, fed) = mpsc::channel(4);
+    let (said, mut heard) = mpsc::channel(4);
+    feed.send(Fed::Bytes(input.into())).await.expect("room");
+    feed.send(Fed::End).await.expect("room");
+    let command = ["sh", "-c", text].map(Into::into).to_vec();
+    let run = tokio::time::timeout(LIMIT, beside::run(identity.clone(), command, fed, said));
+    let hear = async {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        while let Some((stream, data)) = heard.recv().await {
+            if stream == Stream::Stdout { out.extend(data) } else { err.extend(data) }
+        }
+        (out, err)
+    };
+    let (end, (out, err)) = tokio::join!(run, hear);
+    drop(feed);
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (end.expect("in time"), text(out), text(err))
+}
+
+#[tokio::test]
+async fn a_command_finds_what_the_task_has() {
+    let mut bench = Bench::with_rules(Rules::default()).await;
+    let mut spec = shell("cd /usr; exec sleep 1000");
+    spec.env = [("COLOUR".to_owned(), "red".to_owned())].into();
+    let (token, identity) = started(&mut bench, spec).await;
+    wait_for("the task to be where it goes", || {
+        let cwd = std::fs::read_link(format!("/proc/{}/cwd", identity.pid)).ok()?;
+        (cwd.ends_with("usr")).then_some(())
+    })
+    .await;
+    let text = "pwd; echo $COLOUR $MUSTER_TASK_NAME $MUSTER_TOKEN; cat; echo err >&2; exit 7";
+    let (end, out, err) = beside(&identity, text, "given").await;
+    assert_eq!(end, Ok(End::Exit(7)));
+    assert_eq!(out, format!("/usr\nred t {token}\ngiven"));
+    assert_eq!(err, "err\n");
+    assert_eq!(beside(&identity, "kill -9 $$", "").await.0, Ok(End::Signal(9)));
+    let (end, ..) = beside(&identity, "exec no-such-program", "").await;
+    assert_eq!(end, Ok(End::Exit(127)), "the shell says so");
+    bench.exec.kill(token, KillReason::Cancelled, Duration::ZERO);
+    assert_eq!(bench.over().await.end, End::Cancelled);
+    let (end, ..) = beside(&identity, "true", "").await;
+    assert_eq!(end, Err("the task's first process has ended".to_owned()));
+    let other = ProcessIdentity { pid: std::process::id(), ..identity };
+    assert!(beside(&other, "true", "").await.0.is_err(), "a number alone says nothing");
+}
+
+#[tokio::test]
+async fn a_command_is_its_tasks_user_and_in_its_cgroups() {
+    let mut bench = Bench::with_rules(Rules::default()).await;
+    if !nix::unistd::geteuid().is_root() || crate::limits::noted(&bench.dir).is_empty() {
+        eprintln!("skipped: a command in a task's cgroups: none can be made here");
+        return;
+    }
+    let request = Request { cpu_milli: 1000, memory: 64 << 20, ..Request::default() };
+    let run_as = RunAs {
+        user: Some("daemon".into()),
+        groups: Some(vec!["tty".into()]),
+        umask: Some(0o027),
+        no_new_privs: true,
+        ..RunAs::default()
+    };
+    let (token, identity) = started(&mut bench, TaskSpec { request, run_as, ..shell("sleep 1000") }).await;
+    let text = "id -un; id -Gn; umask; grep NoNewPrivs /proc/self/status; grep CapEff /proc/self/status; cat /proc/self/cgroup";
+    let (_, out, _) = beside(&identity, text, "").await;
+    let head = "daemon\ndaemon tty\n0027\nNoNewPrivs:\t1\nCapEff:\t0000000000000000\n";
+    let cgroups = out.strip_prefix(head).unwrap_or_else(|| panic!("{out}"));
+    let own = std::fs::read_to_string(format!("/proc/{}/cgroup", identity.pid)).expect("it lives");
+    assert_eq!(cgroups, own);
+    assert!(own.contains("muster-"), "{own}");
+    // Its memory is the task's.
+    let (end, ..) = beside(&identity, "head -c 300000000 /dev/zero | tail >/dev/null", "").await;
+    assert_ne!(end, Ok(End::Exit(0)));
+    let over = bench.over().await;
+    assert!(over.end == End::Oom && over.token == token, "{over:?}");
+}
+
+#[tokio::test]
+async fn a_command_ends_with_its_task_whatever_it_does() {
+    let mut bench = Bench::with_rules(Rules::default()).await;
+    let (token, identity) = started(&mut bench, shell("sleep 1000")).await;
+    let pids = bench.dir.join("pids");
+    let text = format!("trap '' TERM; setsid sleep 1000 & echo $! $$ > {}; sleep 1000", pids.display());
+    let (_feed, fed) = mpsc::channel(1);
+    let (said, _heard) = mpsc::channel(1);
+    let command = ["sh".to_owned(), "-c".to_owned(), text].to_vec();
+    let visit = tokio::spawn(beside::run(identity, command, fed, said));
+    let pids: Vec<i32> = bench.appears(&pids).await.split_whitespace().map(|pid| pid.parse().expect("a pid")).collect();
+    bench.exec.kill(token, KillReason::Cancelled, Duration::ZERO);
+    assert_eq!(bench.over().await.end, End::Cancelled);
+    assert!(pids.iter().all(|pid| !lives(*pid)), "the command outlived its task");
+    assert_eq!(tokio::time::timeout(LIMIT, visit).await.expect("in time").expect("whole"), Ok(End::Signal(9)));
+}
+
+#[tokio::test]
+async fn a_command_whose_caller_goes_away_ends_and_its_task_goes_on() {
+    let mut bench = Bench::with_rules(Rules::default()).await;
+    let (token, identity) = started(&mut bench, shell("sleep 1000")).await;
+    let file = bench.dir.join("pid");
+    let text = format!("trap '' TERM; echo $$ > {}; while :; do sleep 0.1; done", file.display());
+    let (feed, fed) = mpsc::channel(1);
+    let (said, _heard) = mpsc::channel(1);
+    let visit = tokio::spawn(beside::run(identity.clone(), ["sh".into(), "-c".into(), text].to_vec(), fed, said));
+    let pid: i32 = bench.appears(&file).await.trim().parse().expect("a pid");
+    drop(feed);
+    assert_eq!(tokio::time::timeout(LIMIT, visit).await.expect("in time").expect("whole"), Ok(End::Signal(9)));
+    assert!(!lives(pid));
+    assert!(lives(identity.pid.cast_signed()), "the task went with it");
+    bench.exec.kill(token, KillReason::Cancelled, Duration::ZERO);
+    assert_eq!(bench.over().await.end, End::Cancelled);
+}
