@@ -159,7 +159,12 @@ mod bench {
     }
 
     impl Results for Nobody {
-        fn put<'a>(&'a self, _order: &'a Order, _from: &'a Path) -> BoxFuture<'a, Result<u64, TransferError>> {
+        fn put<'a>(
+            &'a self,
+            _token: Token,
+            _task: TaskId,
+            _from: &'a Path,
+        ) -> BoxFuture<'a, Result<u64, TransferError>> {
             Box::pin(std::future::ready(Err(TransferError("nobody".into()))))
         }
     }

@@ -20,6 +20,29 @@ use crate::{
     link::{Address, Credential},
 };
 
+/// What SIGTERM means: what a service manager sends to restart an agent and to stop it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum OnStop {
+    /// What runs goes on in the keeper, for as long as its leases hold: an agent that is restarted within that loses
+    /// nothing.
+    #[default]
+    Leave,
+    /// What runs is ended.
+    End,
+}
+
+impl std::str::FromStr for OnStop {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "leave" => Ok(Self::Leave),
+            "end" => Ok(Self::End),
+            _ => Err(format!("`{text}` is not known; write \"leave\" or \"end\"")),
+        }
+    }
+}
+
 /// What an operator may set.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -43,6 +66,11 @@ pub struct Config {
     pub enforce: Enforce,
     /// As whom tasks run, and what they see of the agent's environment.
     pub rules: Rules,
+    /// What SIGTERM means.
+    pub on_stop: OnStop,
+    /// How this program becomes the keeper that owns what runs, so that it outlives the agent; none: it lives and dies
+    /// with us.
+    pub keeper: Option<guard::Program>,
     /// How this program becomes the guard that ends what a killed agent leaves; none: there is no guard.
     pub guard: Option<guard::Program>,
     /// How often somebody looks whether its loop turns; none: nobody does.
@@ -62,6 +90,8 @@ impl Default for Config {
             credential: Credential::None,
             enforce: Enforce::Auto,
             rules: Rules::default(),
+            on_stop: OnStop::default(),
+            keeper: None,
             guard: None,
             look_every: None,
         }
@@ -122,6 +152,7 @@ const KEYS: &[Key<Config>] = &[
     ("limits", |config, value| limits(value).map(|enforce| config.enforce = enforce)),
     ("run_as", |config, value| run_as(value, &mut config.rules)),
     ("pass_env", |config, value| variables(value).map(|names| config.rules.pass_env = names)),
+    ("on_stop", |config, value| words(value)?.parse().map(|on| config.on_stop = on)),
     ("token_file", |config, value| words(value).map(|file| config.credential = Credential::File(file.into()))),
 ];
 

@@ -10,6 +10,8 @@ pub mod config;
 pub mod exec;
 pub mod host;
 pub mod journal;
+#[cfg(unix)]
+pub mod keeper;
 pub mod link;
 pub mod logs;
 pub mod supervisor;

@@ -4,7 +4,14 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Parser, builder::FalseyValueParser};
-use muster_agent::{app, cgroup::Enforce, config, config::Config, exec::guard, link::Credential};
+use muster_agent::{
+    app,
+    cgroup::Enforce,
+    config,
+    config::{Config, OnStop},
+    exec::guard,
+    link::Credential,
+};
 use muster_common::{service::Service, shutdown, telemetry, tls::JoinToken, token};
 
 #[global_allocator]
@@ -12,6 +19,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The word that turns this program into the guard of another instance of it.
 const GUARD: &str = "guard";
+
+/// The word that turns it into the keeper of what runs.
+const KEEPER: &str = "keeper";
 
 /// Runs tasks on this machine and reports to a controller.
 #[derive(Debug, Parser)]
@@ -50,6 +60,10 @@ struct Flags {
     /// Whether tasks must be held to their limits: required, auto or off
     #[arg(long, value_name = "HOW")]
     limits: Option<Enforce>,
+    /// What SIGTERM does with tasks that run: they go on for as long as their leases hold, for the agent that is started
+    /// next, or they are ended; SIGINT always ends them [default: leave]
+    #[arg(long, value_name = "leave|end")]
+    on_stop: Option<OnStop>,
     /// A file with an access token of the role agent; otherwise the variable MUSTER_TOKEN
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -59,9 +73,12 @@ struct Flags {
 }
 
 fn main() -> ExitCode {
-    let mut args = std::env::args_os();
-    if args.nth(1).is_some_and(|word| word == GUARD) {
-        return guard::main(args);
+    let mut args = std::env::args_os().skip(1);
+    match args.next() {
+        Some(word) if word == GUARD => return guard::main(args),
+        #[cfg(unix)]
+        Some(word) if word == KEEPER => return muster_agent::keeper::main(args),
+        _ => {}
     }
     match run(Flags::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -85,17 +102,25 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
 async fn serve(flags: Flags) -> anyhow::Result<()> {
     let service = Service::from_environment();
     let config = Config { look_every: service.look_every(), ..configuration(flags)? };
+    let on_stop = config.on_stop;
     let mut running = service.starting("takes up its folder", app::start(config)).await?;
     // One whose controller is away does what it should: it looks for one, and what runs goes on.
     service.ready();
     let (pulse, mut seen) = (running.pulse.clone(), 0);
     service.watch_apart(move || pulse.look(&mut seen)).context("cannot start a thread")?;
-    tokio::select! {
+    let asked = tokio::select! {
         () = running.finished() => anyhow::bail!("the agent ended by itself; its log says why"),
-        asked = shutdown::signal() => tracing::info!(asked, "stopping: what runs is ended and reported"),
+        asked = shutdown::signal() => asked,
+    };
+    if asked == "SIGTERM" && on_stop == OnStop::Leave {
+        tracing::info!(asked, "stopping: what runs is left to the keeper");
+        service.stopping("leaves what runs to its keeper");
+        running.request_leave();
+    } else {
+        tracing::info!(asked, "stopping: what runs is ended and reported");
+        service.stopping("ends what runs and reports it");
+        running.request_stop();
     }
-    service.stopping("ends what runs and reports it");
-    running.request_stop();
     loop {
         tokio::select! {
             () = running.finished() => return Ok(()),
@@ -125,6 +150,7 @@ fn configuration(flags: Flags) -> anyhow::Result<Config> {
     config.join = flags.join.or(config.join);
     config.insecure |= flags.insecure;
     config.enforce = flags.limits.unwrap_or(config.enforce);
+    config.on_stop = flags.on_stop.unwrap_or(config.on_stop);
     let machine = &mut config.machine;
     machine.name = flags.name.or(machine.name.take());
     machine.cpu_milli = flags.cpus.or(machine.cpu_milli);
@@ -133,6 +159,7 @@ fn configuration(flags: Flags) -> anyhow::Result<Config> {
     machine.named.extend(flags.resource);
     machine.labels.extend(flags.label);
     let exe = std::env::current_exe().context("cannot tell where this program is")?;
+    config.keeper = Some(guard::Program { exe: exe.clone(), args: vec![OsString::from(KEEPER)] });
     config.guard = Some(guard::Program { exe, args: vec![OsString::from(GUARD)] });
     Ok(config)
 }

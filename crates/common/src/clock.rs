@@ -20,6 +20,13 @@ impl Clock {
         Self { origin: Instant::now(), began: None }
     }
 
+    /// The clocks of this machine, the monotonic one at `mono` now: processes that give what the machine's own says
+    /// understand each other's times.
+    pub fn system_at(mono: std::time::Duration) -> Self {
+        let now = Instant::now();
+        Self { origin: now.checked_sub(mono).unwrap_or(now), began: None }
+    }
+
     /// The clocks of a simulated machine, on whose runtime this is called: it is `wall` there now.
     pub fn simulated(wall: Timestamp) -> Self {
         Self { origin: Instant::now(), began: Some(wall) }

@@ -86,7 +86,16 @@ impl Daemon {
 
     /// SIGTERM, and a wait for a clean end.
     pub fn stop(&mut self) -> Result<()> {
-        let status = self.terminate()?;
+        self.end_by(Signal::SIGTERM)
+    }
+
+    /// SIGINT, and a wait for a clean end: an agent ends what it runs.
+    pub fn interrupt(&mut self) -> Result<()> {
+        self.end_by(Signal::SIGINT)
+    }
+
+    fn end_by(&mut self, signal: Signal) -> Result<()> {
+        let status = self.terminate(signal)?;
         ensure!(status.success(), "{} did not stop cleanly ({status}):\n{}", self.name, tail(&self.log()));
         Ok(())
     }
@@ -99,11 +108,11 @@ impl Daemon {
         Ok(())
     }
 
-    fn terminate(&mut self) -> Result<ExitStatus> {
+    fn terminate(&mut self, signal: Signal) -> Result<ExitStatus> {
         if let Some(status) = self.ended()? {
             return Ok(status);
         }
-        self.signal(Signal::SIGTERM)?;
+        self.signal(signal)?;
         let name = self.name.clone();
         wait::within(STOP_LIMIT, &format!("{name} to stop"), || {
             Ok(match self.ended()? {
@@ -126,7 +135,8 @@ impl Drop for Daemon {
         if self.ended {
             return;
         }
-        let stopped = self.terminate().is_ok_and(|status| status.signal().is_none());
+        // Nothing of a test goes on without it.
+        let stopped = self.terminate(Signal::SIGINT).is_ok_and(|status| status.signal().is_none());
         if !stopped && !self.ended {
             drop::<io::Result<_>>(self.child.kill().and_then(|()| self.child.wait()));
         }

@@ -1,6 +1,8 @@
 //! Puts an agent together, starts it and stops it cleanly. `muster-agent` and `ctl` use this door.
 
+mod boot;
 mod credentials;
+mod hands;
 mod identity;
 mod pulse;
 mod run;
@@ -13,22 +15,21 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use futures::future::BoxFuture;
 use muster_common::clock::Clock;
-use muster_core::{id::Token, record::Offer};
+use muster_core::record::Offer;
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
-use self::identity::Identity;
+use self::{hands::Hands, identity::Identity};
 pub use self::{
     pulse::Pulse,
-    run::{Agent, Processes, Sources},
+    run::{Agent, Done, Processes, Sources, Stop},
 };
 pub use crate::config::Config;
 use crate::{
-    exec::{self, Exec, Swept},
     host,
     journal::Journal,
-    link::{self, Address, Link, Up},
+    link::{self, Address, Link},
     logs::{self, Spools},
     supervisor::{self, Action, Input, Supervisor},
     visits::Visits,
@@ -47,7 +48,7 @@ pub struct Running {
     pub offer: Offer,
     /// Whether its loop turns.
     pub pulse: Pulse,
-    stops: mpsc::Sender<()>,
+    stops: mpsc::Sender<Stop>,
     done: JoinHandle<()>,
 }
 
@@ -56,7 +57,13 @@ impl Running {
     /// the controller is told. Asked again, nothing is given grace any more.
     pub fn request_stop(&self) {
         // Full: two requests wait there already, and a third says nothing new.
-        let _asked_often_enough = self.stops.try_send(());
+        let _asked_often_enough = self.stops.try_send(Stop::End);
+    }
+
+    /// Asks it to make room for the next agent on this folder, and returns at once: what runs goes on in its keeper for as
+    /// long as its leases hold. Without a keeper, or with nothing that runs, it is a clean stop.
+    pub fn request_leave(&self) {
+        let _asked_often_enough = self.stops.try_send(Stop::Leave);
     }
 
     /// Waits until the agent has ended; it does so when asked, or when it cannot go on. Cancel safe.
@@ -84,7 +91,7 @@ pub fn start(config: Config) -> BoxFuture<'static, anyhow::Result<Running>> {
 }
 
 async fn begin(config: Config) -> anyhow::Result<Running> {
-    let clock = Clock::system();
+    let clock = hands::clock();
     let addresses: Vec<Address> = config.controllers.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
     anyhow::ensure!(!addresses.is_empty(), "no controller is named; give one with --controller http://host:port");
     // A slip is told to whoever starts it; later ones are told to the log.
@@ -92,32 +99,17 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
     let identity = Identity::take(&config.data_dir)?;
     let data_dir = std::path::absolute(&config.data_dir).context("cannot tell where the data folder is")?;
     let offer = host::offer(&config.machine);
-    let (journal, memory) = Journal::open(&data_dir)?;
-    let spools = Spools::open(&logs::Config {
-        data_dir: data_dir.clone(),
-        attempt_limit: config.log_limit,
-        total_limit: config.log_quota,
-    })
-    .with_context(|| format!("cannot use the output spool in {}", data_dir.display()))?;
+    let (mut journal, memory) = Journal::open(&data_dir)?;
+    let mut supervisor = Supervisor::new(supervisor::Config::new(offer.capacity.clone()), memory);
     let who = secure::Who { name: &offer.name, uid: &identity.uid };
     let secured = secure::take(&config, &addresses, who, clock).await?;
     let tls = secured.as_ref().map(|secured| Arc::clone(&secured.tls));
     let (link, link_events, bulk) = Link::new(addresses, tls);
     let link = link.with(config.credential.clone());
     let grpc = logs::Grpc::new(Arc::new(bulk), config.credential.clone());
-    let links = exec::Links { inputs: Arc::new(grpc.clone()), results: Arc::new(grpc.clone()), spools: spools.clone() };
-    let settings = exec::Config {
-        data_dir,
-        agent: offer.name.as_str().into(),
-        clock,
-        path: None,
-        enforce: config.enforce,
-        rules: config.rules,
-        guard: config.guard,
-    };
-    let (exec, exec_events) = Exec::new(settings, links).await?;
-    let mut supervisor = Supervisor::new(supervisor::Config::new(offer.capacity.clone()), memory);
-    let sweep = sweep(&exec, &supervisor).await;
+    let before = hands::Before { leftovers: supervisor.leftovers(), rebooted: boot::is_another(&data_dir)? };
+    let taken = hands::take(&config, &data_dir, (clock, &offer.name), &grpc, before).await?;
+    let hands::Taken { hands, events: exec_events, spools, inputs } = taken;
     info!(name = offer.name, uid = %identity.uid, "the agent starts");
 
     let (links_tracker, tracker, stop) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
@@ -128,13 +120,14 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
     let visits = Visits::new(grpc.clone(), tracker.clone(), stop.clone());
     tracker.spawn(spools.clone().ship(grpc, stop.clone()));
     let (stops, stop_requests) = mpsc::channel(2);
-    let mut journal = journal;
-    restore(clock, &mut supervisor, &mut journal, sweep);
-    let agent = Agent::new(clock, (identity.uid.clone(), offer.clone()), supervisor, journal, exec.clone());
+    let mut actions = Vec::new();
+    restore(clock, &mut supervisor, &mut journal, inputs, &mut actions);
+    hands.settled();
+    let agent = Agent::new(clock, (identity.uid.clone(), offer.clone()), supervisor, journal, hands.clone());
     let pulse = Pulse::new(config.look_every);
-    let agent = agent.watched(pulse.clone()).visited(visits);
+    let agent = agent.watched(pulse.clone()).with(actions).visited(visits);
     let sources = Sources { link: link_events, exec: exec_events, stops: stop_requests };
-    let life = Life { identity, exec, spools, links: links_tracker, tracker, stop };
+    let life = Life { identity, hands, spools, links: links_tracker, tracker, stop };
     let done = tokio::spawn(life.live(agent, sources));
     Ok(Running { offer, pulse, stops, done })
 }
@@ -143,7 +136,7 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
 struct Life {
     /// The folder is ours until all has ended.
     identity: Identity,
-    exec: Exec,
+    hands: Hands,
     spools: Spools,
     /// The link to the controller, apart: it ends by itself when the loop has let go of it.
     links: TaskTracker,
@@ -152,10 +145,13 @@ struct Life {
 }
 
 impl Life {
-    async fn live(self, agent: Agent<Exec>, sources: Sources) {
-        let up: Option<Up> = agent.run(sources).await;
-        self.exec.stop().await;
-        if timeout(LOGS_LIMIT, self.spools.drained()).await.is_err() {
+    async fn live(self, agent: Agent<Hands>, sources: Sources) {
+        let Done { up, left } = agent.run(sources).await;
+        self.hands.stop(left).await;
+        if left {
+            // Its files go on growing: the next agent ships them.
+            self.stop.cancel();
+        } else if timeout(LOGS_LIMIT, self.spools.drained()).await.is_err() {
             warn!("some output is not with the controller yet; it is shipped at the next start");
         }
         // The stream ends behind its last message; the link ends with it.
@@ -176,27 +172,24 @@ impl Life {
     }
 }
 
-/// Ends what an earlier instance left.
-async fn sweep(exec: &Exec, supervisor: &Supervisor) -> Vec<(Token, Swept)> {
-    let leftovers = supervisor.leftovers();
-    let found = exec.sweep(&leftovers).await;
-    let swept: Vec<_> = leftovers.iter().map(|leftover| leftover.token).zip(found).collect();
-    if !swept.is_empty() {
-        let survivors = swept.iter().filter(|(_, found)| *found == Swept::Survives).count();
-        info!(attempts = swept.len(), survivors, "an earlier instance of this agent left attempts; they are ended");
+/// Journals what became of an earlier life; it is reported when the controller has taken us in.
+fn restore(
+    clock: Clock,
+    supervisor: &mut Supervisor,
+    journal: &mut Journal,
+    inputs: Vec<Input>,
+    actions: &mut Vec<Action>,
+) {
+    for input in inputs {
+        supervisor.handle(clock.now(), input, actions);
     }
-    swept
-}
-
-/// Journals what the sweep found; it is reported when the controller has taken us in.
-fn restore(clock: Clock, supervisor: &mut Supervisor, journal: &mut Journal, swept: Vec<(Token, Swept)>) {
-    let mut actions = Vec::new();
-    supervisor.handle(clock.now(), Input::Swept(swept), &mut actions);
-    for action in &actions {
+    for action in &*actions {
         if let Action::Journal(entry) = action {
             journal.add(entry);
         }
     }
+    // Once is enough.
+    actions.retain(|action| !matches!(action, Action::Journal(_)));
     if let Err(error) = journal.write() {
         warn!(error = %link::chain(&error), "the journal cannot be written yet");
     }

@@ -54,8 +54,17 @@ pub trait Processes: Send + 'static {
     fn claim(&self, token: Token);
     /// See [`Exec::withdraw`].
     fn withdraw(&self, token: Token);
-    /// See [`Exec::hold_until`].
-    fn hold_until(&self, ends: Option<Mono>);
+    /// A1: when our leases were last renewed, and for how long that holds; none: nothing is held by one. Should this
+    /// process be frozen or gone then, somebody else ends what runs.
+    fn hold(&self, renewed: Option<(Mono, Duration)>);
+    /// The ends of these are in the journal.
+    fn forget(&self, _tokens: Vec<Token>) {}
+    /// All that was to be said now was said.
+    fn flush(&self) {}
+    /// Whether what runs goes on without us.
+    fn outlive_us(&self) -> bool {
+        false
+    }
 }
 
 impl Processes for Exec {
@@ -79,7 +88,9 @@ impl Processes for Exec {
         Exec::withdraw(self, token);
     }
 
-    fn hold_until(&self, ends: Option<Mono>) {
+    fn hold(&self, renewed: Option<(Mono, Duration)>) {
+        // What may go on past its lease is ended by the supervisor alone.
+        let ends = renewed.filter(|(_, ttl)| !ttl.is_zero()).map(|(from, ttl)| from.after(ttl));
         Exec::hold_until(self, ends);
     }
 }
@@ -92,7 +103,25 @@ pub struct Sources {
     /// What became of attempts.
     pub exec: mpsc::Receiver<ExecEvent>,
     /// Each message is one request to stop.
-    pub stops: mpsc::Receiver<()>,
+    pub stops: mpsc::Receiver<Stop>,
+}
+
+/// How an agent is asked to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// What runs is ended with its grace, and reported; asked again, without grace.
+    End,
+    /// What runs is left to the keeper, for the agent that comes next: for as long as its leases hold. With nothing to
+    /// leave, or nobody to leave it to, everything is ended.
+    Leave,
+}
+
+/// How the loop ended.
+pub struct Done {
+    /// The stream, open until this is dropped.
+    pub up: Option<Up>,
+    /// Attempts were left to the keeper.
+    pub left: bool,
 }
 
 /// What one wait gave.
@@ -100,7 +129,7 @@ enum News {
     Link(Option<link::Event>),
     Exec(Option<ExecEvent>),
     /// Somebody asked, or whoever could ask is gone.
-    Stop(Option<()>),
+    Stop(Option<Stop>),
     /// Time passed, or there is room in the stream.
     Nothing,
 }
@@ -119,6 +148,8 @@ pub struct Agent<P> {
     /// Until when the reports in the outbox may be gathered.
     gathering: Option<Mono>,
     actions: Vec<Action>,
+    /// Attempts that ended and of which the journal does not know yet.
+    ended: Vec<Token>,
     /// When to try again to make the journal good; it is broken until then.
     broken: Option<Mono>,
     /// Nobody is left who could ask us to stop.
@@ -126,6 +157,7 @@ pub struct Agent<P> {
     stopped: bool,
     pulse: Pulse,
     visits: Option<Visits>,
+    left: bool,
 }
 
 impl<P: Processes> Agent<P> {
@@ -148,11 +180,13 @@ impl<P: Processes> Agent<P> {
             outbox: VecDeque::new(),
             gathering: None,
             actions: Vec::new(),
+            ended: Vec::new(),
             broken: None,
             abandoned: false,
             stopped: false,
             pulse: Pulse::default(),
             visits: None,
+            left: false,
         }
     }
 
@@ -168,8 +202,15 @@ impl<P: Processes> Agent<P> {
         Self { visits: Some(visits), ..self }
     }
 
+    /// Begins with what was decided before it ran.
+    #[must_use]
+    pub fn with(mut self, actions: Vec<Action>) -> Self {
+        self.actions = actions;
+        self
+    }
+
     /// Runs until a stop is complete. The stream stays open until what comes back is dropped.
-    pub async fn run(mut self, mut sources: Sources) -> Option<Up> {
+    pub async fn run(mut self, mut sources: Sources) -> Done {
         while !self.stopped {
             let news = self.wait(&mut sources).await;
             self.take(news);
@@ -178,7 +219,7 @@ impl<P: Processes> Agent<P> {
             self.act();
             self.pulse.turn(self.supervisor.is_attached(), self.supervisor.holding());
         }
-        self.up
+        Done { up: self.up, left: self.left }
     }
 
     /// Cancel safe in every branch: no event is lost when another one comes first.
@@ -210,7 +251,14 @@ impl<P: Processes> Agent<P> {
     fn take(&mut self, news: News) {
         match news {
             News::Link(Some(event)) => self.link(event),
-            News::Exec(Some(event)) => self.handle(Input::Exec(event)),
+            News::Exec(Some(event)) => self.exec(event),
+            News::Stop(Some(Stop::Leave)) if self.processes.outlive_us() && self.supervisor.holding() > 0 => {
+                info!(
+                    attempts = self.supervisor.holding(),
+                    "leaving; what runs goes on for as long as its leases hold"
+                );
+                (self.stopped, self.left) = (true, true);
+            }
             News::Stop(asked) => {
                 // Whoever could stop us is gone: nobody wants us any more.
                 self.abandoned |= asked.is_none();
@@ -226,13 +274,20 @@ impl<P: Processes> Agent<P> {
     fn take_what_is_ready(&mut self, sources: &mut Sources) {
         for _ in 0..BURST {
             if let Ok(event) = sources.exec.try_recv() {
-                self.handle(Input::Exec(event));
+                self.exec(event);
             } else if let Ok(event) = sources.link.try_recv() {
                 self.link(event);
             } else {
                 return;
             }
         }
+    }
+
+    fn exec(&mut self, event: ExecEvent) {
+        if let ExecEvent::Ended { token, .. } = &event {
+            self.ended.push(*token);
+        }
+        self.handle(Input::Exec(event));
     }
 
     fn link(&mut self, event: link::Event) {
@@ -274,11 +329,16 @@ impl<P: Processes> Agent<P> {
         }
         self.write_journal();
         // A1: before anything more is started under a lease.
-        self.processes.hold_until(self.supervisor.lease_ends());
+        self.processes.hold(self.supervisor.hold());
         for action in actions.drain(..) {
             self.do_one(action);
         }
         self.actions = actions;
+        // While the journal cannot be written, what ran elsewhere is remembered there.
+        if self.broken.is_none() && !self.ended.is_empty() {
+            self.processes.forget(std::mem::take(&mut self.ended));
+        }
+        self.processes.flush();
         self.flush();
     }
 

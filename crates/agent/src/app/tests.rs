@@ -25,7 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Pulse,
-    run::{Agent, Processes, Sources},
+    run::{Agent, Processes, Sources, Stop},
 };
 use crate::{
     exec::{ExecEvent, KillReason, Order, ProcessIdentity, Swept},
@@ -34,7 +34,7 @@ use crate::{
         Address, Link,
         kit::{Controller, Stream, soon, welcome},
     },
-    supervisor::{self, Memory, Supervisor},
+    supervisor::{self, Input, Memory, Supervisor},
 };
 
 const TERM: u64 = 5;
@@ -78,7 +78,7 @@ impl Processes for Script {
             self.exec.try_send(ExecEvent::Withdrawn { token }).expect("the test looks");
         }
     }
-    fn hold_until(&self, _ends: Option<Mono>) {}
+    fn hold(&self, _renewed: Option<(Mono, Duration)>) {}
 }
 
 /// An agent of four processors with scripted attempts, in a real data folder.
@@ -86,7 +86,7 @@ struct World {
     started: mpsc::Receiver<Arc<Order>>,
     killed: mpsc::Receiver<(Token, KillReason)>,
     exec: mpsc::Sender<ExecEvent>,
-    stops: mpsc::Sender<()>,
+    stops: mpsc::Sender<Stop>,
     stop: CancellationToken,
     done: JoinHandle<()>,
 }
@@ -106,7 +106,7 @@ impl World {
         let config = supervisor::Config { announce_after: never, hold: never, ..supervisor::Config::new(capacity) };
         let mut supervisor = Supervisor::new(config, memory);
         let dead = supervisor.leftovers().iter().map(|leftover| (leftover.token, Swept::Dead)).collect();
-        super::restore(clock, &mut supervisor, &mut journal, dead);
+        super::restore(clock, &mut supervisor, &mut journal, vec![Input::Swept(dead)], &mut Vec::new());
         let addresses: Vec<Address> = addresses.iter().map(|text| text.parse().expect("an address")).collect();
         let (link, link_events, _bulk) = Link::new(addresses, None);
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -120,7 +120,7 @@ impl World {
         let agent = Agent::new(clock, me, supervisor, journal, script).watched(pulse);
         let sources = Sources { link: link_events, exec: exec_events, stops: stop_requests };
         let done = tokio::spawn(async move {
-            drop(agent.run(sources).await);
+            drop(agent.run(sources).await.up);
         });
         Self { started, killed, exec, stops, stop, done }
     }
@@ -194,7 +194,7 @@ async fn a_lease_runs_is_reported_and_forgotten_when_that_is_acknowledged() {
     let report = stream.report(TERM).await;
     assert_eq!(ended(&report), (1, 41, v1::EndKind::Exit, String::new()));
     stream.ack(1).await;
-    world.stops.send(()).await.expect("it runs");
+    world.stops.send(Stop::End).await.expect("it runs");
     assert!(matches!(stream.next().await, Some(UpMessage::Goodbye(_))));
     soon("the agent's end", world.done).await.expect("cleanly");
     let memory = remembered(folder.path());
@@ -309,7 +309,7 @@ async fn a_stopping_agent_ends_its_attempts_reports_them_and_says_goodbye() {
     for _ in 0..4 {
         world.started().await;
     }
-    world.stops.send(()).await.expect("it runs");
+    world.stops.send(Stop::End).await.expect("it runs");
     let killed: BTreeSet<_> = [world.killed().await, world.killed().await, world.killed().await, world.killed().await]
         .map(|(token, reason)| (token.0, reason == KillReason::Shutdown))
         .into();

@@ -16,6 +16,16 @@ pub enum Enforce {
     Off,
 }
 
+impl fmt::Display for Enforce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Required => "required",
+            Self::Auto => "auto",
+            Self::Off => "off",
+        })
+    }
+}
+
 impl std::str::FromStr for Enforce {
     type Err = String;
 

@@ -8,7 +8,7 @@ pub mod guard;
 mod launch;
 mod offers;
 mod order;
-mod os;
+pub(crate) mod os;
 mod outcome;
 mod pipes;
 mod pool;
@@ -17,10 +17,11 @@ mod rules;
 mod scratch;
 mod transfer;
 
-pub use order::{ExecEvent, KillReason, Leftover, Order, ProcessIdentity, Swept};
+pub use order::{Alive, ExecEvent, KillReason, Leftover, Order, ProcessIdentity, Swept};
 #[cfg(unix)]
 pub(crate) use os::kill_members;
 pub use rules::Rules;
+pub(crate) use transfer::fetch_inputs;
 pub use transfer::{Inputs, Results, TransferError};
 
 use std::{
@@ -273,6 +274,22 @@ impl Exec {
         if self.room.offers.take(token).is_some() {
             self.room.tell_at_once(ExecEvent::Withdrawn { token });
         }
+    }
+
+    /// Takes all offers back, without a word: whoever made them is gone. Those that are not named were begun.
+    pub fn drop_offers(&self) -> Vec<Token> {
+        self.room.offers.take_all()
+    }
+
+    /// The mark that all our processes carry.
+    pub fn instance(&self) -> &str {
+        &self.instances.own
+    }
+
+    /// What attempts are held to here, and what not and why.
+    #[cfg(unix)]
+    pub(crate) fn limits(&self) -> String {
+        self.threads.groups.report()
     }
 
     /// A1: what runs may go on until then without another word from us; none: without end. Past it the guard ends all

@@ -34,6 +34,11 @@ impl Offers {
         offers.remove(at).map(|offer| offer.order)
     }
 
+    /// Takes all out that were not begun.
+    pub(super) fn take_all(&self) -> Vec<Token> {
+        self.lock().drain(..).map(|offer| offer.order.token).collect()
+    }
+
     /// The oldest, if it may begin `now` in the place of `request`; it is live from here on.
     pub(super) fn begin(&self, request: &Request, now: Mono, live: &Live) -> Option<(Arc<Order>, Arc<Control>)> {
         let mut offers = self.lock();

@@ -151,4 +151,17 @@ pub enum Swept {
     Dead,
     /// It could not be ended; its slot is not free (A3).
     Survives,
+    /// It was never begun, and never will be.
+    NeverBegun,
+    /// The machine was restarted since.
+    Rebooted,
+}
+
+/// An attempt that outlived the agent that started it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alive {
+    /// What was started.
+    pub order: Arc<Order>,
+    /// Its process, and when it started; none: it has not started yet, or is over already, of which an event tells.
+    pub process: Option<(Timestamp, ProcessIdentity)>,
 }

@@ -59,7 +59,7 @@ async fn keep(order: &Order, path: &Path, store: &dyn Results) -> Result<TaskRes
     drop(json);
     let mut tries = 1;
     loop {
-        match store.put(order, path).await {
+        match store.put(order.token, order.task, path).await {
             Ok(kept) if kept == len => return Ok(TaskResult::Stored(len)),
             Ok(kept) => return Err(format!("the result has {len} bytes and only {kept} were kept")),
             Err(error) if tries == TRIES => return Err(format!("the result could not be delivered: {error}")),

@@ -23,6 +23,7 @@ use super::{
     pool::Pool,
     rules::Rules,
     scratch::{Folder, Scratch},
+    transfer::fetch_inputs,
 };
 use crate::{
     cgroup::{Groups, Limits, unenforced},
@@ -32,9 +33,6 @@ use crate::{
 /// A machine without room for another process gets so many tries, so far apart.
 const SHORTAGE_TRIES: u32 = 5;
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
-/// Inputs that could not be fetched get so many tries, so far apart.
-const FETCH_TRIES: u32 = 3;
-const FETCH_PAUSE: Duration = Duration::from_millis(500);
 
 /// Shared by everything in `exec`.
 pub(super) struct Room {
@@ -198,19 +196,10 @@ impl Room {
     /// Gets the inputs of `order`, then has it started.
     pub(super) async fn fetch_then_start(self: Arc<Self>, order: Arc<Order>, control: Arc<Control>) {
         let path = self.inputs_path(order.token);
-        let mut tries = 1;
-        let failure = loop {
-            let fetched = tokio::select! {
-                biased;
-                () = control.changed() => break None,
-                fetched = self.links.inputs.fetch(&order, &path) => fetched,
-            };
-            match fetched {
-                Ok(()) => break None,
-                Err(error) if tries == FETCH_TRIES => break Some(error),
-                Err(_) => tokio::time::sleep(FETCH_PAUSE * tries).await,
-            }
-            tries += 1;
+        let failure = tokio::select! {
+            biased;
+            () = control.changed() => None,
+            fetched = fetch_inputs(&*self.links.inputs, &order, &path) => fetched.err(),
         };
         match failure {
             // A wish to end is seen there.

@@ -66,8 +66,14 @@ impl From<LeaseSpec> for Shared {
     }
 }
 
-/// A lease that cannot be understood costs only itself.
 fn leases(message: v1::Leases) -> Input {
+    let term = Term(message.term);
+    let (orders, unusable) = orders(message);
+    Input::Leases { term, orders, unusable }
+}
+
+/// A lease that cannot be understood costs only itself.
+pub(crate) fn orders(message: v1::Leases) -> (Vec<Arc<Order>>, Vec<Unusable>) {
     let specs: Vec<_> = message
         .specs
         .into_iter()
@@ -85,7 +91,7 @@ fn leases(message: v1::Leases) -> Input {
             }
         }
     }
-    Input::Leases { term: Term(message.term), orders, unusable }
+    (orders, unusable)
 }
 
 fn shared<'a>(specs: &'a [Result<Shared, String>], lease: &v1::Lease) -> Result<&'a Shared, String> {

@@ -7,7 +7,7 @@ mod address;
 mod backoff;
 mod bulk;
 mod credential;
-mod down;
+pub(crate) mod down;
 mod join;
 #[cfg(test)]
 pub(crate) mod kit;

@@ -4,7 +4,7 @@ use std::{io::SeekFrom, path::Path, sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::BoxFuture, stream};
 use muster_common::proto::v1::{self, agent_link_client::AgentLinkClient};
-use muster_core::id::AgentId;
+use muster_core::id::{AgentId, TaskId, Token};
 use tokio::{
     io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt},
     sync::mpsc,
@@ -66,16 +66,11 @@ impl Grpc {
         file.flush().await.map_err(|error| unwritable(to, &error))
     }
 
-    async fn put_once(&self, order: &Order, from: &Path) -> Result<u64, TransferError> {
+    async fn put_once(&self, token: Token, task: TaskId, from: &Path) -> Result<u64, TransferError> {
         let (mut client, agent) = self.client().await;
         let file = tokio::fs::File::open(from).await.map_err(|error| unwritable(from, &error))?;
-        let first = v1::ResultPart {
-            agent: agent.0,
-            token: order.token.0,
-            job: order.task.job.0,
-            task: order.task.index,
-            data: Vec::new(),
-        };
+        let first =
+            v1::ResultPart { agent: agent.0, token: token.0, job: task.job.0, task: task.index, data: Vec::new() };
         let kept = client.put_result(parts(file, first)).await.map_err(refused)?;
         Ok(kept.into_inner().bytes)
     }
@@ -136,8 +131,8 @@ impl Inputs for Grpc {
 }
 
 impl Results for Grpc {
-    fn put<'a>(&'a self, order: &'a Order, from: &'a Path) -> BoxFuture<'a, Result<u64, TransferError>> {
-        Box::pin(limited(self.put_once(order, from)))
+    fn put<'a>(&'a self, token: Token, task: TaskId, from: &'a Path) -> BoxFuture<'a, Result<u64, TransferError>> {
+        Box::pin(limited(self.put_once(token, task, from)))
     }
 }
 

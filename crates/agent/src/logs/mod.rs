@@ -2,6 +2,7 @@
 //!
 //! Never stands in a task's way: the network's speed is not the task's.
 
+mod apart;
 mod bulk;
 mod frame;
 mod ship;
@@ -14,7 +15,7 @@ use std::{
     io::{self, Read, Write},
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -23,6 +24,7 @@ use muster_core::id::Token;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
+pub use apart::Notice;
 pub use bulk::{Bulk, Grpc};
 pub use frame::{Head, Stream};
 pub(crate) use frame::{Scratch, with_scratch};
@@ -65,6 +67,8 @@ pub(crate) struct Shared {
     news: Notify,
     /// An entry was forgotten.
     gone: Notify,
+    /// Hears how much room came free with it, if another process counts what is used.
+    on_forget: OnceLock<Box<dyn Fn(u64) + Send + Sync>>,
 }
 
 #[derive(Default)]
@@ -93,6 +97,12 @@ pub(crate) struct Entry {
 impl Spools {
     /// Opens the folder; what an earlier agent left there is shipped.
     pub fn open(config: &Config) -> io::Result<Self> {
+        let spools = Self::empty(config)?;
+        spools.find_leftovers(|_| false)?;
+        Ok(spools)
+    }
+
+    fn empty(config: &Config) -> io::Result<Self> {
         let folder = config.data_dir.join("spool");
         std::fs::create_dir_all(&folder)?;
         let shared = Shared {
@@ -103,10 +113,9 @@ impl Spools {
             board: Mutex::default(),
             news: Notify::new(),
             gone: Notify::new(),
+            on_forget: OnceLock::new(),
         };
-        let spools = Self { shared: Arc::new(shared) };
-        spools.find_leftovers()?;
-        Ok(spools)
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// A writer for one attempt; nothing is made before its first byte.
@@ -131,10 +140,14 @@ impl Spools {
         }
     }
 
-    fn find_leftovers(&self) -> io::Result<()> {
+    /// Lists the files of attempts that are over; of the others somebody else tells.
+    fn find_leftovers(&self, is_written: impl Fn(Token) -> bool) -> io::Result<()> {
         for file in std::fs::read_dir(&self.shared.folder)?.flatten() {
             let path = file.path();
             if let Some(entry) = Entry::leftover(path.clone()) {
+                if is_written(entry.head.token) {
+                    continue;
+                }
                 info!(token = %entry.head.token, bytes = entry.end(), "output of an earlier run is still to be shipped");
                 self.shared.used.fetch_add(entry.end(), Ordering::Relaxed);
                 self.shared.list(&Arc::new(entry));
@@ -206,6 +219,9 @@ impl Shared {
             warn!(path = %entry.path.display(), %error, "could not remove a spool file that was shipped");
         }
         self.used.fetch_sub(entry.end(), Ordering::Relaxed);
+        if let Some(tell) = self.on_forget.get() {
+            tell(entry.end());
+        }
         let mut board = self.board();
         entry.forgotten.store(true, Ordering::Relaxed);
         board.entries.remove(&entry.head.token);

@@ -1,5 +1,7 @@
 //! What an agent says that was frozen past its leases: its guard ended its attempts, and nothing else knew why.
 
+use std::time::Duration;
+
 use muster_core::{
     event::What,
     spec::Command,
@@ -47,10 +49,10 @@ fn is_lost(action: &Action) -> bool {
 fn what_the_guard_ended_while_we_were_frozen_is_lost_and_did_not_fail() {
     let mut agent = running();
     let ends = BEGAN.after(TTL);
-    assert_eq!(agent.lease_ends(), Some(ends));
+    assert_eq!(agent.hold(), Some((BEGAN, TTL)));
     // The first thing that is read when we go on: exec saw a signal and nothing else.
     assert!(take(&mut agent, ends, ended(1, End::Signal(9))).iter().any(is_lost));
-    assert_eq!(agent.lease_ends(), None, "nothing more is held by a lease");
+    assert_eq!(agent.hold(), Some((BEGAN, Duration::ZERO)), "nothing more is held by a lease, but what may go on");
     // What ended by itself is told as it was.
     assert!(!take(&mut agent, ends, ended(2, End::Signal(11))).iter().any(is_lost));
 }

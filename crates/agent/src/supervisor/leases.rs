@@ -22,14 +22,14 @@ const KILL: i32 = 9;
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) order: Arc<Order>,
-    arrived: Mono,
+    pub(super) arrived: Mono,
     pub(super) phase: Phase,
-    started: Timestamp,
-    identity: Option<ProcessIdentity>,
+    pub(super) started: Timestamp,
+    pub(super) identity: Option<ProcessIdentity>,
     /// No longer ours: nothing is said of it.
-    dropped: bool,
+    pub(super) dropped: bool,
     /// Its lease ran out, whether or not it was dead by then.
-    expired: bool,
+    pub(super) expired: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -296,6 +296,7 @@ impl Supervisor {
     }
 
     pub(super) fn exec(&mut self, now: Now, event: ExecEvent, actions: &mut Vec<Action>) {
+        self.begun_unheard(&event, actions);
         match event {
             ExecEvent::Started { token, at, identity } => {
                 let Some(held) = self.held.get_mut(&token).filter(|held| held.is_started()) else { return };
@@ -356,13 +357,19 @@ impl Supervisor {
     pub(super) fn swept(&mut self, now: Now, swept: Vec<(Token, Swept)>, actions: &mut Vec<Action>) {
         for (token, found) in swept {
             let Some(lease) = self.orphans.remove(&token) else { continue };
-            let (end, why) = match found {
-                Swept::Dead => (End::Lost, "the agent restarted"),
-                Swept::Survives => (End::KillFailed, "the agent restarted and could not end what was left of it"),
-            };
             if !lease.reported {
-                let what =
-                    What::Ended { end, why: text(why), started: NEVER, ended: now.wall, result: None, usage: None };
+                let lost = |end, why| {
+                    let (why, ended) = (text(why), now.wall);
+                    What::Ended { end, why, started: NEVER, ended, result: None, usage: None }
+                };
+                let what = match found {
+                    Swept::Dead => lost(End::Lost, "the agent restarted"),
+                    Swept::Survives => {
+                        lost(End::KillFailed, "the agent restarted and could not end what was left of it")
+                    }
+                    Swept::Rebooted => lost(End::Lost, "the machine was restarted"),
+                    Swept::NeverBegun => What::Returned { why: "the agent restarted before it was begun".into() },
+                };
                 self.report(token, lease.task, what, actions);
             }
             match found {
@@ -370,8 +377,10 @@ impl Supervisor {
                     self.room.take(&lease.request);
                     self.stuck.insert(token, Remembered { reported: true, ..lease });
                 }
-                Swept::Dead if lease.reported => actions.push(Action::Journal(Entry::Released { token })),
-                Swept::Dead => {}
+                Swept::Dead | Swept::Rebooted | Swept::NeverBegun if lease.reported => {
+                    actions.push(Action::Journal(Entry::Released { token }));
+                }
+                Swept::Dead | Swept::Rebooted | Swept::NeverBegun => {}
             }
         }
     }

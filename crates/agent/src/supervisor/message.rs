@@ -9,11 +9,18 @@ use muster_core::{
     time::Mono,
 };
 
-use crate::exec::{ExecEvent, KillReason, Order, ProcessIdentity, Swept};
+use crate::exec::{Alive, ExecEvent, KillReason, Order, ProcessIdentity, Swept};
 
 /// One thing that happened to the agent.
 #[derive(Clone, Debug)]
 pub enum Input {
+    /// What outlived the agent that started it, before [`Input::Swept`]: it goes on, and its ends come as events.
+    Adopted {
+        /// The attempts, with or without a process.
+        alive: Vec<Alive>,
+        /// When our leases were last renewed, and for how long that holds; none: they hold no more (A1).
+        renewed: Option<(Mono, Duration)>,
+    },
     /// What the sweep found of the leases in [`Memory`]; once, before everything else.
     Swept(Vec<(Token, Swept)>),
     /// A stream to a controller is open and waits for our hello.

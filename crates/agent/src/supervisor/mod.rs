@@ -4,6 +4,7 @@
 //! code. It must never free a slot before exec says that nothing of the attempt is left (A3), never
 //! drop a report that is not acknowledged (A2), and never keep an attempt running past its lease (A1).
 
+mod adopt;
 mod alone;
 #[cfg(test)]
 mod frozen;
@@ -139,6 +140,7 @@ impl Supervisor {
         // well be an end that would make room for a lease that is long lost.
         self.expire(now, actions);
         match input {
+            Input::Adopted { alive, renewed } => self.adopt(now, alive, renewed, actions),
             Input::Swept(swept) => self.swept(now, swept, actions),
             Input::Connected => self.connected(now, actions),
             Input::Welcome(welcome) => self.welcome(now, welcome, actions),
@@ -178,10 +180,10 @@ impl Supervisor {
         [hold, announce, expiry, kept, farewell, self.link.wakeup(), self.silence_ends()].into_iter().flatten().min()
     }
 
-    /// Until when what runs here may go on if nothing more is heard of us; none: nothing is held by a lease. A1: should
-    /// this process be frozen then, somebody else must end its attempts.
-    pub fn lease_ends(&self) -> Option<Mono> {
-        self.renewed.map(|(from, ttl)| from.after(ttl))
+    /// When our leases were last renewed, and for how long that holds for attempts that may not go on without; none:
+    /// nothing is held by a lease.
+    pub fn hold(&self) -> Option<(Mono, Duration)> {
+        self.renewed.or(self.away.map(|from| (from, Duration::ZERO)))
     }
 
     /// What an earlier instance left and exec is to sweep.

@@ -16,7 +16,7 @@ use muster_core::{
 };
 
 use super::{Action, Entry, NEVER, Supervisor, leases::Phase, text};
-use crate::exec::KillReason;
+use crate::exec::{ExecEvent, KillReason};
 
 /// What happens to an offered lease when exec gave it back; begun meanwhile, it is ended in the same sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +101,17 @@ impl Supervisor {
         }
     }
 
+    /// An event of an offered lease: exec began it, and whoever would have said so is gone (its keeper died).
+    pub(super) fn begun_unheard(&mut self, event: &ExecEvent, actions: &mut Vec<Action>) {
+        let token = match event {
+            ExecEvent::Started { token, .. } | ExecEvent::Ended { token, .. } => *token,
+            ExecEvent::Withdrawn { .. } => return,
+        };
+        if self.held.get(&token).is_some_and(|held| matches!(held.phase, Phase::Offered | Phase::Withdrawn(_))) {
+            self.begun_in_place(token, actions);
+        }
+    }
+
     /// A lease of which nothing is said any more.
     pub(super) fn drop_unstarted(&mut self, token: Token, actions: &mut Vec<Action>) {
         self.held.remove(&token);
@@ -127,7 +138,7 @@ mod tests {
         },
         *,
     };
-    use crate::exec::{ExecEvent, Order};
+    use crate::exec::Order;
 
     /// It runs 1 and 2, and 3 and 4 are offered.
     fn offering() -> Agent {

@@ -154,5 +154,5 @@ impl Processes for Attempts {
         }
     }
 
-    fn hold_until(&self, _ends: Option<Mono>) {}
+    fn hold(&self, _renewed: Option<(Mono, Duration)>) {}
 }

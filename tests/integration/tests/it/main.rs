@@ -31,6 +31,8 @@ mod hostile;
 #[cfg(unix)]
 mod identity;
 #[cfg(unix)]
+mod keeper;
+#[cfg(unix)]
 mod limits;
 #[cfg(unix)]
 mod output;

@@ -76,12 +76,12 @@ fn a_task_past_its_time_limit_ends_as_timeout_with_its_whole_tree() -> Result<()
 }
 
 #[test]
-fn an_agent_that_stops_takes_its_processes_with_it() -> Result<()> {
+fn an_agent_that_is_interrupted_takes_its_processes_with_it() -> Result<()> {
     let mut system = System::plain()?;
     let lock = system.folder().join("lock");
     system.submit("stubborn.toml", &stubborn(&lock, ""))?;
     until_up(&lock)?;
-    system.agent()?.stop()?;
+    system.agent()?.interrupt()?;
     ensure!(!is_held(&lock)?, "the agent is gone, and a process of its task lives");
     Ok(())
 }

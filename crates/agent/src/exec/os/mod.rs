@@ -15,6 +15,8 @@ mod lookup;
 #[cfg(unix)]
 mod proc;
 #[cfg(unix)]
+mod socket;
+#[cfg(unix)]
 mod start;
 #[cfg(unix)]
 mod unix;
@@ -25,8 +27,8 @@ mod windows;
 
 #[cfg(windows)]
 pub(crate) use windows::{
-    Confines, Fresh, Hunter, Leader, Program, base_environment, end_members, explain, find_program, guard_signals,
-    is_shortage, kill_identity, prepare_self, shell, spawn, sweep_blocking, terminate_members,
+    Confines, Fresh, Hunter, Leader, Program, base_environment, boot, end_members, explain, find_program,
+    guard_signals, is_shortage, kill_identity, prepare_self, shell, spawn, sweep_blocking, terminate_members,
 };
 #[cfg(windows)]
 mod nobody;
@@ -38,8 +40,9 @@ pub(crate) use {
     hunt::{Hunter, sweep_blocking},
     join::join,
     lookup::{explain, find_program, is_shortage, shell},
+    socket::{receive, running_for},
     start::{Confines, Program},
-    unix::{Fresh, Leader, base_environment, guard_signals, kill_identity, prepare_self, spawn},
+    unix::{Fresh, Leader, base_environment, boot, guard_signals, kill_identity, prepare_self, spawn},
     who::{Who, close_folder, is_others, missing_rights, open_way},
 };
 

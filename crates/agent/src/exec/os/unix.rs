@@ -355,6 +355,11 @@ pub(crate) fn guard_signals() -> io::Result<()> {
     Ok(())
 }
 
+/// The name of this start of the machine; empty: it has none.
+pub(crate) fn boot() -> Arc<str> {
+    Arc::clone(&BOOT)
+}
+
 /// What every task's environment starts with: who the agent's user is, and little else.
 pub(crate) fn base_environment(path: Option<&OsStr>) -> Vec<(OsString, OsString)> {
     let own = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());

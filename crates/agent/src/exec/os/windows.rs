@@ -377,6 +377,11 @@ pub(crate) fn kill_identity(_identity: &ProcessIdentity) -> bool {
 /// Handles are not inherited unless asked for.
 pub(crate) fn prepare_self() {}
 
+/// The system has no name for it that costs nothing to ask.
+pub(crate) fn boot() -> Arc<str> {
+    "".into()
+}
+
 /// There is no guard on this system.
 pub(crate) fn guard_signals() -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "job objects do a guard's work on this system"))

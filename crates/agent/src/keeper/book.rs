@@ -1,0 +1,146 @@
+//! What an agent's process has given its keeper, so that it can go on with the next connection, or with another keeper.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use muster_core::{
+    id::Token,
+    state::End,
+    time::{Mono, Timestamp},
+};
+
+use crate::exec::{Alive, ExecEvent, Leftover, Order, ProcessIdentity, Swept};
+
+/// How far an order is.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Phase {
+    /// It may be begun until then.
+    Offered(Mono),
+    /// The offer was taken back.
+    Withdrawn,
+    /// It was started, or is being started.
+    Started,
+}
+
+/// One order that is not over.
+#[derive(Clone, Debug)]
+pub(super) struct Given {
+    pub(super) order: Arc<Order>,
+    pub(super) phase: Phase,
+    pub(super) process: Option<(Timestamp, ProcessIdentity)>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    given: BTreeMap<Token, Given>,
+}
+
+/// What is to be done with a keeper that does not know all that we gave.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Again {
+    /// To be said once more.
+    pub(super) start: Vec<Arc<Order>>,
+    pub(super) offer: Vec<(Arc<Order>, Mono)>,
+    /// To be told to the supervisor.
+    pub(super) events: Vec<ExecEvent>,
+}
+
+impl Book {
+    pub(super) fn adopt(&mut self, alive: &[Alive]) {
+        for Alive { order, process } in alive {
+            let given = Given { order: Arc::clone(order), phase: Phase::Started, process: process.clone() };
+            self.given.insert(order.token, given);
+        }
+    }
+
+    pub(super) fn start(&mut self, order: Arc<Order>) {
+        self.given.insert(order.token, Given { order, phase: Phase::Started, process: None });
+    }
+
+    pub(super) fn offer(&mut self, order: Arc<Order>, until: Mono) {
+        self.given.insert(order.token, Given { order, phase: Phase::Offered(until), process: None });
+    }
+
+    pub(super) fn claim(&mut self, token: Token) {
+        if let Some(given) = self.given.get_mut(&token) {
+            given.phase = Phase::Started;
+        }
+    }
+
+    pub(super) fn withdraw(&mut self, token: Token) {
+        if let Some(given) = self.given.get_mut(&token)
+            && matches!(given.phase, Phase::Offered(_))
+        {
+            given.phase = Phase::Withdrawn;
+        }
+    }
+
+    /// What the keeper says.
+    pub(super) fn event(&mut self, event: &ExecEvent) {
+        match event {
+            ExecEvent::Started { token, at, identity } => {
+                if let Some(given) = self.given.get_mut(token) {
+                    given.phase = Phase::Started;
+                    given.process = Some((*at, identity.clone()));
+                }
+            }
+            ExecEvent::Ended { token, next, .. } => {
+                self.given.remove(token);
+                next.iter().for_each(|next| self.claim(*next));
+            }
+            ExecEvent::Withdrawn { token } => {
+                self.given.remove(token);
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.given.is_empty()
+    }
+
+    /// What must not be forgotten about what is not over.
+    pub(super) fn leftovers(&self) -> Vec<Leftover> {
+        let leftover = |given: &Given| {
+            let identity = given.process.as_ref().map(|(_, identity)| identity.clone());
+            Leftover { token: given.order.token, task: given.order.task, identity }
+        };
+        self.given.values().map(leftover).collect()
+    }
+
+    /// The same keeper is there again: what it does not know did not reach it.
+    pub(super) fn same_keeper(&mut self, known: &BTreeSet<Token>) -> Again {
+        let mut again = Again::default();
+        for given in self.given.values().filter(|given| !known.contains(&given.order.token)) {
+            let order = Arc::clone(&given.order);
+            match given.phase {
+                Phase::Started => again.start.push(order),
+                Phase::Offered(until) => again.offer.push((order, until)),
+                Phase::Withdrawn => again.events.push(ExecEvent::Withdrawn { token: order.token }),
+            }
+        }
+        again.events.iter().for_each(|event| drop(self.given.remove(&event.token())));
+        again
+    }
+
+    /// Another keeper is there: what the first one had is lost, `swept` says whether it is dead. What was only on offer
+    /// may have been begun, and nobody can tell.
+    pub(super) fn other_keeper(&mut self, swept: &BTreeMap<Token, Swept>, now: Timestamp) -> Again {
+        let mut again = Again::default();
+        for (token, given) in std::mem::take(&mut self.given) {
+            let (end, why) = match swept.get(&token) {
+                Some(Swept::Survives) => {
+                    (End::KillFailed, "the keeper that ran it died, and what was left of it could not be ended")
+                }
+                _ => (End::Lost, "the keeper that ran it died; what was left of it was killed"),
+            };
+            let started = given.process.map_or(Timestamp(0), |(at, _)| at);
+            let why = Some(why.into());
+            let (ended, result, usage, next) = (now, None, None, None);
+            again.events.push(ExecEvent::Ended { token, end, why, started, ended, result, usage, next });
+        }
+        again
+    }
+}

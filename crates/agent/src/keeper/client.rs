@@ -1,0 +1,185 @@
+//! The agent's hand on its keeper: takes orders without waiting, and is told when all is over.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use muster_common::clock::Clock;
+use muster_core::{id::Token, time::Mono};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{book::Book, join::Joined, message::Delivered, pump::Pump};
+use crate::exec::{ExecEvent, KillReason, Links, Order, TransferError};
+
+/// Events that may wait for the supervisor; then the keeper waits to tell more.
+const EVENTS: usize = 4096;
+
+/// What is to be said or done; in order.
+pub(super) enum Command {
+    Start(Arc<Order>),
+    Offer(Arc<Order>, Mono),
+    Claim(Token),
+    Withdraw(Token),
+    Kill(Token, KillReason, Duration),
+    Hold(Option<(Mono, Duration)>),
+    Forget(Vec<Token>),
+    Shipped(u64),
+    Delivered(Delivered),
+    Fetched(Token, Result<(), TransferError>),
+    Settled,
+    Leave,
+    Stop,
+}
+
+/// What waits for the pump. Bounded by its users: some entries for each lease that is held, and one for each file shipped.
+#[derive(Default)]
+pub(super) struct Queue {
+    waiting: Mutex<Vec<Command>>,
+    bell: Notify,
+}
+
+impl Queue {
+    pub(super) fn push(&self, command: Command) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(command);
+    }
+
+    pub(super) fn take(&self) -> Vec<Command> {
+        std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Queue {
+    pub(super) fn ring(&self) {
+        self.bell.notify_one();
+    }
+
+    /// Cancel safe.
+    pub(super) async fn rings(&self) {
+        self.bell.notified().await;
+    }
+}
+
+/// The handle; cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    queue: Arc<Queue>,
+    held: Arc<Mutex<Option<(Mono, Duration)>>>,
+    ended: watch::Receiver<bool>,
+}
+
+impl Client {
+    /// Goes on with a keeper. Events wait for room in the channel.
+    pub fn start(joined: Joined, links: Links, clock: Clock, on: Wire) -> (Self, mpsc::Receiver<ExecEvent>) {
+        let (events, inbox) = mpsc::channel(EVENTS);
+        let (ended_in, ended) = watch::channel(false);
+        let queue = on.0;
+        let mut book = Book::default();
+        book.adopt(&joined.alive);
+        let files = joined.config.setup.data.join("run").join("files");
+        let pump = Pump {
+            queue: Arc::clone(&queue),
+            book,
+            events,
+            links,
+            clock,
+            files,
+            fetching: BTreeMap::new(),
+            hold: joined.renewed,
+            unsettled: Vec::new(),
+            tracker: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            is_leaving: None,
+            retiring: false,
+            joined,
+        };
+        tokio::spawn(async move {
+            pump.run().await;
+            ended_in.send_replace(true);
+        });
+        (Self { queue, held: Arc::default(), ended }, inbox)
+    }
+
+    /// See [`crate::exec::Exec::start`].
+    pub fn start_order(&self, order: Arc<Order>) {
+        self.queue.push(Command::Start(order));
+    }
+
+    /// See [`crate::exec::Exec::kill`].
+    pub fn kill(&self, token: Token, reason: KillReason, grace: Duration) {
+        self.queue.push(Command::Kill(token, reason, grace));
+    }
+
+    /// See [`crate::exec::Exec::offer`].
+    pub fn offer(&self, order: Arc<Order>, until: Mono) {
+        self.queue.push(Command::Offer(order, until));
+    }
+
+    /// See [`crate::exec::Exec::claim`].
+    pub fn claim(&self, token: Token) {
+        self.queue.push(Command::Claim(token));
+    }
+
+    /// See [`crate::exec::Exec::withdraw`].
+    pub fn withdraw(&self, token: Token) {
+        self.queue.push(Command::Withdraw(token));
+    }
+
+    /// A1: when leases were last renewed, and for how long that holds; none: nothing is held by one. The keeper ends what
+    /// outlives its lease when we do not.
+    pub fn hold(&self, renewed: Option<(Mono, Duration)>) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if *held != renewed {
+            *held = renewed;
+            drop(held);
+            self.queue.push(Command::Hold(renewed));
+        }
+    }
+
+    /// The ends of these are remembered here: the keeper need not any more.
+    pub fn forget(&self, tokens: Vec<Token>) {
+        self.queue.push(Command::Forget(tokens));
+    }
+
+    /// What became of all that an earlier keeper had is remembered here.
+    pub fn settled(&self) {
+        self.queue.push(Command::Settled);
+        self.flush();
+    }
+
+    /// Says what was ordered since the last time.
+    pub fn flush(&self) {
+        self.queue.ring();
+    }
+
+    /// Leaves the keeper to itself, with what runs.
+    pub async fn leave(&self) {
+        self.finish(Command::Leave).await;
+    }
+
+    /// Ends the keeper. The supervisor has ended what ran; this waits for the last of it.
+    pub async fn stop(&self) {
+        self.finish(Command::Stop).await;
+    }
+
+    async fn finish(&self, command: Command) {
+        self.queue.push(command);
+        self.flush();
+        let mut ended = self.ended.clone();
+        let _is_over = ended.wait_for(|ended| *ended).await;
+    }
+}
+
+/// The way to a client that is made later.
+#[derive(Clone, Default)]
+pub struct Wire(Arc<Queue>);
+
+impl Wire {
+    /// So many bytes of output were shipped, and their files are gone.
+    pub fn shipped(&self, bytes: u64) {
+        self.0.push(Command::Shipped(bytes));
+        self.0.ring();
+    }
+}

@@ -1,0 +1,292 @@
+//! What a keeper knows and decides: what it was given, what became of it, and who was told.
+//!
+//! A lease is known here from its order until the agent says that it remembers its end, whichever agent that is.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use muster_common::clock::Clock;
+use muster_core::{
+    id::{JobId, TaskId, Token},
+    time::{Mono, Timestamp},
+};
+use tracing::{info, warn};
+
+use super::{
+    deliver::Deliveries,
+    message::{self, Down, Event, Found, Heard, Hello, Hold, Orders, Spooled, Started, Up, VERSIONS, Welcome, Word},
+};
+use crate::{
+    exec::{Exec, ExecEvent, KillReason, Leftover, Order, ProcessIdentity, Swept},
+    link::down,
+    logs::Spools,
+};
+
+/// An agent that is not frozen ends its attempts itself when their leases end, and says so within this. The guard, which
+/// ends them when we are frozen too, waits a little longer.
+const HEAR_WITHIN: Duration = Duration::from_millis(200);
+
+/// What the loop does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Go,
+    /// All that was said is to be sent, and then the keeper ends.
+    End,
+}
+
+/// One order that is not over, or whose end is not remembered yet.
+struct Kept {
+    order: Arc<Order>,
+    process: Option<(Timestamp, ProcessIdentity)>,
+    /// Somebody asked for its end.
+    is_ending: bool,
+    end: Option<ExecEvent>,
+}
+
+impl Kept {
+    fn new(order: Arc<Order>) -> Self {
+        Self { order, process: None, is_ending: false, end: None }
+    }
+}
+
+/// The state of a keeper.
+pub(super) struct Desk {
+    clock: Clock,
+    exec: Exec,
+    spools: Spools,
+    deliveries: Arc<Deliveries>,
+    setup: String,
+    kept: BTreeMap<Token, Kept>,
+    offered: BTreeMap<Token, Arc<Order>>,
+    hold: Option<(Mono, Duration)>,
+    /// An agent remembers what became of all that an earlier keeper had.
+    is_settled: bool,
+}
+
+impl Desk {
+    pub(super) fn new(clock: Clock, exec: Exec, spools: Spools, deliveries: Arc<Deliveries>, setup: String) -> Self {
+        let (kept, offered) = (BTreeMap::new(), BTreeMap::new());
+        Self { clock, exec, spools, deliveries, setup, kept, offered, hold: None, is_settled: false }
+    }
+
+    /// Whether nothing runs, and nobody has to be told anything.
+    pub(super) fn is_idle(&self) -> bool {
+        self.kept.is_empty() && self.offered.is_empty()
+    }
+
+    /// An agent is there. What it gets as the first message.
+    pub(super) async fn welcome(&mut self, hello: Hello) -> Up {
+        let version = VERSIONS.0.min(hello.newest);
+        if version < VERSIONS.1.max(hello.oldest) {
+            warn!(newest = hello.newest, oldest = hello.oldest, "an agent speaks no version that this keeper knows");
+            return Up { welcome: Some(Welcome::default()), words: Vec::new() };
+        }
+        let leftovers: Vec<Leftover> = hello.leftovers.into_iter().map(message::Left::leftover).collect();
+        let swept = self.sweep(leftovers).await;
+        let mut orders = Orders::default();
+        for kept in self.kept.values() {
+            orders.add(&kept.order);
+        }
+        let running = self.kept.values().filter(|kept| kept.end.is_none()).filter_map(|kept| {
+            let (at, identity) = kept.process.as_ref()?;
+            Some(Started::new(kept.order.token, *at, identity))
+        });
+        let mut words: Vec<Heard> = self.kept.values().filter_map(|kept| Some(told(kept.end.clone()?, kept))).collect();
+        words.extend(self.deliveries.waiting().into_iter().map(deliver));
+        let welcome = Welcome {
+            version,
+            instance: self.exec.instance().to_owned(),
+            setup: self.setup.clone(),
+            running: running.collect(),
+            orders: orders.finish(),
+            swept,
+            hold: Some(Hold::new(self.hold)),
+            limits: self.exec.limits(),
+            refused: String::new(),
+            writing: self.spools.begin_notices().into_iter().map(|token| token.0).collect(),
+        };
+        info!(orders = self.kept.len(), ends = words.len(), "an agent is there");
+        Up { welcome: Some(welcome), words }
+    }
+
+    /// What became of attempts that are not ours: they never were, or an earlier keeper had them.
+    async fn sweep(&self, leftovers: Vec<Leftover>) -> Vec<Found> {
+        let strange: Vec<Leftover> =
+            leftovers.into_iter().filter(|left| !self.kept.contains_key(&left.token)).collect();
+        let never = |left: &Leftover| self.is_settled && left.identity.is_none();
+        let (never, unsure): (Vec<_>, Vec<_>) = strange.into_iter().partition(never);
+        let found = self.exec.sweep(&unsure).await;
+        let never = never.into_iter().map(|left| Found::new(left.token, Swept::NeverBegun));
+        let unsure = unsure.iter().zip(found).map(|(left, found)| Found::new(left.token, found));
+        never.chain(unsure).collect()
+    }
+
+    /// The agent is gone. What it offered was meant for it to watch over.
+    pub(super) fn left(&mut self) {
+        for token in self.exec.drop_offers() {
+            self.offered.remove(&token);
+        }
+        info!(orders = self.kept.len(), "the agent is gone");
+    }
+
+    /// Does what the agent says. Answers go to `out`.
+    pub(super) fn say(&mut self, down: Down, out: &mut Vec<Heard>) -> Next {
+        let (orders, unusable) = down::orders(down.orders.unwrap_or_default());
+        for order in unusable {
+            // An agent reads what it sends on, so this is one that adds things that we do not know.
+            warn!(token = %order.token, why = %order.why, "an order cannot be read by this keeper");
+        }
+        let order_at = |place: u32| {
+            let place = usize::try_from(place).ok()?;
+            orders.get(place).cloned()
+        };
+        let mut next = Next::Go;
+        for word in down.words.into_iter().filter_map(|said| said.word) {
+            match word {
+                Word::Start(place) => order_at(place).into_iter().for_each(|order| self.start(order)),
+                Word::Offer(offer) => {
+                    if let Some(order) = order_at(offer.order) {
+                        self.offered.insert(order.token, Arc::clone(&order));
+                        self.exec.offer(order, Mono(offer.until_us));
+                    }
+                }
+                Word::Claim(token) => self.claim(Token(token)),
+                Word::Withdraw(token) => self.exec.withdraw(Token(token)),
+                Word::Kill(kill) => {
+                    let (reason, grace) = (kill.reason(), Duration::from_micros(kill.grace_us));
+                    self.kill(Token(kill.token), reason, grace);
+                }
+                Word::Hold(hold) => self.hold = hold.hold(),
+                Word::Forget(tokens) => tokens.tokens.into_iter().for_each(|token| self.forget(Token(token))),
+                Word::Delivered(delivered) => self.deliveries.answer(delivered),
+                Word::Shipped(bytes) => self.spools.shipped(bytes),
+                Word::Settled(_) => self.is_settled = true,
+                Word::Farewell(_) => next = Next::End,
+                Word::Retire(_) if self.is_idle() => {
+                    out.push(heard(Event::Retired(true)));
+                    return Next::End;
+                }
+                Word::Retire(_) => out.push(heard(Event::Busy(true))),
+            }
+        }
+        self.tell_guard();
+        next
+    }
+
+    fn start(&mut self, order: Arc<Order>) {
+        self.kept.entry(order.token).or_insert_with(|| Kept::new(Arc::clone(&order)));
+        self.exec.start(order);
+    }
+
+    /// Of one that was begun by itself meanwhile, an event tells.
+    fn claim(&mut self, token: Token) {
+        if let Some(order) = self.offered.get(&token) {
+            self.kept.entry(token).or_insert_with(|| Kept::new(Arc::clone(order)));
+            self.exec.claim(token);
+        }
+    }
+
+    fn kill(&mut self, token: Token, reason: KillReason, grace: Duration) {
+        if let Some(kept) = self.kept.get_mut(&token) {
+            kept.is_ending = true;
+        }
+        self.exec.kill(token, reason, grace);
+    }
+
+    fn forget(&mut self, token: Token) {
+        if self.kept.get(&token).is_some_and(|kept| kept.end.is_some()) {
+            self.kept.remove(&token);
+        }
+    }
+
+    /// Something became of an order; what the agent hears of it goes to `out`.
+    pub(super) fn event(&mut self, event: ExecEvent, out: &mut Vec<Heard>) {
+        let token = event.token();
+        match &event {
+            ExecEvent::Started { at, identity, .. } => {
+                if let Some(kept) = self.kept.get_mut(&token) {
+                    kept.process = Some((*at, identity.clone()));
+                }
+            }
+            ExecEvent::Ended { next, .. } => {
+                self.offered.remove(&token);
+                let next = next.and_then(|next| self.offered.remove(&next));
+                if let Some(next) = next {
+                    self.kept.entry(next.token).or_insert_with(|| Kept::new(next));
+                }
+                if let Some(kept) = self.kept.get_mut(&token) {
+                    kept.end = Some(event.clone());
+                }
+            }
+            ExecEvent::Withdrawn { .. } => {
+                self.offered.remove(&token);
+            }
+        }
+        let task = self.kept.get(&token).map_or(TaskId::new(JobId(0), 0), |kept| kept.order.task);
+        out.push(heard(message::event(event, task)));
+    }
+
+    /// What else the agent is to hear: of output, and of results that it should deliver.
+    pub(super) fn news(&self, out: &mut Vec<Heard>) {
+        while let Some(notice) = self.spools.next_notice() {
+            out.push(heard(Event::Spooled(Spooled::new(notice))));
+        }
+        out.extend(self.deliveries.new_ones().into_iter().map(deliver));
+    }
+
+    /// A1: ends what the agent should have ended by now, and did not: it is frozen, or gone.
+    pub(super) fn fence(&mut self) {
+        let now = self.clock.mono();
+        let due = |kept: &&Kept| self.due(kept).is_some_and(|due| due <= now);
+        let late: Vec<Token> = self.kept.values().filter(due).map(|kept| kept.order.token).collect();
+        if late.is_empty() {
+            return;
+        }
+        warn!(attempts = late.len(), "no agent renewed their leases in time; they are ended");
+        late.into_iter().for_each(|token| self.kill(token, KillReason::LeaseExpired, Duration::ZERO));
+        self.tell_guard();
+    }
+
+    /// When [`Desk::fence`] has something to do; none: not before something else happens.
+    pub(super) fn fence_at(&self) -> Option<Mono> {
+        self.kept.values().filter_map(|kept| self.due(kept)).min()
+    }
+
+    fn due(&self, kept: &Kept) -> Option<Mono> {
+        let (from, ttl) = self.hold.filter(|_| !kept.is_ending && kept.end.is_none())?;
+        Some(from.after(kept.order.spec.goes_on_for(ttl)).after(HEAR_WITHIN))
+    }
+
+    /// The guard ends everything when we are frozen past the first lease.
+    fn tell_guard(&self) {
+        self.exec.hold_until(self.fence_at());
+    }
+
+    /// Ends everything: the machine stops, and nobody is there who could want anything else.
+    pub(super) fn end_all(&mut self) {
+        let live = self.kept.values().filter(|kept| kept.end.is_none());
+        let live: Vec<_> = live.map(|kept| (kept.order.token, kept.order.spec.grace)).collect();
+        live.into_iter().for_each(|(token, grace)| self.kill(token, KillReason::Shutdown, grace));
+    }
+
+    /// Whether anything runs.
+    pub(super) fn has_live(&self) -> bool {
+        self.kept.values().any(|kept| kept.end.is_none()) || !self.offered.is_empty()
+    }
+
+    /// The threads end, and the guard.
+    pub(super) async fn stop(&self) {
+        self.exec.stop().await;
+    }
+}
+
+fn heard(event: Event) -> Heard {
+    Heard { event: Some(event) }
+}
+
+fn told(event: ExecEvent, kept: &Kept) -> Heard {
+    heard(message::event(event, kept.order.task))
+}
+
+fn deliver((token, task): (Token, TaskId)) -> Heard {
+    heard(Event::Deliver(message::Deliver { token: token.0, job: task.job.0, task: task.index }))
+}

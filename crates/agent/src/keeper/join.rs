@@ -1,0 +1,219 @@
+//! How an agent comes to its keeper: the one that runs already, or a new one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::PathBuf,
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+
+use muster_core::{
+    id::Token,
+    time::{Mono, Timestamp},
+};
+use tokio::{
+    net::UnixStream,
+    process::{Child, Command},
+    time::{Instant, sleep, timeout},
+};
+use tracing::info;
+
+use super::{
+    Setup,
+    line::Line,
+    message::{Down, Heard, Hello, Left, Up, VERSIONS, Welcome},
+};
+use crate::{
+    exec::{Alive, Leftover, Order, Swept, guard::Program},
+    link::down,
+};
+
+/// A keeper that is not there by then will not be. It sweeps what an earlier one left, which may take ten seconds.
+const JOIN_LIMIT: Duration = Duration::from_secs(30);
+/// Between two looks for the socket of one that starts.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Variables that are for the agent alone: what it proves itself with, and where it tells how it goes.
+const OWN: [&str; 5] = ["MUSTER_TOKEN", "MUSTER_JOIN", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+
+/// How an agent finds or starts its keeper.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What becomes one.
+    pub program: Program,
+    /// What it works with.
+    pub setup: Setup,
+}
+
+/// Why there is no keeper.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be started, or spoken with.
+    #[error("failed to reach the keeper of {folder}", folder = .folder.display())]
+    Io {
+        /// The data folder.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It started and was not there in time, or ended at once.
+    #[error("the keeper `{program}` is not there: {why}; its own words are on the agent's standard error")]
+    Absent {
+        /// What was started.
+        program: String,
+        /// What went wrong.
+        why: String,
+    },
+    /// It cannot hold attempts to their limits, as its settings demand.
+    #[error("{0}")]
+    Limits(String),
+    /// It is too old or too new.
+    #[error("the keeper that runs speaks none of the versions {oldest} to {newest}; stop it when its tasks have ended")]
+    Version {
+        /// The oldest of ours.
+        oldest: u32,
+        /// The newest of ours.
+        newest: u32,
+    },
+}
+
+/// A keeper that answered.
+pub struct Joined {
+    pub(super) config: Config,
+    pub(super) line: Line,
+    /// If it is our child.
+    pub(super) child: Option<Child>,
+    pub(super) instance: String,
+    /// Whether it is another program than we would start.
+    pub(super) is_other: bool,
+    pub(super) words: Vec<Heard>,
+    /// What outlived the agent that started it.
+    pub alive: Vec<Alive>,
+    /// What became of the leftovers that did not.
+    pub swept: BTreeMap<Token, Swept>,
+    /// When leases were last renewed, and for how long that holds.
+    pub renewed: Option<(Mono, Duration)>,
+    /// Whose output files are being written.
+    pub writing: BTreeSet<Token>,
+}
+
+/// Connects to the keeper that runs, or starts one. `leftovers` are attempts that are not over as far as we know.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn join(config: Config, leftovers: &[Leftover]) -> Result<Joined, Error> {
+    let failed = |source| Error::Io { folder: config.setup.data.clone(), source };
+    let absent = |why: String| Error::Absent { program: config.program.exe.display().to_string(), why };
+    let deadline = Instant::now() + JOIN_LIMIT;
+    let mut child: Option<Child> = None;
+    loop {
+        match connect(&config).await {
+            Ok(mut line) => match timeout(JOIN_LIMIT, greet(&mut line, leftovers)).await {
+                Ok(Ok(up)) => return joined(config, line, child, up),
+                // It ended just then; or it is one that waits no longer.
+                Ok(Err(error)) if is_gone(&error) => {}
+                Ok(Err(error)) => return Err(failed(error)),
+                Err(_) => return Err(absent("it does not answer".into())),
+            },
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        if Instant::now() >= deadline {
+            return Err(absent(format!("it was not ready within {} s", JOIN_LIMIT.as_secs())));
+        }
+        let has_ended = match &mut child {
+            // Another one may have the lock for a moment still: then ours has ended, and the next one is tried.
+            Some(running) => running.try_wait().map_err(failed)?.is_some(),
+            None => true,
+        };
+        if has_ended {
+            if child.is_some() {
+                sleep(LOOK * 20).await;
+            }
+            child = Some(start(&config).map_err(|error| absent(error.to_string()))?);
+        }
+        sleep(LOOK).await;
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof};
+    matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset | UnexpectedEof | BrokenPipe)
+}
+
+async fn connect(config: &Config) -> io::Result<Line> {
+    let path = config.setup.socket();
+    let stream = super::at_short_path(&path, |path| {
+        let stream = std::os::unix::net::UnixStream::connect(path)?;
+        stream.set_nonblocking(true)?;
+        UnixStream::from_std(stream)
+    })?;
+    let line = Line::new(stream);
+    super::check_peer(&line)?;
+    Ok(line)
+}
+
+fn start(config: &Config) -> io::Result<Child> {
+    #[expect(clippy::disallowed_methods, reason = "the keeper starts processes; this starts the keeper")]
+    let mut command = Command::new(&config.program.exe);
+    command.args(&config.program.args).args(config.setup.args());
+    for name in OWN {
+        command.env_remove(name);
+    }
+    // Not where we are: that folder may be taken away while it runs.
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
+    command.spawn()
+}
+
+async fn greet(line: &mut Line, leftovers: &[Leftover]) -> io::Result<Up> {
+    let leftovers = leftovers.iter().map(Left::new).collect();
+    let hello = Hello { newest: VERSIONS.0, oldest: VERSIONS.1, leftovers };
+    line.put(&Down { hello: Some(hello), ..Down::default() });
+    line.send()?;
+    loop {
+        let holds = line.moves().await?;
+        if let Some(up) = line.take::<Up>()? {
+            return Ok(up);
+        }
+        if !holds {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+fn joined(config: Config, line: Line, child: Option<Child>, up: Up) -> Result<Joined, Error> {
+    let Welcome { version, instance, setup, orders, running, swept, hold, writing, limits, refused } =
+        up.welcome.unwrap_or_default();
+    if !refused.is_empty() {
+        return Err(Error::Limits(refused));
+    }
+    if !(VERSIONS.1..=VERSIONS.0).contains(&version) {
+        return Err(Error::Version { oldest: VERSIONS.1, newest: VERSIONS.0 });
+    }
+    let (orders, unusable) = down::orders(orders.unwrap_or_default());
+    for order in unusable {
+        tracing::warn!(token = %order.token, why = %order.why, "the keeper has an order that we cannot read");
+    }
+    let mut processes: BTreeMap<Token, _> = running
+        .into_iter()
+        .filter_map(|started| Some((Token(started.token), (Timestamp(started.at_us), started.process?.identity()))))
+        .collect();
+    let alive = |order: Arc<Order>| Alive { process: processes.remove(&order.token), order };
+    let alive: Vec<Alive> = orders.into_iter().map(alive).collect();
+    let is_other = setup != config.setup.fingerprint(&config.program.exe);
+    info!(orders = alive.len(), started = child.is_some(), is_other, limits, "the keeper answers");
+    Ok(Joined {
+        is_other,
+        config,
+        line,
+        child,
+        instance,
+        words: up.words,
+        alive,
+        swept: swept.iter().map(|found| (Token(found.token), found.swept())).collect(),
+        renewed: hold.and_then(|hold| hold.hold()),
+        writing: writing.into_iter().map(Token).collect(),
+    })
+}

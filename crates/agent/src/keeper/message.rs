@@ -1,0 +1,469 @@
+//! What an agent and its keeper say to one another, as bytes. Fields are only added: either may be the newer one.
+//!
+//! What comes from the other side is checked and refused here, never believed.
+
+use std::{sync::Arc, time::Duration};
+
+use muster_common::{
+    proto::v1,
+    wire::{
+        link::{report_from_proto, report_to_proto},
+        spec::task_to_proto,
+    },
+};
+use muster_core::{
+    event::{Report, What},
+    id::{JobId, TaskId, Token},
+    time::{Mono, Timestamp},
+};
+
+use crate::{
+    exec::{ExecEvent, KillReason, Leftover, Order, ProcessIdentity, Swept},
+    logs::{Head, Notice},
+};
+
+/// The newest form of this conversation that we know, and the oldest.
+pub(super) const VERSIONS: (u32, u32) = (1, 1);
+
+/// From the agent.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Down {
+    /// The first message of a connection, and only that.
+    #[prost(message, optional, tag = "1")]
+    pub(super) hello: Option<Hello>,
+    /// What the words of this message refer to.
+    #[prost(message, optional, tag = "2")]
+    pub(super) orders: Option<v1::Leases>,
+    #[prost(message, repeated, tag = "3")]
+    pub(super) words: Vec<Said>,
+}
+
+/// From the keeper.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Up {
+    /// The answer to a hello.
+    #[prost(message, optional, tag = "1")]
+    pub(super) welcome: Option<Welcome>,
+    #[prost(message, repeated, tag = "2")]
+    pub(super) words: Vec<Heard>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Hello {
+    #[prost(uint32, tag = "1")]
+    pub(super) newest: u32,
+    #[prost(uint32, tag = "2")]
+    pub(super) oldest: u32,
+    /// What the agent's memory says was not over.
+    #[prost(message, repeated, tag = "3")]
+    pub(super) leftovers: Vec<Left>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Left {
+    #[prost(uint64, tag = "1")]
+    pub(super) token: u64,
+    #[prost(message, optional, tag = "2")]
+    pub(super) process: Option<Process>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Process {
+    #[prost(string, tag = "1")]
+    pub(super) boot: String,
+    #[prost(uint32, tag = "2")]
+    pub(super) pid: u32,
+    #[prost(uint64, tag = "3")]
+    pub(super) start: u64,
+    #[prost(uint32, tag = "4")]
+    pub(super) group: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Welcome {
+    /// What is spoken from here on; 0: there is no version that both know, and the connection ends.
+    #[prost(uint32, tag = "1")]
+    pub(super) version: u32,
+    /// Another one for each keeper's process.
+    #[prost(string, tag = "2")]
+    pub(super) instance: String,
+    /// The program and the settings that it works with.
+    #[prost(string, tag = "3")]
+    pub(super) setup: String,
+    /// Orders that are not over, or of whose end the agent has not said that it remembers it.
+    #[prost(message, optional, tag = "4")]
+    pub(super) orders: Option<v1::Leases>,
+    /// Of those, whose process runs.
+    #[prost(message, repeated, tag = "5")]
+    pub(super) running: Vec<Started>,
+    /// What became of the leftovers that are not among the orders.
+    #[prost(message, repeated, tag = "6")]
+    pub(super) swept: Vec<Found>,
+    #[prost(message, optional, tag = "7")]
+    pub(super) hold: Option<Hold>,
+    /// Whose output files are not complete; words tell of them.
+    #[prost(uint64, repeated, tag = "8")]
+    pub(super) writing: Vec<u64>,
+    /// What attempts are held to, and what not and why: for a log.
+    #[prost(string, tag = "9")]
+    pub(super) limits: String,
+    /// There is no keeper, since limits cannot be enforced as its settings demand; it ends. Empty: there is one.
+    #[prost(string, tag = "10")]
+    pub(super) refused: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Found {
+    #[prost(uint64, tag = "1")]
+    pub(super) token: u64,
+    #[prost(uint32, tag = "2")]
+    pub(super) found: u32,
+}
+
+/// A word of the agent.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Said {
+    #[prost(oneof = "Word", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    pub(super) word: Option<Word>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(super) enum Word {
+    /// The place of an order in this message.
+    #[prost(uint32, tag = "1")]
+    Start(u32),
+    #[prost(message, tag = "2")]
+    Offer(Offer),
+    #[prost(uint64, tag = "3")]
+    Claim(u64),
+    #[prost(uint64, tag = "4")]
+    Withdraw(u64),
+    #[prost(message, tag = "5")]
+    Kill(Kill),
+    /// A1: when leases were renewed last.
+    #[prost(message, tag = "6")]
+    Hold(Hold),
+    /// Ends that the agent remembers.
+    #[prost(message, tag = "7")]
+    Forget(Tokens),
+    #[prost(message, tag = "8")]
+    Delivered(Delivered),
+    /// So many bytes of output are with the controller, and their files are gone.
+    #[prost(uint64, tag = "9")]
+    Shipped(u64),
+    /// Everything was ended: end, too.
+    #[prost(bool, tag = "10")]
+    Farewell(bool),
+    /// End if nothing is yours to do; otherwise say so.
+    #[prost(bool, tag = "11")]
+    Retire(bool),
+    /// What an earlier keeper left is remembered.
+    #[prost(bool, tag = "12")]
+    Settled(bool),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Offer {
+    #[prost(uint32, tag = "1")]
+    pub(super) order: u32,
+    #[prost(uint64, tag = "2")]
+    pub(super) until_us: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Kill {
+    #[prost(uint64, tag = "1")]
+    pub(super) token: u64,
+    #[prost(uint32, tag = "2")]
+    pub(super) reason: u32,
+    #[prost(uint64, tag = "3")]
+    pub(super) grace_us: u64,
+}
+
+/// Without `from_us`: nothing is held by a lease.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct Hold {
+    #[prost(uint64, optional, tag = "1")]
+    pub(super) from_us: Option<u64>,
+    #[prost(uint64, tag = "2")]
+    pub(super) ttl_us: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Tokens {
+    #[prost(uint64, repeated, tag = "1")]
+    pub(super) tokens: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Delivered {
+    #[prost(uint64, tag = "1")]
+    pub(super) token: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) bytes: u64,
+    /// Why it could not be; empty: it was.
+    #[prost(string, tag = "3")]
+    pub(super) error: String,
+}
+
+/// A word of the keeper.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Heard {
+    #[prost(oneof = "Event", tags = "1, 2, 3, 4, 5, 6, 7")]
+    pub(super) event: Option<Event>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(super) enum Event {
+    #[prost(message, tag = "1")]
+    Started(Started),
+    #[prost(message, tag = "2")]
+    Ended(Ended),
+    #[prost(uint64, tag = "3")]
+    Withdrawn(u64),
+    #[prost(message, tag = "4")]
+    Spooled(Spooled),
+    /// A result that is too large for a word lies in its file.
+    #[prost(message, tag = "5")]
+    Deliver(Deliver),
+    /// The keeper ends; nothing that was said after [`Word::Retire`] was heard.
+    #[prost(bool, tag = "6")]
+    Retired(bool),
+    /// It cannot end yet.
+    #[prost(bool, tag = "7")]
+    Busy(bool),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Started {
+    #[prost(uint64, tag = "1")]
+    pub(super) token: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) at_us: u64,
+    #[prost(message, optional, tag = "3")]
+    pub(super) process: Option<Process>,
+    /// How many descriptors come with it.
+    #[prost(uint32, tag = "4")]
+    pub(super) descriptors: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Ended {
+    /// As the journal and the link know it; its number means nothing here.
+    #[prost(message, optional, tag = "1")]
+    pub(super) report: Option<v1::Report>,
+    /// What was begun in its place.
+    #[prost(uint64, optional, tag = "2")]
+    pub(super) next: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Spooled {
+    #[prost(uint64, tag = "1")]
+    pub(super) token: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) job: u64,
+    #[prost(uint32, tag = "3")]
+    pub(super) task: u32,
+    #[prost(uint32, tag = "4")]
+    pub(super) attempt: u32,
+    /// Bytes of whole records in the file.
+    #[prost(uint64, tag = "5")]
+    pub(super) end: u64,
+    #[prost(bool, tag = "6")]
+    pub(super) over: bool,
+    /// Records that the disk did not take.
+    #[prost(bytes = "vec", tag = "7")]
+    pub(super) memory: Vec<u8>,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct Deliver {
+    #[prost(uint64, tag = "1")]
+    pub(super) token: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) job: u64,
+    #[prost(uint32, tag = "3")]
+    pub(super) task: u32,
+}
+
+/// Gathers orders; those that share their spec share its place.
+#[derive(Default)]
+pub(super) struct Orders {
+    leases: v1::Leases,
+    last: Option<Arc<Order>>,
+}
+
+impl Orders {
+    /// The place of `order`.
+    pub(super) fn add(&mut self, order: &Arc<Order>) -> u32 {
+        let shares = |last: &Arc<Order>| {
+            Arc::ptr_eq(&last.spec, &order.spec)
+                && last.task.job == order.task.job
+                && (last.group, last.has_inputs) == (order.group, order.has_inputs)
+        };
+        if !self.last.as_ref().is_some_and(shares) {
+            self.leases.specs.push(v1::LeaseSpec {
+                job: order.task.job.0,
+                group: order.group,
+                job_name: order.job_name.to_string(),
+                queue: order.queue.to_string(),
+                task: Some(task_to_proto(&order.spec)),
+                trace_parent: order.trace_parent.to_string(),
+                has_inputs: order.has_inputs,
+            });
+            self.last = Some(Arc::clone(order));
+        }
+        let element = order.element.as_ref();
+        self.leases.leases.push(v1::Lease {
+            token: order.token.0,
+            job: order.task.job.0,
+            task: order.task.index,
+            attempt: order.attempt,
+            spec: place(self.leases.specs.len()),
+            array_index: element.map(|(index, _)| *index),
+            array_item: element.and_then(|(_, item)| item.as_deref().map(str::to_owned)),
+            // It stands in the spec, which is the order's own then.
+            memory_bytes: None,
+        });
+        place(self.leases.leases.len())
+    }
+
+    /// All of them; none: there are none.
+    pub(super) fn finish(self) -> Option<v1::Leases> {
+        (!self.leases.leases.is_empty()).then_some(self.leases)
+    }
+}
+
+/// Of the last of so many.
+fn place(count: usize) -> u32 {
+    u32::try_from(count.saturating_sub(1)).unwrap_or(u32::MAX)
+}
+
+impl Process {
+    pub(super) fn new(identity: &ProcessIdentity) -> Self {
+        let ProcessIdentity { boot, pid, start, group } = identity;
+        Self { boot: boot.to_string(), pid: *pid, start: *start, group: *group }
+    }
+
+    pub(super) fn identity(self) -> ProcessIdentity {
+        ProcessIdentity { boot: self.boot.into(), pid: self.pid, start: self.start, group: self.group }
+    }
+}
+
+impl Left {
+    pub(super) fn new(leftover: &Leftover) -> Self {
+        Self { token: leftover.token.0, process: leftover.identity.as_ref().map(Process::new) }
+    }
+
+    pub(super) fn leftover(self) -> Leftover {
+        // Whose it is matters to nobody who looks for processes.
+        let task = TaskId::new(JobId(0), 0);
+        Leftover { token: Token(self.token), task, identity: self.process.map(Process::identity) }
+    }
+}
+
+impl Hold {
+    pub(super) fn new(hold: Option<(Mono, Duration)>) -> Self {
+        let (from, ttl) = hold.map_or((None, Duration::ZERO), |(from, ttl)| (Some(from.0), ttl));
+        Self { from_us: from, ttl_us: micros(ttl) }
+    }
+
+    pub(super) fn hold(self) -> Option<(Mono, Duration)> {
+        self.from_us.map(|from| (Mono(from), Duration::from_micros(self.ttl_us)))
+    }
+}
+
+pub(super) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl Kill {
+    pub(super) fn new(token: Token, reason: KillReason, grace: Duration) -> Self {
+        let reason = match reason {
+            KillReason::Cancelled => 0,
+            KillReason::LeaseExpired => 1,
+            KillReason::Shutdown => 2,
+            KillReason::Dropped => 3,
+        };
+        Self { token: token.0, reason, grace_us: micros(grace) }
+    }
+
+    /// A reason that a newer agent added is none that could be told wrongly.
+    pub(super) fn reason(&self) -> KillReason {
+        match self.reason {
+            0 => KillReason::Cancelled,
+            1 => KillReason::LeaseExpired,
+            2 => KillReason::Shutdown,
+            _ => KillReason::Dropped,
+        }
+    }
+}
+
+impl Found {
+    pub(super) fn new(token: Token, swept: Swept) -> Self {
+        let found = match swept {
+            Swept::Dead => 0,
+            Swept::Survives => 1,
+            Swept::NeverBegun => 2,
+            Swept::Rebooted => 3,
+        };
+        Self { token: token.0, found }
+    }
+
+    pub(super) fn swept(&self) -> Swept {
+        match self.found {
+            1 => Swept::Survives,
+            2 => Swept::NeverBegun,
+            3 => Swept::Rebooted,
+            _ => Swept::Dead,
+        }
+    }
+}
+
+impl Started {
+    pub(super) fn new(token: Token, at: Timestamp, identity: &ProcessIdentity) -> Self {
+        Self { token: token.0, at_us: at.0, process: Some(Process::new(identity)), descriptors: 0 }
+    }
+}
+
+impl Spooled {
+    pub(super) fn new(notice: Notice) -> Self {
+        let Notice { head, end, over, memory } = notice;
+        Self {
+            token: head.token.0,
+            job: head.task.job.0,
+            task: head.task.index,
+            attempt: head.attempt,
+            end,
+            over,
+            memory,
+        }
+    }
+
+    pub(super) fn notice(self) -> Notice {
+        let task = TaskId::new(JobId(self.job), self.task);
+        let head = Head { token: Token(self.token), task, attempt: self.attempt };
+        Notice { head, end: self.end, over: self.over, memory: self.memory }
+    }
+}
+
+/// An event of `task` as bytes.
+pub(super) fn event(event: ExecEvent, task: TaskId) -> Event {
+    match event {
+        ExecEvent::Started { token, at, identity } => Event::Started(Started::new(token, at, &identity)),
+        ExecEvent::Withdrawn { token } => Event::Withdrawn(token.0),
+        ExecEvent::Ended { token, end, why, started, ended, result, usage, next } => {
+            let what = What::Ended { end, why, started, ended, result, usage };
+            let report = report_to_proto(&Report { seq: 0, token, task, what });
+            Event::Ended(Ended { report: Some(report), next: next.map(|next| next.0) })
+        }
+    }
+}
+
+/// The end of an attempt; `None`: it says what cannot be.
+pub(super) fn ended(ended: Ended) -> Option<ExecEvent> {
+    let Report { token, what, .. } = report_from_proto(ended.report?).ok()?;
+    let What::Ended { end, why, started, ended: at, result, usage } = what else { return None };
+    Some(ExecEvent::Ended { token, end, why, started, ended: at, result, usage, next: ended.next.map(Token) })
+}

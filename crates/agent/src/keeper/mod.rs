@@ -1,0 +1,213 @@
+//! The process that owns what runs, so that the agent may restart, crash or be upgraded and nothing of it is lost.
+//!
+//! It starts, feeds, watches and ends processes and writes their output; it knows no network. One agent at a time speaks
+//! with it over a socket in the data folder. It never decides what is run, and never ends before its work does.
+
+mod book;
+mod client;
+mod deliver;
+mod desk;
+mod join;
+mod line;
+mod message;
+mod pump;
+mod serve;
+
+use std::{
+    ffi::OsString,
+    fs::{File, OpenOptions},
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use clap::Parser;
+use muster_common::{clock::Clock, telemetry};
+use nix::unistd::Uid;
+
+pub use self::{
+    client::{Client, Wire},
+    join::{Config, Error, Joined, join},
+};
+use crate::{
+    cgroup::Enforce,
+    exec::{self, Exec, guard::Program, os},
+    logs::{self, Spools},
+};
+
+/// A path to a socket that is longer is refused by the system; the shorter way through an open folder is taken then.
+const PATH_MAX: usize = 100;
+
+/// What a keeper works with. An agent that wants something else replaces it as soon as nothing runs.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "muster-agent keeper", version)]
+pub struct Setup {
+    /// The agent's own folder
+    #[arg(long)]
+    pub data: PathBuf,
+    /// What the agent is called
+    #[arg(long)]
+    pub name: String,
+    /// Bytes of output kept for one attempt whose task says nothing
+    #[arg(long)]
+    pub log_limit: u64,
+    /// Bytes of output of all attempts together that the controller does not have yet
+    #[arg(long)]
+    pub log_quota: u64,
+    /// Whether attempts must be held to their limits
+    #[arg(long)]
+    pub limits: Enforce,
+    /// Whom tasks run as that name nobody
+    #[arg(long)]
+    pub user: Option<String>,
+    /// Whom tasks may name besides, with commas between them
+    #[arg(long)]
+    pub users: Option<String>,
+    /// Variables of the agent's environment that tasks get, with commas between them
+    #[arg(long, default_value = "")]
+    pub pass_env: String,
+    /// What becomes the guard
+    #[arg(long)]
+    pub guard: String,
+}
+
+impl Setup {
+    fn args(&self) -> Vec<OsString> {
+        let pairs: [(&str, OsString); 7] = [
+            ("--data", self.data.clone().into()),
+            ("--name", self.name.clone().into()),
+            ("--log-limit", self.log_limit.to_string().into()),
+            ("--log-quota", self.log_quota.to_string().into()),
+            ("--limits", self.limits.to_string().into()),
+            ("--pass-env", self.pass_env.clone().into()),
+            ("--guard", self.guard.clone().into()),
+        ];
+        let who = [("--user", &self.user), ("--users", &self.users)];
+        let who = who.into_iter().filter_map(|(flag, value)| Some((flag, OsString::from(value.as_ref()?))));
+        pairs.into_iter().chain(who).flat_map(|(flag, value)| [flag.into(), value]).collect()
+    }
+
+    /// As whom tasks run.
+    fn rules(&self) -> exec::Rules {
+        let names = |text: &String| text.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        let users = self.users.as_ref().map(names);
+        exec::Rules { user: self.user.clone(), users, pass_env: names(&self.pass_env) }
+    }
+
+    /// What tells one program with its settings from another: the program's own file counts, for that is what an upgrade
+    /// replaces.
+    fn fingerprint(&self, program: &Path) -> String {
+        use std::os::unix::fs::MetadataExt;
+        let file = std::fs::metadata(program).map(|file| (file.len(), file.mtime(), file.mtime_nsec()));
+        let Self { name, log_limit, log_quota, limits, .. } = self;
+        let (version, rules) = (env!("CARGO_PKG_VERSION"), self.rules());
+        format!("{version} {:?} {name} {log_limit} {log_quota} {limits} {rules:?}", file.ok())
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.data.join("run").join("keeper.sock")
+    }
+
+    fn lock(&self) -> PathBuf {
+        self.data.join("run").join("keeper.lock")
+    }
+}
+
+/// The whole life of the keeper process; `args` are those behind the word that makes a program one.
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let setup = Setup::parse_from([OsString::from("keeper")].into_iter().chain(args));
+    match run(setup) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("muster-agent keeper: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(setup: Setup) -> anyhow::Result<()> {
+    os::guard_signals().context("cannot leave the agent's session")?;
+    std::fs::create_dir_all(setup.data.join("run")).context("cannot use the data folder")?;
+    let _lock = take_lock(&setup.lock())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(async {
+        let telemetry = telemetry::init(telemetry::Options::daemon("muster-agent"))?;
+        let worked = keep(setup).await;
+        telemetry.shutdown().await;
+        worked
+    })
+}
+
+fn take_lock(path: &Path) -> anyhow::Result<File> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
+    let file = file.with_context(|| format!("cannot use {}", path.display()))?;
+    file.try_lock().with_context(|| format!("another keeper has {}", path.display()))?;
+    Ok(file)
+}
+
+async fn keep(setup: Setup) -> anyhow::Result<()> {
+    let clock = clock();
+    let logs =
+        logs::Config { data_dir: setup.data.clone(), attempt_limit: setup.log_limit, total_limit: setup.log_quota };
+    let spools = Spools::to_write(&logs).context("cannot use the output spool")?;
+    let deliveries = Arc::new(deliver::Deliveries::default());
+    let links = exec::Links {
+        inputs: Arc::new(deliver::Fetched),
+        results: Arc::<deliver::Deliveries>::clone(&deliveries),
+        spools: spools.clone(),
+    };
+    let exe = std::env::current_exe().context("cannot tell where this program is")?;
+    let fingerprint = setup.fingerprint(&exe);
+    let guard = Program { exe, args: vec![setup.guard.clone().into()] };
+    let config = exec::Config {
+        data_dir: setup.data.clone(),
+        agent: setup.name.as_str().into(),
+        clock,
+        path: None,
+        enforce: setup.limits,
+        rules: setup.rules(),
+        guard: Some(guard),
+    };
+    let socket = setup.socket();
+    let listen = || serve::listen(&socket).with_context(|| format!("cannot listen at {}", socket.display()));
+    // Groups of a keeper that died are ended here, and nothing else lives yet that could be in one.
+    let (exec, events) = match Exec::new(config, links).await {
+        Ok(both) => both,
+        // The agent is the one to say so, for a person looks there.
+        Err(exec::Error::Limits(why)) => return Ok(serve::refuse(listen()?, &socket, &why.to_string()).await?),
+        Err(error) => return Err(error.into()),
+    };
+    let desk = desk::Desk::new(clock, exec, spools.clone(), Arc::clone(&deliveries), fingerprint);
+    let listener = listen()?;
+    tracing::info!(data = %setup.data.display(), "the keeper is there");
+    serve::serve(desk, listener, serve::Ears { clock, socket, events, spools, deliveries }).await?;
+    tracing::info!("the keeper has ended");
+    Ok(())
+}
+
+/// A clock that agent and keeper share: what the one says in it, the other understands.
+pub(crate) fn clock() -> Clock {
+    Clock::system_at(os::running_for())
+}
+
+/// Does something with a socket's path, or with a short one that leads there.
+fn at_short_path<T>(path: &Path, work: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    use std::os::fd::AsRawFd;
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return work(path) };
+    if path.as_os_str().len() <= PATH_MAX {
+        return work(path);
+    }
+    let folder = File::open(folder)?;
+    work(&Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name))
+}
+
+/// Only our own user may be at the other end.
+fn check_peer(line: &line::Line) -> io::Result<()> {
+    let (peer, own) = (line.peer()?, Uid::effective().as_raw());
+    if peer == own || peer == 0 {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("user {peer} is not {own}, whose work this is")))
+}

@@ -1,0 +1,361 @@
+//! Speaks with the keeper for the agent: many orders in one message, and everything that the network is needed for.
+//!
+//! Inputs are fetched before an order goes down, and results delivered. When the keeper is gone, it goes on with another.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use muster_common::clock::Clock;
+use muster_core::{
+    id::{JobId, TaskId, Token},
+    state::End,
+    time::{Mono, Timestamp},
+};
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{error, info, warn};
+
+use super::{
+    book::{Again, Book},
+    client::{Command, Queue},
+    join::{Error, Joined, join},
+    message::{self, Delivered, Down, Event, Heard, Hold, Kill, Offer, Orders, Said, Tokens, Up, Word},
+};
+use crate::exec::{ExecEvent, KillReason, Links, Order, TransferError, fetch_inputs};
+
+/// Words and specs of one message: far below what a message may hold.
+const WORDS: usize = 1024;
+/// Between two tries to have a keeper again.
+const RETRY: Duration = Duration::from_secs(1);
+/// For the keeper to end when everything was ended before.
+const STOP_LIMIT: Duration = Duration::from_secs(35);
+
+/// The one that speaks.
+pub(super) struct Pump {
+    pub(super) queue: Arc<Queue>,
+    pub(super) joined: Joined,
+    pub(super) book: Book,
+    pub(super) events: mpsc::Sender<ExecEvent>,
+    pub(super) links: Links,
+    pub(super) clock: Clock,
+    pub(super) files: PathBuf,
+    /// Orders whose inputs are on their way.
+    pub(super) fetching: BTreeMap<Token, (Arc<Order>, CancellationToken)>,
+    pub(super) hold: Option<(Mono, Duration)>,
+    /// What a keeper that died had; its ends are not remembered yet.
+    pub(super) unsettled: Vec<Token>,
+    pub(super) tracker: TaskTracker,
+    pub(super) stop: CancellationToken,
+    pub(super) is_leaving: Option<Leaving>,
+    /// The keeper was asked to end, and has not answered.
+    pub(super) retiring: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leaving {
+    Alone,
+    WithKeeper,
+}
+
+/// One message in the making.
+#[derive(Default)]
+struct Draft {
+    orders: Orders,
+    words: Vec<Said>,
+}
+
+impl Draft {
+    fn say(&mut self, word: Word) {
+        self.words.push(Said { word: Some(word) });
+    }
+
+    fn finish(self) -> Down {
+        Down { hello: None, orders: self.orders.finish(), words: self.words }
+    }
+}
+
+impl Pump {
+    pub(super) async fn run(mut self) {
+        let words = std::mem::take(&mut self.joined.words);
+        self.hear(words).await;
+        while self.is_leaving.is_none() {
+            self.replace_if_idle();
+            if !self.retiring {
+                self.obey().await;
+            }
+            let queue = Arc::clone(&self.queue);
+            let holds = match self.joined.line.send() {
+                Ok(()) => tokio::select! {
+                    () = queue.rings(), if !self.retiring => continue,
+                    moved = self.joined.line.moves() => moved.unwrap_or(false),
+                },
+                Err(_) => false,
+            };
+            let is_sane = self.listen().await;
+            if !(holds && is_sane) && self.is_leaving.is_none() && !self.reconnect().await {
+                break;
+            }
+        }
+        self.stop.cancel();
+        self.tracker.close();
+        let limit = if self.is_leaving == Some(Leaving::WithKeeper) { STOP_LIMIT } else { STOP_LIMIT / 10 };
+        if tokio::time::timeout(limit, self.end()).await.is_err() {
+            warn!("the keeper did not end in time; it ends when nothing runs any more");
+        }
+    }
+
+    /// The last words, and if the keeper is to end, its end.
+    async fn end(&mut self) {
+        let line = &mut self.joined.line;
+        let is_end = self.is_leaving == Some(Leaving::WithKeeper);
+        while (is_end || line.waiting() > 0) && line.moves().await.is_ok_and(|holds| holds) {
+            // What it says now changes nothing.
+            while let Ok(Some(Up { .. })) = line.take::<Up>() {}
+        }
+        if let (true, Some(child)) = (is_end, &mut self.joined.child) {
+            let _status = child.wait().await;
+        }
+    }
+
+    /// Says all that was ordered.
+    async fn obey(&mut self) {
+        let mut draft = Draft::default();
+        for command in self.queue.take() {
+            if draft.words.len() >= WORDS {
+                self.joined.line.put(&std::mem::take(&mut draft).finish());
+            }
+            match command {
+                Command::Start(order) if order.has_inputs => self.fetch(order),
+                Command::Start(order) => self.say_start(order, &mut draft),
+                Command::Offer(order, until) => {
+                    let place = draft.orders.add(&order);
+                    draft.say(Word::Offer(Offer { order: place, until_us: until.0 }));
+                    self.book.offer(order, until);
+                }
+                Command::Claim(token) => {
+                    self.book.claim(token);
+                    draft.say(Word::Claim(token.0));
+                }
+                Command::Withdraw(token) => {
+                    self.book.withdraw(token);
+                    draft.say(Word::Withdraw(token.0));
+                }
+                Command::Kill(token, reason, grace) => {
+                    if !self.kill_unfetched(token, reason).await {
+                        draft.say(Word::Kill(Kill::new(token, reason, grace)));
+                    }
+                }
+                Command::Hold(hold) => {
+                    self.hold = hold;
+                    draft.say(Word::Hold(Hold::new(hold)));
+                }
+                Command::Forget(tokens) => self.say_forget(&tokens, &mut draft),
+                Command::Shipped(bytes) => draft.say(Word::Shipped(bytes)),
+                Command::Delivered(delivered) => draft.say(Word::Delivered(delivered)),
+                Command::Fetched(token, outcome) => self.fetched(token, outcome, &mut draft).await,
+                Command::Settled => draft.say(Word::Settled(true)),
+                Command::Leave => self.is_leaving = Some(Leaving::Alone),
+                Command::Stop => {
+                    self.is_leaving = Some(Leaving::WithKeeper);
+                    draft.say(Word::Farewell(true));
+                }
+            }
+        }
+        if !draft.words.is_empty() {
+            self.joined.line.put(&draft.finish());
+        }
+    }
+
+    fn say_start(&mut self, order: Arc<Order>, draft: &mut Draft) {
+        let place = draft.orders.add(&order);
+        draft.say(Word::Start(place));
+        self.book.start(order);
+    }
+
+    fn say_forget(&mut self, tokens: &[Token], draft: &mut Draft) {
+        draft.say(Word::Forget(Tokens { tokens: tokens.iter().map(|token| token.0).collect() }));
+        if !self.unsettled.is_empty() {
+            self.unsettled.retain(|token| !tokens.contains(token));
+            if self.unsettled.is_empty() {
+                draft.say(Word::Settled(true));
+            }
+        }
+    }
+
+    /// Gets the inputs of `order` into their place; then it is started.
+    fn fetch(&mut self, order: Arc<Order>) {
+        let (token, stop) = (order.token, self.stop.child_token());
+        self.fetching.insert(token, (Arc::clone(&order), stop.clone()));
+        let (inputs, queue) = (Arc::clone(&self.links.inputs), Arc::clone(&self.queue));
+        let path = self.files.join(format!("{token}.inputs"));
+        self.tracker.spawn(async move {
+            let fetched = tokio::select! {
+                () = stop.cancelled() => return,
+                fetched = fetch_inputs(&*inputs, &order, &path) => fetched,
+            };
+            queue.push(Command::Fetched(token, fetched));
+            queue.ring();
+        });
+    }
+
+    async fn fetched(&mut self, token: Token, outcome: Result<(), TransferError>, draft: &mut Draft) {
+        let Some((order, _)) = self.fetching.remove(&token) else { return };
+        match outcome {
+            Ok(()) => self.say_start(order, draft),
+            Err(error) => {
+                let why = format!("the results of its dependencies could not be fetched: {error}");
+                self.never_ran(token, End::NotStarted, &why).await;
+            }
+        }
+    }
+
+    /// Whether it was one whose inputs are on their way.
+    async fn kill_unfetched(&mut self, token: Token, reason: KillReason) -> bool {
+        let Some((_, stop)) = self.fetching.remove(&token) else { return false };
+        stop.cancel();
+        self.never_ran(token, reason.end(), reason.text()).await;
+        true
+    }
+
+    async fn never_ran(&mut self, token: Token, end: End, why: &str) {
+        let _half_a_file = std::fs::remove_file(self.files.join(format!("{token}.inputs")));
+        let (started, ended) = (Timestamp(0), self.clock.wall());
+        let why = Some(why.into());
+        self.tell(ExecEvent::Ended { token, end, why, started, ended, result: None, usage: None, next: None }).await;
+    }
+
+    /// Nobody listens when the agent's loop has ended; then nobody needs to.
+    async fn tell(&mut self, event: ExecEvent) {
+        self.book.event(&event);
+        let _nobody_listens = self.events.send(event).await;
+    }
+
+    /// Takes what the keeper said. Whether it made sense.
+    async fn listen(&mut self) -> bool {
+        loop {
+            match self.joined.line.take::<Up>() {
+                Ok(Some(up)) => self.hear(up.words).await,
+                Ok(None) => return true,
+                Err(error) => {
+                    error!(%error, "what the keeper says cannot be read");
+                    return false;
+                }
+            }
+        }
+    }
+
+    async fn hear(&mut self, words: Vec<Heard>) {
+        for event in words.into_iter().filter_map(|heard| heard.event) {
+            match event {
+                Event::Started(started) => {
+                    let (token, at) = (Token(started.token), Timestamp(started.at_us));
+                    if let Some(process) = started.process {
+                        self.tell(ExecEvent::Started { token, at, identity: process.identity() }).await;
+                    }
+                }
+                Event::Ended(ended) => match message::ended(ended) {
+                    Some(event) => self.tell(event).await,
+                    None => error!("the keeper tells of an end that cannot be read"),
+                },
+                Event::Withdrawn(token) => self.tell(ExecEvent::Withdrawn { token: Token(token) }).await,
+                Event::Spooled(spooled) => self.links.spools.noticed(spooled.notice()),
+                Event::Deliver(deliver) => self.deliver(deliver),
+                Event::Retired(_) => {}
+                Event::Busy(_) => self.retiring = false,
+            }
+        }
+    }
+
+    fn deliver(&self, deliver: message::Deliver) {
+        let (token, task) = (Token(deliver.token), TaskId::new(JobId(deliver.job), deliver.task));
+        let (results, queue, stop) = (Arc::clone(&self.links.results), Arc::clone(&self.queue), self.stop.clone());
+        let path = self.files.join(format!("{token}.result"));
+        self.tracker.spawn(async move {
+            let put = tokio::select! {
+                () = stop.cancelled() => return,
+                put = results.put(token, task, &path) => put,
+            };
+            let (bytes, error) = put.map_or_else(|error| (0, error.0), |bytes| (bytes, String::new()));
+            queue.push(Command::Delivered(Delivered { token: token.0, bytes, error }));
+            queue.ring();
+        });
+    }
+
+    /// A keeper of another program or with other settings is replaced as soon as it has nothing to do.
+    fn replace_if_idle(&mut self) {
+        if self.joined.is_other && !self.retiring && self.book.is_empty() && self.fetching.is_empty() {
+            self.retiring = true;
+            let mut draft = Draft::default();
+            draft.say(Word::Retire(true));
+            self.joined.line.put(&draft.finish());
+        }
+    }
+
+    /// The keeper is gone, or the line to it: goes on with whoever is there, or with a new one. Whether there can be one.
+    async fn reconnect(&mut self) -> bool {
+        if !self.retiring {
+            warn!("the line to the keeper is broken");
+        }
+        if let Some(mut child) = self.joined.child.take() {
+            let ended = tokio::time::timeout(RETRY, child.wait()).await;
+            info!(?ended, "the keeper's process");
+            if ended.is_err() {
+                self.joined.child = Some(child);
+            }
+        }
+        let joined = loop {
+            match join(self.joined.config.clone(), &self.book.leftovers()).await {
+                Ok(joined) => break joined,
+                Err(Error::Limits(why)) => {
+                    error!(why, "there can be no keeper; the agent ends");
+                    return false;
+                }
+                Err(error) => error!(error = %crate::link::chain(&error), "there is no keeper; nothing can be run"),
+            }
+            tokio::time::sleep(RETRY).await;
+        };
+        let is_same = joined.instance == self.joined.instance;
+        let child = self.joined.child.take();
+        self.joined = joined;
+        self.joined.child = self.joined.child.take().or(child);
+        self.retiring = false;
+        self.go_on(is_same).await;
+        true
+    }
+
+    async fn go_on(&mut self, is_same: bool) {
+        let again = if is_same {
+            let known = self.joined.alive.iter().map(|alive| alive.order.token).collect();
+            self.book.same_keeper(&known)
+        } else {
+            self.links.spools.writer_died();
+            self.book.other_keeper(&self.joined.swept, self.clock.wall())
+        };
+        let Again { start, offer, events } = again;
+        let mut draft = Draft::default();
+        draft.say(Word::Hold(Hold::new(self.hold)));
+        start.into_iter().for_each(|order| self.say_start(order, &mut draft));
+        for (order, until) in offer {
+            let place = draft.orders.add(&order);
+            draft.say(Word::Offer(Offer { order: place, until_us: until.0 }));
+        }
+        if !is_same {
+            info!(lost = events.len(), "another keeper is there");
+            self.unsettled = events.iter().map(ExecEvent::token).collect();
+            if self.unsettled.is_empty() {
+                draft.say(Word::Settled(true));
+            }
+        }
+        self.joined.line.put(&draft.finish());
+        for event in events {
+            self.tell(event).await;
+        }
+        let words = std::mem::take(&mut self.joined.words);
+        self.hear(words).await;
+    }
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

@@ -1,0 +1,98 @@
+//! Agents that come and go over work that goes on: nothing of it is lost, cut or done twice.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use muster_integration::{
+    ctl::Ctl,
+    system::{Options, System},
+    wait::{self, Look},
+};
+use serde_json::Value;
+
+fn tasks(ctl: &Ctl, job: u64) -> Result<Vec<Value>> {
+    let shown = ctl.json(&["show", &job.to_string(), "--tasks"])?;
+    shown["tasks"].as_array().cloned().with_context(|| format!("no tasks in {shown}"))
+}
+
+/// `count` tasks that each write numbered lines until the file `gate` is there, and end with a code of their own.
+fn writers(system: &System, count: u32, lines: u32) -> String {
+    let gate = system.folder().join("gate");
+    let shell = format!(
+        "n=0; while test $n -lt {lines} || ! test -e {gate}; do n=$((n+1)); echo \"$MUSTER_TASK line $n\"; \
+         echo \"$MUSTER_TASK error $n\" >&2; sleep 0.05; done; echo $n >{folder}/count.$MUSTER_TASK; exit $((MUSTER_TASK % 3))",
+        gate = gate.display(),
+        folder = system.folder().display(),
+    );
+    format!("name = \"writers\"\n[[tasks]]\nname = \"a\"\narray = {count}\non_lost = \"fail\"\nshell = '''{shell}'''\n")
+}
+
+fn all_run(ctl: &Ctl, job: u64, count: usize) -> Result<()> {
+    wait::until("all tasks to run", || {
+        let running = tasks(ctl, job)?.iter().filter(|task| task["attempts"][0]["started_at"].is_string()).count();
+        Ok(Look::when(running == count, running))
+    })
+}
+
+/// Each task ran once, ended with its own code, and all that it wrote is there, in order.
+fn check(system: &System, job: u64, count: u32) -> Result<()> {
+    let ctl = system.ctl();
+    ctl.finished(job, wait::LIMIT)?;
+    let tasks = tasks(&ctl, job)?;
+    ensure!(tasks.len() == count as usize, "{} tasks", tasks.len());
+    for task in &tasks {
+        let index = task["index"].as_u64().context("an index")?;
+        let attempts = task["attempts"].as_array().context("attempts")?;
+        ensure!(attempts.len() == 1, "task {index} was tried again: {task}");
+        let end = &attempts[0]["end"];
+        let as_it_ended = match index % 3 {
+            0 => end["kind"] == "succeeded",
+            code => end["kind"] == "exit" && end["exit_code"] == code,
+        };
+        ensure!(as_it_ended, "task {index}: {end}");
+        let lines: u64 = fs::read_to_string(system.folder().join(format!("count.{index}")))?.trim().parse()?;
+        for (stream, word) in [("stdout", "line"), ("stderr", "error")] {
+            let expected: String = (1..=lines).map(|n| format!("{index} {word} {n}\n")).collect();
+            let text = wait::until("all output", || {
+                let ran = ctl.run(&["logs", &format!("{job}.a[{index}]"), "--stream", stream])?.expect(0)?;
+                let text = ran.text();
+                Ok(if text.len() >= expected.len() { Look::Done(text) } else { Look::not_yet(text.len()) })
+            })?;
+            ensure!(text == expected, "task {index}: {stream} is not what it wrote:\n{text}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn work_goes_on_while_its_agent_is_killed_and_started_again_and_again() -> Result<()> {
+    let mut system = System::start(Options { cpus: 20, ..Options::default() })?;
+    let ctl = system.ctl();
+    let job = system.submit("writers.toml", &writers(&system, 20, 40))?;
+    all_run(&ctl, job, 20)?;
+    for _ in 0..5 {
+        system.agent()?.kill9()?;
+        system.start_agent()?;
+    }
+    fs::write(system.folder().join("gate"), "")?;
+    check(&system, job, 20)?;
+    system.finish()
+}
+
+#[test]
+fn a_restart_of_the_service_leaves_work_alone() -> Result<()> {
+    let mut system = System::start(Options { cpus: 4, ..Options::default() })?;
+    let ctl = system.ctl();
+    let job = system.submit("writers.toml", &writers(&system, 4, 10))?;
+    all_run(&ctl, job, 4)?;
+    system.agent()?.stop()?;
+    // It ends while nobody is there.
+    fs::write(system.folder().join("gate"), "")?;
+    wait::until("all tasks to have ended", || {
+        let ended = (0..4).filter(|n| system.folder().join(format!("count.{n}")).exists()).count();
+        Ok(Look::when(ended == 4, ended))
+    })?;
+    system.start_agent()?;
+    check(&system, job, 4)?;
+    system.finish()
+}
