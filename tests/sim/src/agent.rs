@@ -8,7 +8,7 @@ use std::{
 };
 
 use muster_agent::{
-    exec::{KillReason, Order},
+    exec::{Alive, ExecEvent, KillReason, Order, ProcessIdentity},
     supervisor::{Action, Config, Entry, Memory, Remembered, Supervisor},
 };
 use muster_core::{
@@ -20,6 +20,9 @@ use muster_core::{
 };
 
 use crate::clocks::Clock;
+
+/// A keeper gives a daemon so long to end what it should; less than a controller's margin.
+const FENCE: Duration = Duration::from_millis(200);
 
 /// A process that runs.
 #[derive(Clone, Debug)]
@@ -55,6 +58,11 @@ pub struct Agent {
     pub journal: Memory,
     /// Its processes.
     pub processes: BTreeMap<Token, Process>,
+    /// What its keeper knows of the last renewal, when the daemon died and the keeper did not; none: both are dead, or
+    /// neither.
+    pub kept: Option<Option<(Mono, Duration)>>,
+    /// Ends that the keeper saw and no daemon has written down.
+    pub ends: Vec<(Arc<Order>, ExecEvent)>,
     /// What may begin by itself where an attempt ended, and until when.
     pub offers: VecDeque<(Arc<Order>, Mono)>,
 }
@@ -73,6 +81,8 @@ impl Agent {
             cut_until: 0,
             journal: Memory::default(),
             processes: BTreeMap::new(),
+            kept: None,
+            ends: Vec::new(),
             offers: VecDeque::new(),
         }
     }
@@ -89,6 +99,24 @@ impl Agent {
         self.daemon = None;
         self.session = None;
         self.offers.clear();
+    }
+
+    /// What a keeper has for the next daemon.
+    pub fn alive(&self) -> Vec<Alive> {
+        let runs = self.processes.values().map(|process| {
+            let identity = ProcessIdentity { boot: Arc::from("boot"), pid: 1, start: process.order.token.0, group: 1 };
+            Alive { order: Arc::clone(&process.order), process: Some((process.started, identity)) }
+        });
+        runs.chain(self.ends.iter().map(|(order, _)| Alive { order: Arc::clone(order), process: None })).collect()
+    }
+
+    /// Attempts that the keeper must end now, for nobody renewed their leases (A1).
+    pub fn late(&self, now: Mono) -> Vec<Token> {
+        let Some((from, ttl)) = self.kept.flatten() else { return Vec::new() };
+        let is_late = |process: &&Process| {
+            process.killed.is_none() && from.after(process.order.spec.goes_on_for(ttl)).after(FENCE) <= now
+        };
+        self.processes.values().filter(is_late).map(|process| process.order.token).collect()
     }
 
     /// Takes an offer out that was not begun.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use muster_agent::{
     exec::{ExecEvent, KillReason, Order, ProcessIdentity},
-    supervisor::Input,
+    supervisor::{Input, Supervisor},
 };
 use muster_core::{id::Token, state::End};
 
@@ -68,13 +68,18 @@ impl World {
         self.note(|| format!("agent {agent}: the process of {task} with {token} is dead: {end}"));
         let why = process.killed.map(|reason| Arc::from(reason.text()));
         let started = process.started;
-        if machine_is_awake(self, agent) {
+        if self.agents.get(agent).is_some_and(|machine| machine.daemon.is_none() && machine.kept.is_some()) {
+            self.witness.process_ended(token, end);
+            let event =
+                ExecEvent::Ended { token, end, why, started, ended: now, result: None, usage: None, next: None };
+            self.keep_end(agent, process.order, event);
+        } else if machine_is_awake(self, agent) {
             self.witness.process_ended(token, end);
             let next = if process.killed.is_none() { self.relay(agent, &process.order) } else { None };
-            self.input(
-                agent,
-                Input::Exec(ExecEvent::Ended { token, end, why, started, ended: now, result: None, usage: None, next }),
-            );
+            let event = ExecEvent::Ended { token, end, why, started, ended: now, result: None, usage: None, next };
+            self.input(agent, Input::Exec(event.clone()));
+            // The daemon may have died over it, before or after it wrote it down.
+            self.keep_end(agent, process.order, event);
             next.into_iter().for_each(|next| self.tell_start(agent, next));
         } else if let Some(machine) = self.agents.get_mut(agent) {
             // The daemon is stopped: it will read the end when it goes on.
@@ -82,6 +87,39 @@ impl World {
             let at = machine.paused_until + 1;
             self.at(at, Coming::ProcessEnds { agent, token });
         }
+    }
+
+    /// A keeper without a daemon keeps what it saw.
+    fn keep_end(&mut self, agent: usize, order: Arc<Order>, event: ExecEvent) {
+        let Some(machine) = self.agents.get_mut(agent) else { return };
+        if machine.daemon.is_none() && machine.kept.is_some() {
+            machine.ends.push((order, event));
+        }
+    }
+
+    /// Tells a daemon that was just started what ended without it. One that dies over it hears it again.
+    pub(crate) fn tell_kept_ends(&mut self, agent: usize) {
+        loop {
+            let Some(machine) = self.agents.get_mut(agent) else { return };
+            let Some((order, event)) = machine.ends.pop() else { return };
+            let life = machine.life;
+            self.input(agent, Input::Exec(event.clone()));
+            if self.agents.get(agent).is_none_or(|machine| machine.life != life) {
+                return self.keep_end(agent, order, event);
+            }
+        }
+    }
+
+    /// The keeper looks whether somebody should have ended something.
+    pub(crate) fn fence(&mut self, agent: usize, life: u64) {
+        let now = self.time_of(agent).mono;
+        let Some(machine) = self.agents.get(agent).filter(|machine| machine.life == life) else { return };
+        for token in machine.late(now) {
+            self.note(|| format!("agent {agent}: its keeper ends {token}"));
+            let takes = self.rng.within(0, 50_000);
+            self.kill(agent, token, KillReason::LeaseExpired, takes);
+        }
+        self.after(50_000, Coming::Fence { agent, life });
     }
 
     /// Mostly the end of a short attempt is seen by the thread that can begin the next one by itself.
@@ -101,11 +139,24 @@ impl World {
 
     pub(crate) fn agent_dies(&mut self, agent: usize) {
         self.stream_breaks(agent);
+        let keeper_lives = self.rng.chance(60);
         let Some(machine) = self.agents.get_mut(agent) else { return };
+        let hold = machine.daemon.as_ref().map(Supervisor::hold);
+        // Dead already: its keeper, if it has one, knows what it knew.
+        let kept = hold.or(machine.kept).filter(|_| keeper_lives);
+        if kept.is_none() {
+            machine.ends.clear();
+        }
         machine.crash();
-        self.note(|| format!("agent {agent} dies"));
-        let wait = self.rng.within(1_000, GUARD_US);
-        self.after(wait, Coming::Guard { agent });
+        machine.kept = kept;
+        let life = machine.life;
+        self.note(|| format!("agent {agent} dies, its keeper lives: {keeper_lives}"));
+        if keeper_lives {
+            self.after(50_000, Coming::Fence { agent, life });
+        } else {
+            let wait = self.rng.within(1_000, GUARD_US);
+            self.after(wait, Coming::Guard { agent });
+        }
         let wait = self.rng.within(10_000, 30_000_000);
         self.after(wait, Coming::AgentStarts { agent });
     }
@@ -113,9 +164,10 @@ impl World {
     /// The guard kills what its agent left.
     pub(crate) fn guard(&mut self, agent: usize) {
         let Some(machine) = self.agents.get_mut(agent) else { return };
-        if machine.daemon.is_some() {
+        if machine.daemon.is_some() || machine.kept.is_some() {
             return;
         }
+        machine.ends.clear();
         for (token, process) in std::mem::take(&mut machine.processes) {
             self.witness.process_is_lost(process.order.task, token);
         }

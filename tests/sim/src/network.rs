@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use muster_agent::{
-    exec::{ExecEvent, Order, Swept},
+    exec::{ExecEvent, Leftover, Order, Swept},
     supervisor::{Action, Input, Welcome},
 };
 use muster_core::{
@@ -188,8 +188,8 @@ impl World {
 
     pub(crate) fn agent_starts(&mut self, agent: usize) {
         let Some(machine) = self.agents.get_mut(agent) else { return };
-        // A daemon first sees to it that nothing of its last life is left.
-        if machine.daemon.is_some() || !machine.processes.is_empty() {
+        // Without a keeper, a daemon first sees to it that nothing of its last life is left.
+        if machine.daemon.is_some() || (machine.kept.is_none() && !machine.processes.is_empty()) {
             if machine.daemon.is_none() {
                 self.after(GUARD_US, Coming::AgentStarts { agent });
             }
@@ -199,10 +199,37 @@ impl World {
         let life = machine.life;
         let left = machine.daemon.as_ref().map(|daemon| daemon.leftovers()).unwrap_or_default();
         self.note(|| format!("agent {agent} starts and remembers {} leases", left.len()));
-        self.input(agent, Input::Swept(left.iter().map(|left| (left.token, Swept::Dead)).collect()));
+        self.adopt(agent, life, &left);
+        if self.agents.get(agent).is_none_or(|machine| machine.life != life) {
+            return;
+        }
         let wait = self.rng.within(0, 100_000);
         self.after(wait, Coming::Connect { agent, life });
         self.after(50_000, Coming::AgentTick { agent, life });
+    }
+
+    /// Goes on with what a keeper has, and gives up the rest.
+    fn adopt(&mut self, agent: usize, life: u64, left: &[Leftover]) {
+        let Some(machine) = self.agents.get_mut(agent) else { return };
+        let kept = machine.kept;
+        let alive = if kept.is_some() { machine.alive() } else { Vec::new() };
+        let gone = left.iter().filter(|left| !alive.iter().any(|alive| alive.order.token == left.token));
+        // A keeper that lives knows that what it has not was never begun.
+        let found = if kept.is_some() { Swept::NeverBegun } else { Swept::Dead };
+        let swept: Vec<_> = gone.map(|left| (left.token, found)).collect();
+        if let Some(renewed) = kept {
+            self.input(agent, Input::Adopted { alive, renewed });
+        }
+        let lives = |world: &Self| world.agents.get(agent).is_some_and(|machine| machine.life == life);
+        if lives(self) {
+            self.input(agent, Input::Swept(swept));
+        }
+        if lives(self) {
+            self.tell_kept_ends(agent);
+        }
+        if let Some(machine) = self.agents.get_mut(agent).filter(|machine| machine.life == life) {
+            machine.kept = None;
+        }
     }
 
     pub(crate) fn connect(&mut self, agent: usize, life: u64) {

@@ -67,6 +67,8 @@ pub(crate) enum Coming {
     ProcessEnds { agent: usize, token: Token },
     /// What a sweep after the agent's death kills is dead.
     Guard { agent: usize },
+    /// A keeper without its daemon looks at the clock.
+    Fence { agent: usize, life: u64 },
     /// A client calls, or calls again.
     Call { job: usize },
     /// A person cancels or retries something.
@@ -261,6 +263,7 @@ impl World {
             Coming::AgentTick { agent, life } => self.agent_tick(agent, life),
             Coming::ProcessEnds { agent, token } => self.process_ends(agent, token),
             Coming::Guard { agent } => self.guard(agent),
+            Coming::Fence { agent, life } => self.fence(agent, life),
             Coming::Call { job } => self.call(job),
             Coming::Person => self.person(),
             Coming::ControllerStarts => self.controller_starts(),

@@ -144,3 +144,79 @@ impl Book {
         again
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use muster_core::{
+        id::{JobId, TaskId},
+        spec::TaskSpec,
+    };
+
+    use super::*;
+
+    fn order(token: u64) -> Arc<Order> {
+        Arc::new(Order {
+            token: Token(token),
+            task: TaskId::new(JobId(1), 0),
+            attempt: 1,
+            spec: Arc::new(TaskSpec::default()),
+            group: 0,
+            job_name: "j".into(),
+            queue: "q".into(),
+            trace_parent: "".into(),
+            element: None,
+            has_inputs: false,
+        })
+    }
+
+    /// 1 runs, 2 was claimed, 3 and 4 are on offer, 5 was taken back, 6 is over, 7 was begun in its place.
+    fn book() -> Book {
+        let mut book = Book::default();
+        book.start(order(1));
+        for token in 2..=5 {
+            book.offer(order(token), Mono(50));
+        }
+        book.claim(Token(2));
+        book.withdraw(Token(5));
+        book.start(order(6));
+        book.offer(order(7), Mono(50));
+        book.event(&end(6, Some(Token(7))));
+        book
+    }
+
+    fn end(token: u64, next: Option<Token>) -> ExecEvent {
+        let (started, ended) = (Timestamp(0), Timestamp(9));
+        let (token, end, why, result, usage) = (Token(token), End::Succeeded, None, None, None);
+        ExecEvent::Ended { token, end, why, started, ended, result, usage, next }
+    }
+
+    fn tokens(orders: &[Arc<Order>]) -> Vec<u64> {
+        orders.iter().map(|order| order.token.0).collect()
+    }
+
+    #[test]
+    fn the_same_keeper_hears_again_what_did_not_reach_it() {
+        let mut known = BTreeSet::from([Token(1), Token(3)]);
+        let mut book = book();
+        let again = book.same_keeper(&known);
+        assert_eq!(tokens(&again.start), [2, 7]);
+        assert_eq!(again.offer.iter().map(|(order, until)| (order.token.0, until.0)).collect::<Vec<_>>(), [(4, 50)]);
+        assert_eq!(again.events, [ExecEvent::Withdrawn { token: Token(5) }]);
+        known.extend([Token(2), Token(4), Token(7)]);
+        assert_eq!(book.same_keeper(&known), Again::default(), "what it knows it needs not hear");
+    }
+
+    #[test]
+    fn with_another_keeper_all_is_lost_that_could_have_been_begun_and_what_survives_is_told() {
+        let mut book = book();
+        let again = book.other_keeper(&BTreeMap::from([(Token(1), Swept::Survives)]), Timestamp(9));
+        let of = |event: &ExecEvent| match event {
+            ExecEvent::Ended { token, end, .. } => (token.0, *end),
+            other => panic!("{other:?}"),
+        };
+        let ends: Vec<_> = again.events.iter().map(of).collect();
+        let lost = |token| (token, End::Lost);
+        assert_eq!(ends, [(1, End::KillFailed), lost(2), lost(3), lost(4), lost(5), lost(7)]);
+        assert_eq!((again.start.len(), again.offer.len(), book.is_empty()), (0, 0, true));
+    }
+}

@@ -236,7 +236,10 @@ impl Desk {
     /// A1: ends what the agent should have ended by now, and did not: it is frozen, or gone.
     pub(super) fn fence(&mut self) {
         let now = self.clock.mono();
-        let due = |kept: &&Kept| self.due(kept).is_some_and(|due| due <= now);
+        if self.fence_at().is_none_or(|due| due > now) {
+            return;
+        }
+        let due = |kept: &&Kept| self.end_of(kept).is_some_and(|end| end.after(HEAR_WITHIN) <= now);
         let late: Vec<Token> = self.kept.values().filter(due).map(|kept| kept.order.token).collect();
         if late.is_empty() {
             return;
@@ -248,17 +251,29 @@ impl Desk {
 
     /// When [`Desk::fence`] has something to do; none: not before something else happens.
     pub(super) fn fence_at(&self) -> Option<Mono> {
-        self.kept.values().filter_map(|kept| self.due(kept)).min()
+        self.first_end().map(|end| end.after(HEAR_WITHIN))
     }
 
-    fn due(&self, kept: &Kept) -> Option<Mono> {
+    /// When the first lease ends, at the earliest.
+    fn first_end(&self) -> Option<Mono> {
+        let (from, ttl) = self.hold.filter(|_| !self.kept.is_empty())?;
+        let earliest = from.after(ttl);
+        // No attempt ends sooner, so that nobody need look at each before then.
+        if earliest > self.clock.mono() {
+            return Some(earliest);
+        }
+        self.kept.values().filter_map(|kept| self.end_of(kept)).min()
+    }
+
+    /// When its lease ends, if somebody must see to that.
+    fn end_of(&self, kept: &Kept) -> Option<Mono> {
         let (from, ttl) = self.hold.filter(|_| !kept.is_ending && kept.end.is_none())?;
-        Some(from.after(kept.order.spec.goes_on_for(ttl)).after(HEAR_WITHIN))
+        Some(from.after(kept.order.spec.goes_on_for(ttl)))
     }
 
     /// The guard ends everything when we are frozen past the first lease.
     fn tell_guard(&self) {
-        self.exec.hold_until(self.fence_at());
+        self.exec.hold_until(self.first_end());
     }
 
     /// Ends everything: the machine stops, and nobody is there who could want anything else.

@@ -467,3 +467,120 @@ pub(super) fn ended(ended: Ended) -> Option<ExecEvent> {
     let What::Ended { end, why, started, ended: at, result, usage } = what else { return None };
     Some(ExecEvent::Ended { token, end, why, started, ended: at, result, usage, next: ended.next.map(Token) })
 }
+
+#[cfg(test)]
+mod tests {
+    use muster_core::{
+        record::TaskResult,
+        spec::TaskSpec,
+        state::End,
+        usage::{Amount, Unenforced, Usage},
+    };
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::*;
+    use crate::link::down;
+
+    fn order(token: u64, spec: &Arc<TaskSpec>) -> Arc<Order> {
+        Arc::new(Order {
+            token: Token(token),
+            task: TaskId::new(JobId(4), 2),
+            attempt: 3,
+            spec: Arc::clone(spec),
+            group: 1,
+            job_name: "census".into(),
+            queue: "night".into(),
+            trace_parent: "00-aa-bb-01".into(),
+            element: Some((-7, Some("x".into()))),
+            has_inputs: true,
+        })
+    }
+
+    #[test]
+    fn orders_come_back_as_they_were_and_share_what_they_shared() {
+        let spec = Arc::new(TaskSpec { name: "t".into(), stdin: Some(vec![0, 255]), ..TaskSpec::default() });
+        let other = Arc::new(TaskSpec { name: "u".into(), ..TaskSpec::default() });
+        let given = [order(1, &spec), order(2, &spec), order(3, &other)];
+        let mut orders = Orders::default();
+        assert_eq!(given.iter().map(|order| orders.add(order)).collect::<Vec<_>>(), [0, 1, 2]);
+        let sent = orders.finish().expect("there are some").encode_to_vec();
+        let sent = v1::Leases::decode(&*sent).expect("whole");
+        assert_eq!(sent.specs.len(), 2);
+        let (read, unusable) = down::orders(sent);
+        assert_eq!((read.as_slice(), unusable.len()), (&given[..], 0));
+        assert_eq!(Orders::default().finish(), None);
+    }
+
+    #[test]
+    fn words_of_both_sides_mean_what_was_said() {
+        for reason in [KillReason::Cancelled, KillReason::LeaseExpired, KillReason::Shutdown, KillReason::Dropped] {
+            let kill = Kill::new(Token(1), reason, Duration::from_millis(1500));
+            assert_eq!((kill.reason(), kill.grace_us), (reason, 1_500_000));
+        }
+        for swept in [Swept::Dead, Swept::Survives, Swept::NeverBegun, Swept::Rebooted] {
+            assert_eq!(Found::new(Token(1), swept).swept(), swept);
+        }
+        for hold in [None, Some((Mono(5), Duration::ZERO)), Some((Mono(0), Duration::from_secs(15)))] {
+            assert_eq!(Hold::new(hold).hold(), hold);
+        }
+        let head = Head { token: Token(7), task: TaskId::new(JobId(8), 9), attempt: 10 };
+        let notice = Notice { head, end: 11, over: true, memory: vec![1, 2] };
+        assert_eq!(Spooled::new(notice.clone()).notice(), notice);
+        let identity = ProcessIdentity { boot: "b".into(), pid: 2, start: 3, group: 4 };
+        let left = Leftover { token: Token(5), task: TaskId::new(JobId(0), 0), identity: Some(identity) };
+        assert_eq!(Left::new(&left).leftover(), left);
+    }
+
+    #[test]
+    fn ends_come_back_as_they_were() {
+        let usage = Usage {
+            memory_peak: Amount::new(64 << 20),
+            cpu_user_us: Amount::new(1),
+            cpu_system_us: Amount::new(2),
+            read_bytes: Amount::new(3),
+            written_bytes: Amount::new(4),
+            unenforced: Unenforced::PIDS,
+        };
+        let ends = [
+            (End::Oom, Some("its limit of 64 MiB"), None),
+            (End::Succeeded, None, Some(TaskResult::Inline(b"{}"[..].into()))),
+            (End::Exit(3), Some("why"), None),
+            (End::Signal(9), None, Some(TaskResult::Stored(1 << 30))),
+            (End::KillFailed, Some("still alive"), None),
+        ];
+        for (end, why, result) in ends {
+            let event_of = |next| ExecEvent::Ended {
+                token: Token(1),
+                end,
+                why: why.map(Into::into),
+                started: Timestamp(2),
+                ended: Timestamp(3),
+                result: result.clone(),
+                usage: (end != End::KillFailed).then_some(usage),
+                next,
+            };
+            for next in [None, Some(Token(9))] {
+                let Event::Ended(said) = event(event_of(next), TaskId::new(JobId(4), 5)) else { panic!("an end") };
+                assert_eq!(ended(said), Some(event_of(next)));
+            }
+        }
+        assert_eq!(ended(Ended { report: None, next: None }), None, "what says nothing is no end");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_at_all_make_a_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(down) = Down::decode(&*bytes) {
+                let _any = down::orders(down.orders.unwrap_or_default());
+            }
+            if let Ok(up) = Up::decode(&*bytes) {
+                for heard in up.words {
+                    if let Some(Event::Ended(said)) = heard.event {
+                        let _any = ended(said);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -108,8 +108,14 @@ impl Pump {
         let line = &mut self.joined.line;
         let is_end = self.is_leaving == Some(Leaving::WithKeeper);
         while (is_end || line.waiting() > 0) && line.moves().await.is_ok_and(|holds| holds) {
-            // What it says now changes nothing.
-            while let Ok(Some(Up { .. })) = line.take::<Up>() {}
+            // Of what it says now, only what was written last is of use.
+            while let Ok(Some(up)) = line.take::<Up>() {
+                for event in up.words.into_iter().filter_map(|heard| heard.event) {
+                    if let Event::Spooled(spooled) = event {
+                        self.links.spools.noticed(spooled.notice());
+                    }
+                }
+            }
         }
         if let (true, Some(child)) = (is_end, &mut self.joined.child) {
             let _status = child.wait().await;

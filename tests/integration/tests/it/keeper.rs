@@ -8,6 +8,10 @@ use muster_integration::{
     system::{Options, System},
     wait::{self, Look},
 };
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 
 fn tasks(ctl: &Ctl, job: u64) -> Result<Vec<Value>> {
@@ -95,4 +99,76 @@ fn a_restart_of_the_service_leaves_work_alone() -> Result<()> {
     system.start_agent()?;
     check(&system, job, 4)?;
     system.finish()
+}
+
+/// The process number of the keeper of this system's agent.
+fn keeper(system: &System) -> Result<i32> {
+    let folder = system.folder().join("agent").to_string_lossy().into_owned();
+    wait::until("a keeper to be there", || {
+        let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let is_it = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<_> = line.split(|byte| *byte == 0).collect();
+            words.get(1) == Some(&&b"keeper"[..]) && words.contains(&folder.as_bytes())
+        };
+        let found: Vec<i32> = pids.filter(is_it).collect();
+        Ok(match found[..] {
+            [pid] => Look::Done(pid),
+            _ => Look::NotYet(format!("{found:?}")),
+        })
+    })
+}
+
+fn open_files(pid: i32) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+}
+
+#[test]
+fn agents_that_come_and_go_leave_nothing_open_in_their_keeper() -> Result<()> {
+    let mut system = System::start(Options { cpus: 4, ..Options::default() })?;
+    let ctl = system.ctl();
+    let job = system.submit("writers.toml", &writers(&system, 4, 10))?;
+    all_run(&ctl, job, 4)?;
+    let pid = keeper(&system)?;
+    let before = open_files(pid)?;
+    for _ in 0..10 {
+        system.agent()?.kill9()?;
+        system.start_agent()?;
+    }
+    ensure!(keeper(&system)? == pid, "the keeper was replaced");
+    wait::until("no more files to be open than before", || {
+        let now = open_files(pid)?;
+        Ok(Look::when(now <= before, (before, now)))
+    })?;
+    fs::write(system.folder().join("gate"), "")?;
+    check(&system, job, 4)?;
+    system.finish()
+}
+
+#[test]
+fn a_keeper_that_is_killed_takes_its_work_with_it_says_so_and_the_agent_works_on() -> Result<()> {
+    let mut system = System::start(Options { cpus: 4, ..Options::default() })?;
+    let ctl = system.ctl();
+    let job = system.submit("writers.toml", &writers(&system, 4, 10))?;
+    all_run(&ctl, job, 4)?;
+    let first = keeper(&system)?;
+    kill(Pid::from_raw(first), Signal::SIGKILL).context("could not kill the keeper")?;
+    let done = ctl.finished(job, wait::LIMIT)?;
+    ensure!(done["state"] == "failed", "on_lost is fail: {done}");
+    for task in tasks(&ctl, job)? {
+        let attempts = task["attempts"].as_array().context("attempts")?;
+        ensure!(attempts.len() == 1 && attempts[0]["end"]["kind"] == "lost", "{task}");
+        ensure!(task.to_string().contains("the keeper that ran it died"), "{task}");
+    }
+    // A3: they were seen dead before anybody was told.
+    let alive = fs::read_dir("/proc")?.flatten().filter(|entry| {
+        let text = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&text).contains(&*system.folder().join("gate").to_string_lossy())
+    });
+    ensure!(alive.count() == 0, "a process of the first keeper lives");
+    let next = system.submit("b.toml", "name = \"b\"\n[[tasks]]\nname = \"b\"\nrun = [\"true\"]\n")?;
+    ensure!(ctl.finished(next, wait::LIMIT)?["state"] == "succeeded", "the agent takes new work");
+    ensure!(keeper(&system)? != first, "another keeper is there");
+    system.agent()?.interrupt()?;
+    Ok(())
 }
