@@ -155,6 +155,9 @@ impl Exec {
             info!(missing, "what tasks cannot ask for here");
         }
         let instances = Instances::begin(run.join("instances")).map_err(broken(&run))?;
+        // Before there is a runtime, which must not be dropped here.
+        let groups = Groups::open(config.enforce, &instances.own, &run)?;
+        info!(limits = groups.report(), "what attempts are held to");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WATCHERS)
             .max_blocking_threads(8)
@@ -162,8 +165,6 @@ impl Exec {
             .enable_all()
             .build()
             .map_err(Error::Threads)?;
-        let groups = Groups::open(config.enforce, &instances.own, &run)?;
-        info!(limits = groups.report(), "what attempts are held to");
         let threads = Threads {
             pool: Arc::new(Pool::new()),
             runtime: Mutex::default(),

@@ -1,7 +1,10 @@
 //! Limits and accounts through real daemons: what a kernel says of a task reaches the person who asked for it.
 
+use std::process::Command;
+
 use anyhow::{Context as _, Result, ensure};
 use muster_integration::{
+    binaries,
     skip::skip,
     system::System,
     wait::{self, Look},
@@ -102,5 +105,30 @@ fn a_task_that_needs_more_memory_gets_more_until_it_is_enough() -> Result<()> {
     for (reason, limit) in reasons.iter().zip(["16 MiB", "32 MiB", "64 MiB"]) {
         ensure!(reason.contains(limit), "{reason}");
     }
+    Ok(())
+}
+
+/// An agent in mounts of its own, where no cgroups are. It has a minute to end.
+const BARE: &str = r#"mount --make-rprivate / && mount -t tmpfs none /sys/fs/cgroup && exec timeout 60 "$@""#;
+
+#[test]
+fn an_agent_that_must_hold_limits_and_cannot_ends_and_says_why() -> Result<()> {
+    let name = "limits::an_agent_that_must_hold_limits_and_cannot_ends_and_says_why";
+    let alone = || {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", BARE, "sh"]);
+        command
+    };
+    if !alone().arg("true").output().is_ok_and(|ran| ran.status.success()) {
+        return skip(name, "no mounts can be made here");
+    }
+    let folder = tempfile::Builder::new().prefix("muster-it-").tempdir()?;
+    let mut agent = alone();
+    agent.arg(binaries::path("muster-agent")?).arg("--data").arg(folder.path().join("agent"));
+    let ran = agent.args(["--controller", "http://127.0.0.1:9", "--limits", "required"]).output()?;
+    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+    ensure!(ran.status.code() == Some(1), "{:?}: {said}", ran.status);
+    let why = said.lines().last().unwrap_or_default();
+    ensure!(why.starts_with("muster-agent: limits must be enforced here") && why.contains("memory is not"), "{said}");
     Ok(())
 }
