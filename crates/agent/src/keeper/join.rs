@@ -15,7 +15,7 @@ use muster_core::{
 };
 use tokio::{
     net::UnixStream,
-    process::{Child, Command},
+    process::Child,
     time::{Instant, sleep, timeout},
 };
 use tracing::info;
@@ -24,6 +24,7 @@ use super::{
     Setup,
     line::Line,
     message::{Down, Heard, Hello, Left, Up, VERSIONS, Welcome},
+    scope,
 };
 use crate::{
     exec::{Alive, Leftover, Order, Swept, guard::Program},
@@ -34,6 +35,8 @@ use crate::{
 const JOIN_LIMIT: Duration = Duration::from_secs(30);
 /// Between two looks for the socket of one that starts.
 const LOOK: Duration = Duration::from_millis(5);
+/// So often it is tried to start one apart from us, where that is better; then it must live here.
+const APART: u32 = 20;
 
 /// Variables that are for the agent alone: what it proves itself with, and where it tells how it goes.
 const OWN: [&str; 5] = ["MUSTER_TOKEN", "MUSTER_JOIN", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
@@ -107,7 +110,7 @@ pub async fn join(config: Config, leftovers: &[Leftover]) -> Result<Joined, Erro
     let failed = |source| Error::Io { folder: config.setup.data.clone(), source };
     let absent = |why: String| Error::Absent { program: config.program.exe.display().to_string(), why };
     let deadline = Instant::now() + JOIN_LIMIT;
-    let mut child: Option<Child> = None;
+    let (mut child, mut starts): (Option<Child>, u32) = (None, 0);
     loop {
         match connect(&config).await {
             Ok(mut line) => match timeout(JOIN_LIMIT, greet(&mut line, leftovers)).await {
@@ -132,7 +135,10 @@ pub async fn join(config: Config, leftovers: &[Leftover]) -> Result<Joined, Erro
             if child.is_some() {
                 sleep(LOOK * 20).await;
             }
-            child = Some(start(&config).map_err(|error| absent(error.to_string()))?);
+            let started = start(&config, starts < APART);
+            let started = if started.is_err() { start(&config, false) } else { started };
+            child = Some(started.map_err(|error| absent(error.to_string()))?);
+            starts += 1;
         }
         sleep(LOOK).await;
     }
@@ -155,10 +161,9 @@ async fn connect(config: &Config) -> io::Result<Line> {
     Ok(line)
 }
 
-fn start(config: &Config) -> io::Result<Child> {
-    #[expect(clippy::disallowed_methods, reason = "the keeper starts processes; this starts the keeper")]
-    let mut command = Command::new(&config.program.exe);
-    command.args(&config.program.args).args(config.setup.args());
+fn start(config: &Config, is_apart: bool) -> io::Result<Child> {
+    let mut command = scope::command(&config.program, is_apart);
+    command.args(config.setup.args());
     for name in OWN {
         command.env_remove(name);
     }

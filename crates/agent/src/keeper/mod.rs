@@ -11,6 +11,7 @@ mod join;
 mod line;
 mod message;
 mod pump;
+mod scope;
 mod serve;
 
 use std::{

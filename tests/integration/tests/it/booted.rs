@@ -44,6 +44,18 @@ array = "0-199"
 cpus = 0.1
 shell = "sleep 0.2; echo $MUSTER_INDEX"
 "#;
+/// Work that nobody may disturb: it waits for a file and ends with a code of its own.
+const LONG: &str = r#"
+name = "long"
+[[tasks]]
+name = "a"
+array = "0-2"
+cpus = 0.1
+on_lost = "fail"
+shell = "echo begun; until test -e /run/gate.$MUSTER_JOB; do sleep 0.1; done; echo over; exit $MUSTER_INDEX"
+"#;
+/// Where keepers stand whose agent is not in a leaf.
+const SCOPES: &str = "muster-agent-keeper-*.scope";
 /// So that the test need not wait for long.
 const IMPATIENT: &str = "[Service]\nWatchdogSec=3\n";
 
@@ -184,6 +196,7 @@ fn furnish(folder: &Path) -> Result<()> {
     }
     fs::write(units.join("muster-test.target"), TARGET)?;
     fs::write(upper.join("etc/muster/job.toml"), JOB)?;
+    fs::write(upper.join("etc/muster/long.toml"), LONG)?;
     fs::write(units.join("muster-agent.service.d/test.conf"), IMPATIENT)?;
     let deploy = binaries::root().join("deploy");
     let copies = [
@@ -224,6 +237,7 @@ fn the_services_run_under_systemd_and_an_agent_is_restarted_under_load() -> Resu
         "whose is its folder?"
     );
 
+    let long = submit_long(&booted)?;
     let job = booted.ctl(&["submit", "/etc/muster/job.toml"])?["job"].to_string();
     let tasks = || Ok::<_, anyhow::Error>(booted.ctl(&["show", &job])?["job"]["tasks"].clone());
     for restarts in 1..=2 {
@@ -233,19 +247,80 @@ fn the_services_run_under_systemd_and_an_agent_is_restarted_under_load() -> Resu
         })?;
         ensure!(tasks()?["succeeded"].as_u64() < Some(200), "it was over before the restart");
         booted.run(&["systemctl", "restart", "muster-agent"])?;
+        stands_aside(&booted)?;
     }
     wait::until("the job to be over", || {
         let tasks = tasks()?;
         Ok(Look::when(tasks["succeeded"] == 200, tasks))
     })?;
 
+    let more = attempts(&booted, &job)?.into_iter().filter(|attempts| attempts.len() != 1).count();
+    ensure!(more == 0, "{more} tasks were tried again");
+
     watched(&booted)?;
+    booted.run(&["touch", &format!("/run/gate.{long}")])?;
+    wait::until("undisturbed work to be over", || {
+        let attempts = attempts(&booted, &long)?;
+        let codes: Vec<_> = attempts.iter().map(|attempts| attempts[0]["end"]["exit_code"].clone()).collect();
+        ensure!(attempts.iter().all(|attempts| attempts.len() == 1), "{attempts:?}");
+        Ok(Look::when(codes == [0, 1, 2], codes))
+    })?;
+    ensure!(booted.run(&["ctl", "logs", &format!("{long}.a[1]")])?.lines().eq(["begun", "over"]), "its output");
     journalled(&booted, &job)?;
-    booted.run(&["systemctl", "stop", "muster-agent", "muster-controller"])?;
+    ended(&booted)?;
+    booted.run(&["systemctl", "stop", "muster-controller"])?;
     for unit in ["muster-agent", "muster-controller"] {
         let state = [booted.property(unit, "ActiveState")?, booted.property(unit, "Result")?];
         ensure!(state == ["inactive", "success"], "{unit}: {state:?}");
     }
+    Ok(())
+}
+
+/// Such a job, when all of it runs.
+fn submit_long(booted: &Booted) -> Result<String> {
+    let job = booted.ctl(&["submit", "/etc/muster/long.toml"])?["job"].to_string();
+    wait::until("long work to run", || {
+        let attempts = attempts(booted, &job)?;
+        let begun = attempts.iter().filter(|attempts| attempts.iter().any(|one| one["started_at"].is_string())).count();
+        Ok(Look::when(begun == 3, attempts))
+    })?;
+    Ok(job)
+}
+
+/// Those of each task of a job.
+fn attempts(booted: &Booted, job: &str) -> Result<Vec<Vec<Value>>> {
+    let shown = booted.ctl(&["show", job, "--tasks"])?;
+    let tasks = shown["tasks"].as_array().with_context(|| format!("no tasks in {shown}"))?;
+    Ok(tasks.iter().map(|task| task["attempts"].as_array().cloned().unwrap_or_default()).collect())
+}
+
+/// The agent is in a control group beside those of its tasks, or its keeper is elsewhere.
+fn stands_aside(booted: &Booted) -> Result<()> {
+    let pid = booted.property("muster-agent", "MainPID")?;
+    let groups = booted.run(&["cat", &format!("/proc/{pid}/cgroup")])?;
+    let is_leaf = groups.lines().any(|line| line.starts_with("0::") && line.ends_with("muster-agent.service/agent"));
+    let scopes = booted.run(&["systemctl", "list-units", "--plain", "--no-legend", SCOPES])?;
+    ensure!(is_leaf || scopes.contains("running"), "agent: {groups}keeper: {scopes}");
+    Ok(())
+}
+
+/// A stop ends what runs, says so, and leaves nobody.
+fn ended(booted: &Booted) -> Result<()> {
+    let long = submit_long(booted)?;
+    booted.run(&["systemctl", "stop", "muster-agent"])?;
+    for attempts in attempts(booted, &long)? {
+        let reason = &attempts[0]["end"]["reason"];
+        ensure!(*reason == "the agent was stopped", "{attempts:?}");
+    }
+    let left = booted.run(&["sh", "-c", "ps -A -o pid= -o args= | grep '[m]uster-agent ' || true"])?;
+    ensure!(left.is_empty(), "processes are left: {left}");
+    let group = "/sys/fs/cgroup/system.slice/muster-agent.service";
+    let left = booted.run(&["sh", "-c", &format!("find {group} -type d 2>/dev/null || true")])?;
+    ensure!(left.is_empty(), "control groups are left: {left}");
+    wait::until("scopes to be gone", || {
+        let scopes = booted.run(&["systemctl", "list-units", "--plain", "--no-legend", SCOPES])?;
+        Ok(Look::when(scopes.is_empty(), scopes))
+    })?;
     Ok(())
 }
 
@@ -258,7 +333,7 @@ fn watched(booted: &Booted) -> Result<()> {
         let state = booted.property("muster-agent", "ActiveState")?;
         Ok(Look::when(now != before && now != "0" && state == "active", (now, state)))
     })?;
-    booted.until_status("muster-agent", "attached, 0 attempts here")
+    booted.until_status("muster-agent", "attached, 3 attempts here")
 }
 
 /// Logs are records with fields of their own.
