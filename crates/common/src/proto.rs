@@ -41,10 +41,10 @@ pub const DESCRIPTORS: &[u8] = include_bytes!("proto/muster.v1.bin");
 
 /// The newest version of the agent protocol that this build speaks.
 ///
-/// 2: both sides say the oldest that they understand as well, and the newest that both know is spoken, so that either may
+/// 3: an agent says in a running session that its machine offers something else (`Offer`), and how it is (`Load`). 2: both sides say the oldest that they understand as well, and the newest that both know is spoken, so that either may
 /// be upgraded first; an agent says that it stops (`Draining`) and names the task whose inputs it fetches; tasks may go on
 /// through a partition. 1 has none of that.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// The oldest version that this build understands: the one before, so that one after another can be upgraded.
 pub const OLDEST_PROTOCOL: u32 = PROTOCOL - 1;

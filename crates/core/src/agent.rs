@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     id::{SessionId, TaskId, Token},
+    mutant,
     record::AgentRecord,
     resources::Request,
     spec::TaskSpec,
@@ -71,8 +72,12 @@ pub(crate) struct Agent {
     welcomed: Option<Mono>,
     /// How often in a row it was taken in, had time to answer, and did not.
     unheard: u32,
+    /// What tasks may take of it: its offer, and less where a person says so.
+    capacity: Request,
     used: Request,
     free: Request,
+    /// It gives less than before, and what runs does not fit into that.
+    overfull: bool,
     ahead: VecDeque<Token>,
     /// Leases whose resources will not come free by themselves.
     stuck: usize,
@@ -82,7 +87,8 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn new(record: Arc<AgentRecord>) -> Self {
-        let free = record.offer.capacity.clone();
+        let capacity = record.limits.of(&record.offer.capacity);
+        let free = capacity.clone();
         Self {
             record,
             session: None,
@@ -92,8 +98,10 @@ impl Agent {
             draining: false,
             welcomed: None,
             unheard: 0,
+            capacity,
             used: Request::default(),
             free,
+            overfull: false,
             ahead: VecDeque::new(),
             stuck: 0,
             blocked_ahead: false,
@@ -105,7 +113,17 @@ impl Agent {
         &self.used
     }
 
-    /// What is left of the offer.
+    /// All that tasks may take together.
+    pub(crate) fn capacity(&self) -> &Request {
+        &self.capacity
+    }
+
+    /// Whether it gives less than what runs there takes; nothing new goes there until that fits.
+    pub(crate) fn is_overfull(&self) -> bool {
+        self.overfull
+    }
+
+    /// What is left of the capacity.
     pub(crate) fn free(&self) -> &Request {
         &self.free
     }
@@ -163,24 +181,40 @@ impl Agent {
     /// Takes up a new description of the machine.
     pub(crate) fn set_record(&mut self, record: Arc<AgentRecord>) {
         self.record = record;
+        self.capacity = self.record.limits.of(&self.record.offer.capacity);
         self.refresh();
+        self.overfull = !self.used.fits(&self.capacity);
+        self.promote();
     }
 
     /// Whether one more task with this request can go there. `mean_us` is what such tasks take.
     pub(crate) fn room(&self, request: &Request, mean_us: u64) -> Option<Room> {
-        if self.draining || self.unheard > 0 || self.holdings.len() >= HOLDINGS_MAX {
+        if self.draining
+            || self.is_cordoned()
+            || !self.record.offer.unfit.is_empty()
+            || self.overfull
+            || self.unheard > 0
+            || self.holdings.len() >= HOLDINGS_MAX
+        {
             return None;
         }
         // The agent starts leases in the order in which they came, so one that waits blocks all.
         if self.ahead.is_empty() && request.fits(&self.free) {
             return Some(Room::Now);
         }
-        let fits_ever = request.fits(&self.record.offer.capacity);
+        let fits_ever = request.fits(&self.capacity);
         (fits_ever && (self.ahead.len() as u64) < self.ahead_limit(mean_us)).then_some(Room::Ahead)
     }
 
+    /// Whether a person wishes that it takes no new work.
+    pub(crate) fn is_cordoned(&self) -> bool {
+        self.record.cordon.is_some() && !mutant::is_on("cordon-ignored")
+    }
+
     fn ahead_limit(&self, mean_us: u64) -> u64 {
-        if self.blocked_ahead || mean_us == 0 || mean_us > AHEAD_TASK_MAX_US {
+        // It would start them by what it offers, which is more than a person lets it give.
+        let limited = !self.record.limits.is_none();
+        if limited || self.blocked_ahead || mean_us == 0 || mean_us > AHEAD_TASK_MAX_US {
             return 0;
         }
         let slots = self.active().saturating_sub(self.stuck) as u64;
@@ -253,8 +287,9 @@ impl Agent {
     }
 
     fn refresh(&mut self) {
-        self.free = self.record.offer.capacity.clone();
+        self.free = self.capacity.clone();
         self.free.take(&self.used);
+        self.overfull &= !self.used.fits(&self.capacity);
     }
 
     /// Does in the books what the agent does when something ends: starts who waited, in order.
@@ -279,6 +314,7 @@ impl Agent {
 mod tests {
     use super::*;
     use crate::{
+        fleet::Limits,
         id::{AgentId, JobId},
         record::Offer,
         time::Timestamp,
@@ -294,6 +330,8 @@ mod tests {
             stopped: false,
             first_seen: Timestamp(0),
             changed: Timestamp(0),
+            cordon: None,
+            limits: Limits::default(),
         }))
     }
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use crate::{
     access::{Caller, NewToken},
     audit::Note,
+    fleet::Tending,
     id::{AgentId, JobId, SessionId, TaskId, Token},
     identity, mutant,
     record::{Key, Offer, Queue, TaskResult},
     spec::JobSpec,
-    state::End,
+    state::{End, Stopping},
     time::Timestamp,
     usage::Usage,
     validate::Problem,
@@ -40,6 +41,8 @@ pub enum Event {
     },
     /// A person sets a queue's limits.
     SetQueue(Queue),
+    /// A person has agents cordoned, drained, resumed or limited.
+    Tend(Tending),
     /// Machines join and are sent away. The answer is [`Answer::Identity`].
     Identity(identity::Change),
     /// Somebody at a door asks for what `event` says. It is recorded with what it changes, and refused where it is
@@ -69,6 +72,15 @@ pub enum Event {
         session: SessionId,
         /// Leases whose attempt is not over, or whose last report is not acknowledged.
         holding: Vec<Token>,
+    },
+    /// An agent offers something else than before.
+    Offer {
+        /// Who.
+        agent: AgentId,
+        /// Over which connection.
+        session: SessionId,
+        /// All that it offers now.
+        offer: Offer,
     },
     /// An agent lives.
     Heartbeat {
@@ -253,6 +265,8 @@ pub enum Effect {
         session: SessionId,
         /// Which.
         token: Token,
+        /// What for.
+        why: Stopping,
     },
     /// Tell an agent that its reports are durable.
     Acknowledge {
@@ -348,6 +362,13 @@ pub enum Answer {
         agent: AgentId,
         /// Leases it names that are not, or no longer, its own: it ends them and reports nothing.
         drop: Vec<Token>,
+    },
+    /// To `Tend`.
+    Tended {
+        /// Names of agents that are now otherwise than before.
+        changed: Vec<String>,
+        /// Names of those that were so already.
+        same: Vec<String>,
     },
     /// To `Identity`.
     Identity(identity::Answer),

@@ -7,6 +7,7 @@ mod backoff;
 pub mod cluster;
 mod config;
 pub mod event;
+pub mod fleet;
 pub mod gate;
 pub mod id;
 pub mod identity;

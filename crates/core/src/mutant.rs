@@ -7,7 +7,7 @@
 compile_error!("a release build must not hold faults: build without --cfg muster_mutants");
 
 /// Every fault with what it breaks. `cargo xtask mutants` runs them all.
-pub const ALL: [(&str, &str); 20] = [
+pub const ALL: [(&str, &str); 22] = [
     ("gate-open", "C1: answers and orders leave before their commit"),
     ("lease-early", "C1: a lease leaves before it is committed"),
     ("stop-early", "C1: an order to stop leaves before it is committed"),
@@ -17,6 +17,8 @@ pub const ALL: [(&str, &str); 20] = [
     ("lost-at-once", "A1: a silent agent's work is given away without the wait"),
     ("kept-too-short", "A1: a task that may go on through a partition is given away as if it might not"),
     ("never-expires", "A1: an agent that is cut off goes on with its leases"),
+    ("cordon-ignored", "a cordoned agent is given new work"),
+    ("drain-costs", "what a drain ends counts as lost"),
     ("freed-at-cancel", "A3: a slot is free before its process is dead"),
     ("dependencies-ignored", "D1: a task starts before what it waits for"),
     ("outcome-ignored", "D1: any end of a dependency counts as the one asked for"),

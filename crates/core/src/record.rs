@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     access, audit,
+    fleet::{Cordon, Limits},
     id::{AgentId, JobId, TaskId},
     identity,
     resources::Request,
@@ -150,6 +151,55 @@ pub struct Offer {
     pub version: String,
     /// The machine's name.
     pub host: String,
+    /// Why it takes no new work for now, by its own judgement; empty: it does.
+    pub unfit: String,
+    /// What else is known of the machine; nothing is decided by it.
+    pub facts: Box<Facts>,
+}
+
+/// What people want to know of a machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Its kernel's release; empty: not known.
+    pub kernel: String,
+    /// `Debian GNU/Linux 12 (bookworm)`; empty: not known.
+    pub distribution: String,
+    /// Logical processors; 0: not known.
+    pub processors: u32,
+    /// The processors of each NUMA node, as the kernel writes them: `0-7,16-23`.
+    pub numa: Vec<String>,
+    /// Bytes of memory; 0: not known.
+    pub memory: u64,
+    /// Bytes of the disk that holds the agent's folder; 0: not known.
+    pub disk: u64,
+    /// Its GPUs.
+    pub gpus: Vec<Gpu>,
+    /// What attempts are held to there; empty: not known.
+    pub enforced: Vec<Enforced>,
+}
+
+/// Whether attempts are held to one kind of limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enforced {
+    /// `memory`, `cpu`, `pids`; and `kill`: that nothing of an attempt outlives it.
+    pub what: String,
+    /// By what; empty: they are not.
+    pub by: String,
+    /// Why not; empty: they are.
+    pub why_not: String,
+}
+
+/// One GPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpu {
+    /// As `CUDA_VISIBLE_DEVICES` counts.
+    pub index: u32,
+    /// Its model.
+    pub name: String,
+    /// Its own for ever.
+    pub uuid: String,
+    /// Bytes of its memory; 0: not known.
+    pub memory: u64,
 }
 
 /// An agent that was here.
@@ -169,6 +219,10 @@ pub struct AgentRecord {
     pub first_seen: Timestamp,
     /// When this record last changed.
     pub changed: Timestamp,
+    /// A person wishes that it takes no new work.
+    pub cordon: Option<Arc<Cordon>>,
+    /// What a person lets tasks take of it at most.
+    pub limits: Limits,
 }
 
 /// A named lane and its limits.

@@ -156,13 +156,22 @@ pub struct Attempt {
     pub usage: Option<Usage>,
 }
 
+/// Why a task's process is being ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopping {
+    /// A person cancelled the task.
+    Cancel,
+    /// Its agent is to be empty: the task is queued again, at no cost.
+    Drain,
+}
+
 /// What became of a task so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
     /// Where it stands.
     pub state: State,
-    /// A person cancelled it and its process is being ended.
-    pub stopping: bool,
+    /// Its process is being ended, and what for.
+    pub stopping: Option<Stopping>,
     /// Failures that were followed by a retry since submission or the last retry by a person.
     pub retries: u16,
     /// Attempts lost with their agents since then.
@@ -184,7 +193,7 @@ impl Task {
     pub fn new(state: State) -> Self {
         Self {
             state,
-            stopping: false,
+            stopping: None,
             retries: 0,
             losses: 0,
             ooms: 0,

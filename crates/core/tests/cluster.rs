@@ -11,6 +11,10 @@ mod agents;
 mod deps;
 #[path = "cluster/ends.rs"]
 mod ends;
+#[path = "cluster/fleet.rs"]
+mod fleet;
+#[path = "cluster/fleet_life.rs"]
+mod fleet_life;
 #[path = "cluster/identity.rs"]
 mod identity;
 #[path = "cluster/memory.rs"]

@@ -6,8 +6,8 @@ use clap::{Parser, Subcommand, builder::FalseyValueParser};
 
 use crate::{
     commands::{
-        admin, agents, audit, cancel, completions, dev, exec, explain, list, logs, queue, recommend, result, retry,
-        run, schema, show, stats, status, submit, validate, version, wait,
+        admin, agent, agents, audit, cancel, completions, dev, exec, explain, list, logs, queue, recommend, result,
+        retry, run, schema, show, stats, status, submit, validate, version, wait,
     },
     output::{Format, style::When},
 };
@@ -92,6 +92,8 @@ pub(crate) enum Command {
     Status(status::Args),
     /// List the machines that run tasks
     Agents(agents::Args),
+    /// Cordon, drain, resume, limit or show machines
+    Agent(agent::Args),
     /// List queues or change one
     Queue(queue::Args),
     /// Show who did what and who was refused
@@ -173,6 +175,13 @@ mod tests {
             "ctl audit --since 2h --actor ops --action token --refused -n 5 -o jsonl",
             "ctl audit --verify",
             "ctl completions bash",
+            "ctl agents --wide --label zone=a",
+            "ctl agent show n1",
+            "ctl agent drain n1 n2 --deadline 10m --reason kernel --wait --timeout 20m",
+            "ctl agent cordon --label zone=a --label !gpu",
+            "ctl agent resume n1 --label zone=a",
+            "ctl agent set n1 --cpus 0.5 --memory 4GiB --gpus 0",
+            "ctl agent set n1 --all",
             "ctl admin backup nightly.muster --with-logs",
             "ctl admin backup -",
             "ctl admin restore nightly.muster --data /srv/muster --force",
@@ -205,6 +214,12 @@ mod tests {
             "ctl admin token create --name ops",
             "ctl admin token create --name ops --role king",
             "ctl completions tcsh",
+            "ctl agent",
+            "ctl agent drain",
+            "ctl agent drain n1 --timeout 3s",
+            "ctl agent set n1",
+            "ctl agent set n1 --all --cpus 2",
+            "ctl agent set n1 --cpus -1",
             "ctl show 1 -o xml",
             "ctl admin",
             "ctl admin restore nightly.muster",

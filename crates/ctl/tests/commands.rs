@@ -349,7 +349,7 @@ fn a_controller_of_another_release_is_told_with_what_to_upgrade() {
         ((PROTOCOL, PROTOCOL + 1), None),
         (
             (PROTOCOL + 1, PROTOCOL + 2),
-            Some("is too old: it speaks protocol 2, and controller 9.9.9 3 to 4; upgrade ctl"),
+            Some("is too old: it speaks protocol 3, and controller 9.9.9 4 to 5; upgrade ctl"),
         ),
         ((0, 0), Some("is older than this ctl")),
     ];
@@ -394,6 +394,34 @@ fn an_agent_that_is_away_and_one_that_stopped_are_not_told_as_lost() {
         let answer = server.ctl(&["show", work]);
         assert!(answer.out.contains(away), "{work}: {answer:?}");
     }
+}
+
+#[test]
+fn wishes_for_agents_are_said_as_they_were_typed() {
+    use v1::tend_agents_request::Wish;
+    let server = Server::start(Script::default());
+    let answer = server.ctl(&["agent", "drain", "n1", "n2", "--deadline", "10m", "--reason", "kernel"]);
+    assert_eq!(answer.code, Some(0), "{answer:?}");
+    let wanted = "agent n1 takes no new work and is being drained\n\
+                  agent n2 takes no new work and is being drained (nothing changed)\n";
+    assert_eq!(answer.out, wanted);
+    for words in ["cordon --label zone=a", "resume n1", "set n1 --cpus 0.5 --memory 1GiB", "set n1 --all"] {
+        let words: Vec<&str> = ["agent"].into_iter().chain(words.split(' ')).collect();
+        let answer = server.ctl(&words);
+        assert_eq!(answer.code, Some(0), "{answer:?}");
+    }
+    let limits = v1::Limits { cpu_milli: Some(500), memory_bytes: Some(1 << 30), gpus: None };
+    let wishes = [
+        Wish::Drain(v1::DrainWish { within_ms: Some(600_000) }),
+        Wish::Cordon(v1::CordonWish {}),
+        Wish::Resume(v1::ResumeWish {}),
+        Wish::Limit(v1::LimitWish { limits: Some(limits), lift: false }),
+        Wish::Limit(v1::LimitWish { limits: Some(v1::Limits::default()), lift: true }),
+    ];
+    let asked = server.asked();
+    assert_eq!(asked.tended.iter().filter_map(|request| request.wish).collect::<Vec<_>>(), wishes);
+    assert_eq!((asked.tended[0].names.join(" "), asked.tended[0].reason.as_str()), ("n1 n2".to_owned(), "kernel"));
+    assert_eq!((asked.tended[0].by.as_str(), asked.tended[1].labels.join(" ")), ("ada", "zone=a".to_owned()));
 }
 
 #[test]

@@ -166,7 +166,7 @@ impl Agent {
                 _ = heartbeat.tick() => {
                     stamp_us += 1;
                     if let Some(up) = &self.up {
-                        let _sent = up.send(Message::Heartbeat(v1::Heartbeat { stamp_us }));
+                        let _sent = up.send(Message::Heartbeat(v1::Heartbeat { stamp_us, load: None }));
                     }
                 }
             }

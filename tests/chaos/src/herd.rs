@@ -107,7 +107,7 @@ async fn agent(n: usize, mut events: tokio::sync::mpsc::Receiver<Event>, count: 
             event = events.recv() => event,
             _ = beat.tick() => {
                 // A stream without room is a slow controller; the next beat may go.
-                let _sent = up.as_ref().filter(|_| is_attached).map(|up| up.send(Message::Heartbeat(v1::Heartbeat { stamp_us: 1 })));
+                let _sent = up.as_ref().filter(|_| is_attached).map(|up| up.send(Message::Heartbeat(v1::Heartbeat { stamp_us: 1, load: None })));
                 continue;
             }
         };

@@ -7,6 +7,7 @@ pub mod controller;
 mod faults;
 mod machine;
 mod network;
+mod people;
 pub mod rng;
 mod takeover;
 pub mod witness;

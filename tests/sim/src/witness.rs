@@ -37,6 +37,8 @@ pub struct Witness {
     reopened_now: BTreeSet<JobId>,
     /// Jobs that a person asked to do again at any time.
     redone: BTreeSet<JobId>,
+    /// Jobs of which a person cancelled something at any time.
+    cancelled: BTreeSet<JobId>,
 }
 
 impl Witness {
@@ -114,7 +116,7 @@ impl Witness {
             return;
         };
         let live = |task: &&Task| task.live().is_some_and(|attempt| attempt.token == token);
-        if stored(store, task).filter(live).is_some_and(|task| !task.stopping) {
+        if stored(store, task).filter(live).is_some_and(|task| task.stopping.is_none()) {
             self.wrong(format!("C1: {task} with {token} is stopped, and that is not committed"));
         }
     }
@@ -192,6 +194,30 @@ impl Witness {
         self.lost.retain(|task| task.job != job);
     }
 
+    /// A person asked for an end of this job, or of some of it.
+    pub fn cancels(&mut self, job: JobId) {
+        self.cancelled.insert(job);
+    }
+
+    /// Before a commit becomes true: no lease in it is new on an agent that was cordoned before and still is.
+    pub fn cordons_hold(&mut self, pieces: &[(Key, Option<Piece>)], store: &BTreeMap<Key, Piece>) {
+        let touched = |agent| pieces.iter().any(|(key, _)| *key == Key::Agent(agent));
+        for (key, piece) in pieces {
+            let (Key::Chunk(job, n), Some(Piece::Chunk(chunk))) = (key, piece) else { continue };
+            for (task, index) in chunk.tasks.iter().zip(n * muster_core::state::CHUNK_TASKS..) {
+                let (id, Some(live)) = (TaskId::new(*job, index), task.live()) else { continue };
+                let known = stored(store, id).is_some_and(|task| {
+                    task.past.iter().chain(&task.attempt).any(|attempt| attempt.token == live.token)
+                });
+                let Some(Piece::Agent(agent)) = store.get(&Key::Agent(live.agent)) else { continue };
+                if !known && agent.cordon.is_some() && !touched(live.agent) {
+                    let (token, agent) = (live.token, live.agent);
+                    self.wrong(format!("{id} is leased with {token} to agent {agent}, which is cordoned"));
+                }
+            }
+        }
+    }
+
     /// All pieces of a commit were seen: what a person asked for has happened, if it did.
     pub fn commit_is_over(&mut self) {
         for job in std::mem::take(&mut self.reopened_now) {
@@ -226,6 +252,9 @@ impl Witness {
                 }
                 Some(state) => self.wrong(format!("T2: {id} was {state} and is {}", task.state)),
                 None => {}
+            }
+            if task.state == State::Cancelled && !self.cancelled.contains(&job) {
+                self.wrong(format!("{id} is cancelled, and nobody asked for that"));
             }
             if task.state.is_final() {
                 self.finals.insert(id, task.state);

@@ -4,11 +4,10 @@
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use muster_core::{
-    access::{self, Reach, Who},
     cluster::check::check,
-    event::{Event, Submission, Target, What, Which},
+    event::{Event, Target, What},
     id::{JobId, SessionId, Term, Token},
-    record::{Key, Piece, Queue},
+    record::{Key, Piece},
     resources::Request,
     spec::JobSpec,
     time::{Mono, Now, Timestamp},
@@ -35,15 +34,6 @@ const CONTROLLERS_OFF_US: u64 = 2_000_000;
 const AGENTS_OFF_US: u64 = 3_600_000_000;
 const AGENTS: usize = 3;
 const JOBS: usize = 5;
-
-/// Somebody whose reach ends before any job of this world.
-const STRANGER: &str = "stranger";
-
-/// A caller of this name.
-fn somebody(name: &str, reach: Reach) -> Arc<access::Caller> {
-    let who = Who::Token { id: name.into(), name: name.into() };
-    Arc::new(access::Caller { who, peer: "".into(), reach })
-}
 
 /// What a commit carries.
 pub(crate) type Pieces = Vec<(Key, Option<Piece>)>;
@@ -73,6 +63,8 @@ pub(crate) enum Coming {
     Call { job: usize },
     /// A person cancels or retries something.
     Person,
+    /// A person cordons, drains, limits or resumes an agent.
+    Operator,
     /// A controller starts.
     ControllerStarts,
     /// The controller's clock ticks.
@@ -205,6 +197,11 @@ impl World {
             let wait = self.rng.within(0, FAULTS_US);
             self.after(wait, Coming::Fault);
         }
+        for _ in 0..self.rng.within(0, 6) {
+            let wait = self.rng.within(0, FAULTS_US);
+            self.after(wait, Coming::Operator);
+        }
+        self.after(FAULTS_US + 1, Coming::Operator);
     }
 
     /// What the clock of an agent's machine shows.
@@ -266,6 +263,7 @@ impl World {
             Coming::Fence { agent, life } => self.fence(agent, life),
             Coming::Call { job } => self.call(job),
             Coming::Person => self.person(),
+            Coming::Operator => self.operator(),
             Coming::ControllerStarts => self.controller_starts(),
             Coming::ControllerTick { term } => self.as_whoever(term, |world| world.controller_tick(term)),
             Coming::LateWrite { term, pieces } => self.late_write(term, &pieces),
@@ -332,67 +330,6 @@ impl World {
         for line in lines {
             self.note(|| line);
         }
-    }
-
-    // --- clients and people
-
-    /// A client that was not answered calls again with the same key.
-    fn call(&mut self, job: usize) {
-        let Some((spec, known)) = self.jobs.get(job) else { return };
-        let (again, spec) = (known.is_some(), Arc::clone(spec));
-        if !again || self.rng.chance(20) {
-            let submission = Submission {
-                spec,
-                key: Arc::from(format!("key-{job}")),
-                by: Arc::from("client"),
-                trace_parent: Arc::from(""),
-            };
-            let event = Event::Submit(submission).by(&somebody("client", Reach::All));
-            self.event(event, Caller::Client(job as u64));
-        }
-        if !again {
-            let wait = self.rng.within(1_000_000, 3_000_000);
-            self.after(wait, Coming::Call { job });
-        }
-    }
-
-    fn person(&mut self) {
-        let known: Vec<JobId> = self.jobs.iter().filter_map(|(_, job)| *job).collect();
-        let Some(job) = self.rng.pick(&known).copied() else { return };
-        if self.rng.chance(20) {
-            // Somebody who may touch another queue only: nothing of it may be seen, ever.
-            let by: Arc<str> = Arc::from(STRANGER);
-            let event = Event::Cancel { target: Target::Job(job), by, reason: Arc::from(""), teardown_too: true };
-            self.note(|| format!("stranger: {event:?}"));
-            let event = event.by(&somebody(STRANGER, Reach::of([Arc::from("elsewhere")])));
-            return self.event(event, Caller::Nobody);
-        }
-        let event = match self.rng.within(0, 4) {
-            0 => Event::Cancel {
-                target: Target::Job(job),
-                by: Arc::from("person"),
-                reason: Arc::from(""),
-                teardown_too: self.rng.chance(50),
-            },
-            1 => Event::Cancel {
-                target: Target::Tasks { job, first: 0, count: 1 },
-                by: Arc::from("person"),
-                reason: Arc::from(""),
-                teardown_too: false,
-            },
-            2 => Event::Retry { target: Target::Job(job), which: Which::Failed },
-            3 => Event::Retry { target: Target::Job(job), which: Which::All },
-            _ => Event::SetQueue(Queue {
-                name: "narrow".to_owned(),
-                max_running: Some(self.rng.within(1, 3)),
-                ..Queue::default()
-            }),
-        };
-        if matches!(event, Event::Retry { .. }) {
-            self.witness.reopened(job);
-        }
-        self.note(|| format!("person: {event:?}"));
-        self.event(event.by(&somebody("person", Reach::All)), Caller::Nobody);
     }
 
     // --- the controller
@@ -474,6 +411,7 @@ impl World {
     }
 
     pub(crate) fn apply(&mut self, pieces: &[(Key, Option<Piece>)]) {
+        self.witness.cordons_hold(pieces, &self.store);
         for (key, piece) in pieces {
             self.witness.committed(key, self.store.get(key), piece.as_ref());
             match piece {

@@ -369,7 +369,9 @@ impl<P: Processes> Agent<P> {
                 };
                 self.send(Message::Hello(hello));
             }
-            Action::Heartbeat { stamp } => self.send(Message::Heartbeat(v1::Heartbeat { stamp_us: stamp.0 })),
+            Action::Heartbeat { stamp } => {
+                self.send(Message::Heartbeat(v1::Heartbeat { stamp_us: stamp.0, load: None }))
+            }
             Action::Send(report) => self.report(&report),
             Action::Attached { agent, session } => {
                 info!(%agent, %session, "attached to the controller");

@@ -48,6 +48,7 @@ pub fn offer(overrides: &Overrides) -> Offer {
         },
         version: env!("CARGO_PKG_VERSION").into(),
         host,
+        ..Offer::default()
     }
 }
 

@@ -191,7 +191,7 @@ impl Stream {
                     self.report_messages += 1;
                     self.reports.extend(message.reports);
                 }
-                Some(Up::Heartbeat(v1::Heartbeat { stamp_us })) => {
+                Some(Up::Heartbeat(v1::Heartbeat { stamp_us, .. })) => {
                     self.send(Down::HeartbeatAck(v1::HeartbeatAck { stamp_us, term })).await;
                 }
                 other => panic!("a report, not {other:?}"),
@@ -212,7 +212,7 @@ pub(crate) fn welcome(term: u64, lease_ttl_ms: u64, drop: &[u64]) -> Down {
         agent: 3,
         session: 8,
         term,
-        protocol: 1,
+        protocol: muster_common::proto::PROTOCOL,
         lease_ttl_ms,
         heartbeat_ms,
         drop: drop.to_vec(),

@@ -163,7 +163,11 @@ impl World {
             Action::Journal(Entry::Lease(order)) => {
                 self.accepted.insert(order.token);
             }
-            Action::Journal(_) | Action::Visit { .. } | Action::Disconnect { .. } | Action::Draining | Action::Goodbye => {}
+            Action::Journal(_)
+            | Action::Visit { .. }
+            | Action::Disconnect { .. }
+            | Action::Draining
+            | Action::Goodbye => {}
             Action::Start(order) => self.start(order),
             Action::Offer { order, until } => {
                 let renewed = self.renewed.expect("a lease holds");

@@ -1549,6 +1549,10 @@ pub struct Task {
     /// Attempts that ended for want of memory and were followed by one with more.
     #[prost(uint32, tag = "9")]
     pub ooms: u32,
+    /// Its process is being ended because its agent is to be empty; then `stopping` says no. A release that does not know
+    /// this takes the end for a person's cancel.
+    #[prost(bool, tag = "10")]
+    pub drained: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Tally {
@@ -1838,6 +1842,36 @@ pub struct AgentRecord {
     /// It stopped cleanly; `lost` is set as well. A release that does not know this shows it as lost.
     #[prost(bool, tag = "8")]
     pub stopped: bool,
+    /// A person wishes that it takes no new work. A release that does not know this gives it some.
+    #[prost(message, optional, tag = "9")]
+    pub cordon: ::core::option::Option<Cordon>,
+    #[prost(message, optional, tag = "10")]
+    pub limits: ::core::option::Option<Limits>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Cordon {
+    #[prost(uint64, tag = "1")]
+    pub at_us: u64,
+    #[prost(string, tag = "2")]
+    pub by: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// It is to be empty, too.
+    #[prost(bool, tag = "4")]
+    pub drain: bool,
+    /// When what still runs there is ended and queued again; 0: never.
+    #[prost(uint64, tag = "5")]
+    pub deadline_us: u64,
+}
+/// What tasks may take of an agent at most, where that is less than it offers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Limits {
+    #[prost(uint64, optional, tag = "1")]
+    pub cpu_milli: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "2")]
+    pub memory_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "3")]
+    pub gpus: ::core::option::Option<u64>,
 }
 /// What an agent says of its machine.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1859,6 +1893,54 @@ pub struct Offer {
     pub version: ::prost::alloc::string::String,
     #[prost(string, tag = "7")]
     pub host: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "8")]
+    pub facts: ::core::option::Option<Facts>,
+    /// Why it takes no new work for now, by its own judgement; empty: it does.
+    #[prost(string, tag = "9")]
+    pub unfit: ::prost::alloc::string::String,
+}
+/// What people want to know of a machine; nothing is decided by it. Empty or 0: not known.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Facts {
+    #[prost(string, tag = "1")]
+    pub kernel: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub distribution: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub processors: u32,
+    /// The processors of each NUMA node: "0-7,16-23".
+    #[prost(string, repeated, tag = "4")]
+    pub numa: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "5")]
+    pub memory_bytes: u64,
+    #[prost(uint64, tag = "6")]
+    pub disk_bytes: u64,
+    #[prost(message, repeated, tag = "7")]
+    pub gpus: ::prost::alloc::vec::Vec<Gpu>,
+    /// What attempts are held to there.
+    #[prost(message, repeated, tag = "8")]
+    pub enforced: ::prost::alloc::vec::Vec<Enforced>,
+}
+/// One kind of limit ("memory", "cpu", "pids", "kill"): by what attempts are held to it, or why they are not.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Enforced {
+    #[prost(string, tag = "1")]
+    pub what: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub by: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub why_not: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Gpu {
+    #[prost(uint32, tag = "1")]
+    pub index: u32,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub uuid: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub memory_bytes: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct QueueRecord {
@@ -1956,7 +2038,7 @@ pub struct MoveRecord {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentUp {
-    #[prost(oneof = "agent_up::Message", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "agent_up::Message", tags = "1, 2, 3, 4, 5, 6")]
     pub message: ::core::option::Option<agent_up::Message>,
 }
 /// Nested message and enum types in `AgentUp`.
@@ -1975,6 +2057,9 @@ pub mod agent_up {
         /// The agent stops: it ends what it holds and takes nothing new until it says hello again.
         #[prost(message, tag = "5")]
         Draining(super::Draining),
+        /// Since protocol 3. The machine offers something else than its hello said; what runs goes on.
+        #[prost(message, tag = "6")]
+        Offer(super::Offer),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -2103,6 +2188,9 @@ pub struct Heartbeat {
     /// The agent's monotonic clock when this was sent; comes back in the acknowledgement.
     #[prost(uint64, tag = "1")]
     pub stamp_us: u64,
+    /// How the machine is, now and then. It is shown and never stored.
+    #[prost(message, optional, tag = "2")]
+    pub load: ::core::option::Option<Load>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeartbeatAck {
@@ -2110,6 +2198,18 @@ pub struct HeartbeatAck {
     pub stamp_us: u64,
     #[prost(uint64, tag = "2")]
     pub term: u64,
+}
+/// How a machine is at this moment; 0: not known.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Load {
+    /// Thousandths of the load average over one minute.
+    #[prost(uint64, tag = "1")]
+    pub load_milli: u64,
+    #[prost(uint64, tag = "2")]
+    pub memory_free: u64,
+    /// Of the disk that holds the agent's folder.
+    #[prost(uint64, tag = "3")]
+    pub disk_free: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Goodbye {}
@@ -4360,12 +4460,56 @@ pub struct SearchTotals {
     #[prost(uint64, tag = "5")]
     pub missing_bytes: u64,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListAgentsRequest {}
+/// An older controller knows none of the fields and answers with all agents.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListAgentsRequest {
+    /// Only agents of these names; empty: of any.
+    #[prost(string, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Label rules, as `requires` has them; all must hold.
+    #[prost(string, repeated, tag = "2")]
+    pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// At most so many; 0: all.
+    #[prost(uint32, tag = "3")]
+    pub page_size: u32,
+    #[prost(string, tag = "4")]
+    pub page_token: ::prost::alloc::string::String,
+    /// Only how many there are and what they have together.
+    #[prost(bool, tag = "5")]
+    pub only_totals: bool,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListAgentsReply {
     #[prost(message, repeated, tag = "1")]
     pub agents: ::prost::alloc::vec::Vec<AgentView>,
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+    /// Of all agents that match, on whatever page.
+    #[prost(message, optional, tag = "3")]
+    pub totals: ::core::option::Option<AgentTotals>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentTotals {
+    #[prost(uint64, tag = "1")]
+    pub connected: u64,
+    /// Connected, and takes no new work.
+    #[prost(uint64, tag = "2")]
+    pub cordoned: u64,
+    #[prost(uint64, tag = "3")]
+    pub silent: u64,
+    #[prost(uint64, tag = "4")]
+    pub away: u64,
+    #[prost(uint64, tag = "5")]
+    pub stopped: u64,
+    #[prost(uint64, tag = "6")]
+    pub lost: u64,
+    /// Of those that are connected.
+    #[prost(message, optional, tag = "7")]
+    pub capacity: ::core::option::Option<Request>,
+    #[prost(message, optional, tag = "8")]
+    pub used: ::core::option::Option<Request>,
+    #[prost(uint64, tag = "9")]
+    pub running: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentView {
@@ -4387,6 +4531,76 @@ pub struct AgentView {
     /// Until when what goes on there is waited for; 0: nothing does, or the agent is connected.
     #[prost(uint64, tag = "8")]
     pub kept_until_us: u64,
+    /// A person wishes that it takes no new work.
+    #[prost(message, optional, tag = "9")]
+    pub cordon: ::core::option::Option<Cordon>,
+    /// It is about to stop by itself.
+    #[prost(bool, tag = "10")]
+    pub stops: bool,
+    /// What tasks may take of it: what it offers, and less where a person says so.
+    #[prost(message, optional, tag = "11")]
+    pub capacity: ::core::option::Option<Request>,
+    #[prost(message, optional, tag = "12")]
+    pub limits: ::core::option::Option<Limits>,
+    /// As it last said; absent: it did not.
+    #[prost(message, optional, tag = "13")]
+    pub load: ::core::option::Option<Load>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TendAgentsRequest {
+    /// Each must be an agent's.
+    #[prost(string, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// And all agents of which all these label rules hold.
+    #[prost(string, repeated, tag = "2")]
+    pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub by: ::prost::alloc::string::String,
+    #[prost(oneof = "tend_agents_request::Wish", tags = "5, 6, 7, 8")]
+    pub wish: ::core::option::Option<tend_agents_request::Wish>,
+}
+/// Nested message and enum types in `TendAgentsRequest`.
+pub mod tend_agents_request {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Wish {
+        #[prost(message, tag = "5")]
+        Cordon(super::CordonWish),
+        #[prost(message, tag = "6")]
+        Drain(super::DrainWish),
+        #[prost(message, tag = "7")]
+        Resume(super::ResumeWish),
+        #[prost(message, tag = "8")]
+        Limit(super::LimitWish),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CordonWish {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DrainWish {
+    /// After this what still runs is ended and queued again elsewhere; absent: never.
+    #[prost(uint64, optional, tag = "1")]
+    pub within_ms: ::core::option::Option<u64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResumeWish {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LimitWish {
+    /// What it does not name stays.
+    #[prost(message, optional, tag = "1")]
+    pub limits: ::core::option::Option<Limits>,
+    /// No limits at all; `limits` says nothing then.
+    #[prost(bool, tag = "2")]
+    pub lift: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TendAgentsReply {
+    #[prost(string, repeated, tag = "1")]
+    pub changed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Those that were so already.
+    #[prost(string, repeated, tag = "2")]
+    pub same: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListQueuesRequest {}
@@ -4848,6 +5062,30 @@ pub mod muster_client {
             req.extensions_mut().insert(GrpcMethod::new("muster.v1.Muster", "Status"));
             self.inner.unary(req, path, codec).await
         }
+        pub async fn tend_agents(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TendAgentsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TendAgentsReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::ProtoCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.v1.Muster/TendAgents",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.v1.Muster", "TendAgents"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Runs a command in a task that runs. The start is the first message; the end of the requests ends the command.
         pub async fn exec(
             &mut self,
@@ -4978,6 +5216,10 @@ pub mod muster_server {
             &self,
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusReply>, tonic::Status>;
+        async fn tend_agents(
+            &self,
+            request: tonic::Request<super::TendAgentsRequest>,
+        ) -> std::result::Result<tonic::Response<super::TendAgentsReply>, tonic::Status>;
         /// Server streaming response type for the Exec method.
         type ExecStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::ExecReply, tonic::Status>,
@@ -5794,6 +6036,49 @@ pub mod muster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StatusSvc(inner);
+                        let codec = crate::codec::ProtoCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.Muster/TendAgents" => {
+                    #[allow(non_camel_case_types)]
+                    struct TendAgentsSvc<T: Muster>(pub Arc<T>);
+                    impl<T: Muster> tonic::server::UnaryService<super::TendAgentsRequest>
+                    for TendAgentsSvc<T> {
+                        type Response = super::TendAgentsReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TendAgentsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Muster>::tend_agents(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TendAgentsSvc(inner);
                         let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

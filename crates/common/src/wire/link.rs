@@ -8,7 +8,7 @@ use muster_core::{
     time::Timestamp,
 };
 
-use super::{Error, required, spec, work};
+use super::{Error, facts, required, spec, work};
 use crate::proto::v1;
 
 /// A machine as the wire carries it.
@@ -21,6 +21,8 @@ pub fn offer_to_proto(offer: &Offer) -> v1::Offer {
         capacity: Some(spec::request_to_proto(&offer.capacity)),
         version: offer.version.clone(),
         host: offer.host.clone(),
+        facts: (offer.facts != Default::default()).then(|| facts::facts_to_proto(&offer.facts)),
+        unfit: offer.unfit.clone(),
     }
 }
 
@@ -34,6 +36,8 @@ pub fn offer_from_proto(offer: v1::Offer) -> Offer {
         capacity: spec::request_from_proto(offer.capacity.unwrap_or_default()),
         version: offer.version,
         host: offer.host,
+        facts: Box::new(offer.facts.map(facts::facts_from_proto).unwrap_or_default()),
+        unfit: offer.unfit,
     }
 }
 

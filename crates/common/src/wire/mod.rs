@@ -2,6 +2,7 @@
 //! and `core`. What comes in is checked; what cannot be is refused with the place it is at.
 
 pub mod access;
+pub mod facts;
 mod identity;
 pub mod link;
 pub mod record;

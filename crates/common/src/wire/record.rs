@@ -24,7 +24,7 @@ use muster_core::{
 };
 use prost::Message;
 
-use super::{Error, access, identity, link, narrow, required, spec, work};
+use super::{Error, access, facts, identity, link, narrow, required, spec, work};
 use crate::proto::v1;
 
 /// The version of every record that this build writes, and the highest that it reads.
@@ -217,6 +217,8 @@ fn agent_to_proto(agent: &AgentRecord) -> v1::AgentRecord {
         first_seen_us: agent.first_seen.0,
         changed_us: agent.changed.0,
         stopped: agent.stopped,
+        cordon: agent.cordon.as_deref().map(facts::cordon_to_proto),
+        limits: (!agent.limits.is_none()).then(|| facts::limits_to_proto(agent.limits)),
     }
 }
 
@@ -229,6 +231,8 @@ fn agent_from_proto(agent: v1::AgentRecord) -> Result<AgentRecord, Error> {
         stopped: agent.stopped,
         first_seen: Timestamp(agent.first_seen_us),
         changed: Timestamp(agent.changed_us),
+        cordon: agent.cordon.map(facts::cordon_from_proto).map(Arc::new),
+        limits: agent.limits.map(facts::limits_from_proto).unwrap_or_default(),
     })
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use muster_core::{
     id::{AgentId, Token},
-    state::{Attempt, End, JobState, State, Tally, Task},
+    state::{Attempt, End, JobState, State, Stopping, Tally, Task},
     time::Timestamp,
     usage::{Amount, Unenforced, Usage},
 };
@@ -23,7 +23,8 @@ pub fn task_to_proto(task: &Task) -> v1::Task {
         ooms: task.ooms.into(),
         retry_at_us: task.retry_at.0,
         why: text(task.why.as_deref()),
-        stopping: if task.stopping { v1::Stopping::Cancel } else { v1::Stopping::No }.into(),
+        stopping: if task.stopping == Some(Stopping::Cancel) { v1::Stopping::Cancel } else { v1::Stopping::No }.into(),
+        drained: task.stopping == Some(Stopping::Drain),
     }
 }
 
@@ -37,7 +38,7 @@ pub fn task_from_proto(task: v1::Task) -> Result<Task, Error> {
     let past = past.map(|(n, past)| attempt_from_proto(past).map_err(|e| e.inside(format_args!("past[{n}]"))));
     Ok(Task {
         state: state_from_proto(task.state)?,
-        stopping: stopping_from_proto(task.stopping)?,
+        stopping: stopping_from_proto(task.stopping, task.drained)?,
         retries: narrow(task.retries, "retries")?,
         losses: narrow(task.losses, "losses")?,
         ooms: narrow(task.ooms, "ooms")?,
@@ -245,10 +246,10 @@ pub fn tally_from_proto(tally: v1::Tally) -> Result<Tally, Error> {
     Ok(all)
 }
 
-fn stopping_from_proto(stopping: i32) -> Result<bool, Error> {
+fn stopping_from_proto(stopping: i32, drained: bool) -> Result<Option<Stopping>, Error> {
     match v1::Stopping::try_from(stopping) {
-        Ok(v1::Stopping::No) => Ok(false),
-        Ok(v1::Stopping::Cancel) => Ok(true),
+        Ok(v1::Stopping::No) => Ok(drained.then_some(Stopping::Drain)),
+        Ok(v1::Stopping::Cancel) => Ok(Some(Stopping::Cancel)),
         Err(_) => Err(unknown_value("stopping", stopping, "0 and 1")),
     }
 }

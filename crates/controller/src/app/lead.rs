@@ -114,6 +114,7 @@ impl Lead {
             copies: Source::new(Arc::clone(&store), name_of_copies),
             promotions: about.promotions,
             enforcement: config.access.enforcement,
+            loads: grpc::Loads::default(),
         };
         let services = Services::open(door, parts)?;
         Ok(Self { handle, view, services, engine: stop, engine_task, rest, rest_tasks, store })

@@ -4,6 +4,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use muster_common::{clock::Clock, proto::v1, wire::record};
 use muster_core::{
+    fleet::Limits,
     id::{AgentId, JobId, Term},
     record::{AgentRecord, Job, Key, Meta, Offer, Piece, Queue},
     spec::{DEFAULT_QUEUE, JobSpec, TaskSpec},
@@ -25,6 +26,8 @@ fn pieces() -> Vec<(Key, Piece)> {
         stopped: false,
         first_seen: Timestamp(1),
         changed: Timestamp(1),
+        cordon: None,
+        limits: Limits::default(),
     };
     let mut pieces = vec![
         (Key::Meta, Piece::Meta(Meta { token_ceiling: 1 << 21, job_floor: 2, agent_floor: 1, restored_below: 0 })),

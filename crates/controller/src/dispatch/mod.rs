@@ -180,6 +180,7 @@ mod tests {
         id::{AgentId, TaskId},
         record::Job,
         spec::JobSpec,
+        state::Stopping,
         time::Timestamp,
     };
 
@@ -220,7 +221,7 @@ mod tests {
         let ((a, mut to_a), (b, mut to_b)) = (sessions.open(), sessions.open());
         assert!(b > a, "a later connection has a higher number");
         let ack = |session, seq| Effect::Acknowledge { agent: AGENT, session, seq };
-        let stop = Effect::Stop { agent: AGENT, session: a, token: Token(1) };
+        let stop = Effect::Stop { agent: AGENT, session: a, token: Token(1), why: Stopping::Cancel };
         let beat = Effect::HeartbeatAck { agent: AGENT, session: a, stamp: 9 };
         sessions.deliver(vec![ack(a, 4), lease(a, 1), lease(b, 3), stop, ack(a, 5), lease(a, 2), beat]);
         let sent = all(&mut to_a);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use muster_core::{
-    cluster::{AgentStatus, Explanation, QueueStatus},
+    cluster::{AgentStatus, Explanation, Fleet, FleetQuery, QueueStatus},
     event::{Answer, Event, Target},
     id::Term,
 };
@@ -35,6 +35,7 @@ pub(super) enum Message {
     TellAll(Vec<Event>),
     Explain(Target, Reply<Vec<Explanation>>),
     Agents(Reply<Vec<AgentStatus>>),
+    Fleet(FleetQuery, Reply<Fleet>),
     Queues(Reply<Vec<QueueStatus>>),
     Turn(Reply<()>),
 }
@@ -48,6 +49,7 @@ impl Message {
             Self::Ask(_, reply) => _ = reply.send(Err(error())),
             Self::Explain(_, reply) => _ = reply.send(Err(error())),
             Self::Agents(reply) => _ = reply.send(Err(error())),
+            Self::Fleet(_, reply) => _ = reply.send(Err(error())),
             Self::Queues(reply) => _ = reply.send(Err(error())),
             // It turns, all the same.
             Self::Turn(reply) => _ = reply.send(Ok(())),
@@ -111,6 +113,14 @@ impl Handle {
     /// The engine has stopped.
     pub async fn agents(&self) -> Result<Vec<AgentStatus>, Error> {
         self.call(Message::Agents).await
+    }
+
+    /// Some agents as they are now, committed or not, and what all together are.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub async fn fleet(&self, query: FleetQuery) -> Result<Fleet, Error> {
+        self.call(|reply| Message::Fleet(query, reply)).await
     }
 
     /// Every queue as it is now, committed or not.

@@ -135,6 +135,7 @@ impl Engine {
             }
             Message::Explain(target, reply) => _ = reply.send(self.cluster.explain(now, target).map_err(Error::from)),
             Message::Agents(reply) => _ = reply.send(Ok(self.cluster.agents())),
+            Message::Fleet(query, reply) => _ = reply.send(Ok(self.cluster.fleet(&query))),
             Message::Queues(reply) => _ = reply.send(Ok(self.cluster.queues())),
             Message::Turn(reply) => _ = reply.send(Ok(())),
         }

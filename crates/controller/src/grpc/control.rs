@@ -28,6 +28,7 @@ use crate::{
         Parts,
         agents::Back,
         jobs::unexpected,
+        load::Loads,
         machine::Speaker,
         status::{of_engine, of_field, of_wire},
     },
@@ -47,6 +48,8 @@ struct Session {
     sessions: Sessions,
     agent: AgentId,
     id: SessionId,
+    loads: Loads,
+    speaker: Speaker,
     left: bool,
 }
 
@@ -69,8 +72,8 @@ pub(super) async fn run(
             return Err(status);
         }
     };
-    let mut session =
-        Session { handle: parts.handle.clone(), sessions: parts.sessions.clone(), agent, id, left: false };
+    let (handle, sessions, loads) = (parts.handle.clone(), parts.sessions.clone(), parts.loads.clone());
+    let mut session = Session { handle, sessions, agent, id, loads, speaker: speaker.clone(), left: false };
     parts.sessions.name(id, agent);
     let patience = parts.handle.lease_ttl();
     let result = async {
@@ -162,9 +165,17 @@ impl Session {
         while let Some(message) = up.message().await? {
             let told = match message.message {
                 Some(Up::Heartbeat(beat)) => {
+                    if let Some(load) = beat.load {
+                        self.loads.set(agent, session, load);
+                    }
                     Box::pin(self.handle.tell(Event::Heartbeat { agent, session, stamp: beat.stamp_us })).await
                 }
                 Some(Up::Reports(reports)) => Box::pin(self.handle.tell_all(self.reports(reports)?)).await,
+                Some(Up::Offer(offer)) => {
+                    self.speaker.check_name(&offer.name)?;
+                    let offer = link::offer_from_proto(offer);
+                    Box::pin(self.handle.tell(Event::Offer { agent, session, offer })).await
+                }
                 Some(Up::Draining(_)) => Box::pin(self.handle.tell(Event::Drain { agent, session })).await,
                 Some(Up::Goodbye(_)) => {
                     self.left = true;
@@ -192,6 +203,7 @@ impl Session {
 
     async fn end(self) {
         self.sessions.close(self.id);
+        self.loads.forget(self.agent, self.id);
         if !self.left {
             // An engine that has stopped needs not know.
             let _ = self.handle.tell(Event::Detach { agent: self.agent, session: self.id }).await;

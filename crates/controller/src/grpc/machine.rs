@@ -81,6 +81,21 @@ impl Speaker {
         )))
     }
 
+    /// Whether what it offers may go by this name.
+    ///
+    /// # Errors
+    /// It is another one's.
+    pub(super) fn check_name(&self, name: &str) -> Result<(), Status> {
+        match &self.who {
+            Some(machine) if machine.name != name => {
+                let own = &machine.name;
+                let text = format!("the certificate is of agent `{own}`, and the offer of `{name}`; it is refused");
+                Err(Status::permission_denied(text))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether it may speak for the agent with this number.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ mod inputs;
 mod installation;
 mod jobs;
 mod layout;
+mod load;
 mod machine;
 mod orders;
 pub mod peer;
@@ -62,6 +63,7 @@ pub use self::{
     accept::Listener,
     backup::{Promotion, Refused},
     door::{BadLeader, Door},
+    load::Loads,
 };
 use self::{
     access::Tokens, admin::Admins, agents::Agents, backup::Copies, door::Way, guard::Guard, identity::Machines,
@@ -116,6 +118,8 @@ pub struct Parts {
     pub promotions: Option<mpsc::Sender<Promotion>>,
     /// When callers must say who they are.
     pub enforcement: Enforcement,
+    /// How machines are.
+    pub loads: Loads,
 }
 
 impl std::fmt::Debug for Parts {

@@ -159,7 +159,7 @@ impl Muster for People {
         request: Request<v1::ListAgentsRequest>,
     ) -> Result<Response<v1::ListAgentsReply>, Status> {
         caller(&request)?;
-        fleet::agents(&self.parts).await.map(Response::new)
+        fleet::agents(&self.parts, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_queues(
@@ -167,6 +167,14 @@ impl Muster for People {
         request: Request<v1::ListQueuesRequest>,
     ) -> Result<Response<v1::ListQueuesReply>, Status> {
         fleet::queues(&self.parts, &caller(&request)?.reach).await.map(Response::new)
+    }
+
+    async fn tend_agents(
+        &self,
+        request: Request<v1::TendAgentsRequest>,
+    ) -> Result<Response<v1::TendAgentsReply>, Status> {
+        let caller = caller(&request)?;
+        fleet::tend(&self.parts, &caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn set_queue(&self, request: Request<v1::SetQueueRequest>) -> Result<Response<v1::SetQueueReply>, Status> {

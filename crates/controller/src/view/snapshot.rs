@@ -261,6 +261,7 @@ impl JobView {
 #[cfg(test)]
 mod tests {
     use muster_core::{
+        fleet::Limits,
         id::TaskId,
         record::Offer,
         spec::{Array, JobSpec},
@@ -394,8 +395,17 @@ mod tests {
     fn agents_and_queues_come_and_go() {
         let mut snapshot = Snapshot::default();
         let (uid, offer, never) = ("u".into(), Offer::default(), Timestamp(0));
-        let agent =
-            AgentRecord { id: AgentId(1), uid, offer, lost: false, stopped: false, first_seen: never, changed: never };
+        let agent = AgentRecord {
+            id: AgentId(1),
+            uid,
+            offer,
+            lost: false,
+            stopped: false,
+            first_seen: never,
+            changed: never,
+            cordon: None,
+            limits: Limits::default(),
+        };
         let agent = (Key::Agent(AgentId(1)), Some(Piece::Agent(Arc::new(agent))));
         let queue = (Key::Queue("q".into()), Some(Piece::Queue(Arc::new(Queue::default()))));
         snapshot.apply(Update { pieces: vec![agent, queue], summaries: Vec::new() });

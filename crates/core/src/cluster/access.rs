@@ -106,12 +106,14 @@ impl Cluster {
             Event::Cancel { target, .. } | Event::Retry { target, .. } => self.check_job(caller, target.job()),
             // Those who may ask for these have no limit, or they touch no queue.
             Event::SetQueue(_)
+            | Event::Tend(_)
             | Event::Identity(_)
             | Event::By { .. }
             | Event::Note(_)
             | Event::CreateToken(_)
             | Event::RevokeToken { .. }
             | Event::Attach { .. }
+            | Event::Offer { .. }
             | Event::Heartbeat { .. }
             | Event::Report { .. }
             | Event::Detach { .. }

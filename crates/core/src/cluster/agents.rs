@@ -6,6 +6,7 @@ use super::{Cluster, lease::Ending};
 use crate::{
     agent::{Agent, Holding, Place},
     event::{Answer, Effect, Refusal},
+    fleet::Limits,
     id::{AgentId, SessionId, TaskId, Token},
     mutant,
     record::{AgentRecord, Key, Offer},
@@ -75,13 +76,13 @@ impl Cluster {
     /// Says again what the agent may not have heard: these attempts are to be ended.
     fn restop(&mut self, id: AgentId, session: SessionId) {
         let Some(agent) = self.agents.get(&id) else { return };
-        let stopping = |job, index| {
-            let task = self.jobs.get(job).and_then(|entry| entry.touched(index));
-            task.is_some_and(|task| task.stopping)
+        let stopping = |task: TaskId| {
+            let task = self.jobs.get(&task.job).and_then(|entry| entry.touched(task.index));
+            task.and_then(|task| task.stopping)
         };
         for (token, holding) in &agent.holdings {
-            if stopping(&holding.task.job, holding.task.index) {
-                self.step.effects.push(Effect::Stop { agent: id, session, token: *token });
+            if let Some(why) = stopping(holding.task) {
+                self.step.effects.push(Effect::Stop { agent: id, session, token: *token, why });
             }
         }
     }
@@ -103,7 +104,9 @@ impl Cluster {
         self.next_agent += 1;
         let (lost, stopped) = (false, false);
         let (first_seen, changed) = (now.wall, now.wall);
-        let record = AgentRecord { id, uid: Arc::clone(&uid), offer, lost, stopped, first_seen, changed };
+        let (cordon, limits) = (None, Limits::default());
+        let uid_of = Arc::clone(&uid);
+        let record = AgentRecord { id, uid: uid_of, offer, lost, stopped, first_seen, changed, cordon, limits };
         self.uids.insert(uid, id);
         self.agents.insert(id, Agent::new(Arc::new(record)));
         self.changed(Key::Agent(id));
@@ -241,12 +244,13 @@ impl Cluster {
     }
 
     /// Takes up an agent that the store knows: it has until `deadline` to come back, as if it had been heard of now.
-    pub(super) fn remember(&mut self, record: Arc<AgentRecord>, now: Mono, deadline: Mono) {
+    pub(super) fn remember(&mut self, record: Arc<AgentRecord>, now: Now, deadline: Mono) {
         let id = record.id;
         self.next_agent = self.next_agent.max(id.0 + 1);
         self.uids.insert(Arc::clone(&record.uid), id);
+        self.remember_drain(now, &record);
         let mut agent = Agent::new(record);
-        agent.last_seen = now;
+        agent.last_seen = now.mono;
         if !agent.record.lost {
             agent.deadline = Some(deadline);
             self.deadlines.insert((deadline, id));

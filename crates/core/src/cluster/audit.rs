@@ -139,6 +139,9 @@ fn asked(event: &Event) -> Asked {
             let detail = format!("max_running {running}, max_waiting {waiting}, paused {}", queue.paused);
             Asked::Other("queue.set", queue.name.clone(), detail)
         }
+        Event::Tend(tending) => {
+            Asked::Other(tending.wish.action(), tending.agents.to_string(), super::fleet::in_words(tending))
+        }
         Event::CreateToken(new) => {
             let queues = new.reach.queues().join(", ");
             let limits = if queues.is_empty() { String::new() } else { format!(" in {queues}") };
@@ -149,6 +152,7 @@ fn asked(event: &Event) -> Asked {
         Event::RevokeToken { .. }
         | Event::By { .. }
         | Event::Note(_)
+        | Event::Offer { .. }
         | Event::Heartbeat { .. }
         | Event::Report { .. }
         | Event::Detach { .. }

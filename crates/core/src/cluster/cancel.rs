@@ -9,7 +9,7 @@ use crate::{
     mutant,
     record::{Cancel, Key},
     spec::Role,
-    state::State,
+    state::{State, Stopping},
     time::Now,
 };
 
@@ -123,7 +123,7 @@ impl Cluster {
         let Some(attempt) = task.live() else { return };
         let (agent, token) = (attempt.agent, attempt.token);
         self.edit_task(id, |task| {
-            task.stopping = true;
+            task.stopping = Some(Stopping::Cancel);
             task.why = Some(Arc::clone(why));
         });
         if mutant::is_on("freed-at-cancel")
@@ -132,7 +132,7 @@ impl Cluster {
             agent.drop_holding(token);
         }
         if let Some(session) = self.agents.get(&agent).and_then(|agent| agent.session) {
-            self.step.effects.push(Effect::Stop { agent, session, token });
+            self.step.effects.push(Effect::Stop { agent, session, token, why: Stopping::Cancel });
         }
     }
 }

@@ -116,8 +116,8 @@ fn capacity(cluster: &Cluster, found: &mut Vec<String>) {
         if used.cpu_milli != agent.used().cpu_milli || used.memory != agent.used().memory {
             found.push(format!("S3: agent {} uses {used:?}, kept {:?}", agent.record.id, agent.used()));
         }
-        if !used.fits(&agent.record.offer.capacity) {
-            found.push(format!("S3: agent {} uses {used:?} of {:?}", agent.record.id, agent.record.offer.capacity));
+        if !used.fits(agent.capacity()) && !agent.is_overfull() {
+            found.push(format!("S3: agent {} uses {used:?} of {:?}", agent.record.id, agent.capacity()));
         }
     }
 }

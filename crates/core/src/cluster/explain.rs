@@ -10,10 +10,11 @@ use super::{
 use crate::{
     agent::{Agent, HOLDINGS_MAX},
     event::{Refusal, Target},
+    fleet::Cordon,
     id::TaskId,
     resources::Shortage,
     spec::{Role, TaskSpec},
-    state::{State, Task},
+    state::{State, Stopping, Task},
     time::{Now, Timestamp},
 };
 
@@ -34,8 +35,8 @@ pub struct Explanation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
     /// Stable, for machines: `waiting-for`, `teardown`, `start-at`, `retry-at`, `queue-full`,
-    /// `queue-paused`, `no-agent`, `agent-mismatch`, `agent-too-small`, `agent-busy`, `agent-draining`, `agent-silent`,
-    /// `behind`, `next-round`, `stopping`, `on-agent`, `agent-away`, `skipped`, `cancelled`, `ended`.
+    /// `queue-paused`, `no-agent`, `agent-mismatch`, `agent-too-small`, `agent-busy`, `agent-cordoned`, `agent-unfit`, `agent-draining`, `agent-silent`,
+    /// `behind`, `next-round`, `stopping`, `draining`, `on-agent`, `agent-away`, `skipped`, `cancelled`, `ended`.
     pub code: &'static str,
     /// For people.
     pub text: String,
@@ -223,9 +224,18 @@ impl Cluster {
             );
             reasons.push(Reason::about("agent-away", agent, text, "it connects again"));
         }
-        if task.is_some_and(|task| task.stopping) {
-            let text = "it is being ended; it counts as cancelled once its processes are seen dead".to_owned();
-            reasons.push(Reason::new("stopping", text, ""));
+        match task.and_then(|task| task.stopping) {
+            Some(Stopping::Cancel) => {
+                let text = "it is being ended; it counts as cancelled once its processes are seen dead".to_owned();
+                reasons.push(Reason::new("stopping", text, ""));
+            }
+            Some(Stopping::Drain) => {
+                let why = agent.and_then(|agent| agent.record.cordon.as_deref()).map(Cordon::text);
+                let why = why.unwrap_or_else(|| "was drained".to_owned());
+                let text = format!("agent `{name}` {why}; it is being ended there and starts again elsewhere");
+                reasons.push(Reason::new("draining", text, "its processes are seen dead"));
+            }
+            None => {}
         }
         reasons
     }
@@ -255,7 +265,7 @@ fn why_not(agent: &Agent, spec: &TaskSpec, mean_us: u64) -> Vec<Reason> {
         reasons.push(Reason::about("agent-mismatch", agent, format!("agent `{name}`: {mismatch}"), unblock));
     }
     let request = &spec.request;
-    let never = request.shortages(&offer.capacity);
+    let never = request.shortages(agent.capacity());
     for short in &never {
         let text = format!(
             "agent `{name}` has {} of {} in all, {} asked for",
@@ -264,6 +274,14 @@ fn why_not(agent: &Agent, spec: &TaskSpec, mean_us: u64) -> Vec<Reason> {
             amount(short, short.wanted)
         );
         reasons.push(Reason::about("agent-too-small", agent, text, "ask for less, or a larger agent"));
+    }
+    if let Some(cordon) = agent.record.cordon.as_ref().filter(|_| never.is_empty() && reasons.is_empty()) {
+        let text = format!("agent `{name}` takes no new work: {}", cordon.text());
+        return vec![Reason::about("agent-cordoned", agent, text, format!("`ctl agent resume {name}`"))];
+    }
+    if !offer.unfit.is_empty() && never.is_empty() && reasons.is_empty() {
+        let text = format!("agent `{name}` takes no new work: {}", offer.unfit);
+        return vec![Reason::about("agent-unfit", agent, text, "that is over, or another agent")];
     }
     if never.is_empty() && reasons.is_empty() && agent.room(request, mean_us).is_none() {
         reasons.extend(request.shortages(agent.free()).iter().map(|short| {
@@ -283,6 +301,10 @@ fn why_not(agent: &Agent, spec: &TaskSpec, mean_us: u64) -> Vec<Reason> {
             if agent.is_deaf() {
                 let text = format!("agent `{name}` connects, and nothing shows that it hears the controller");
                 return vec![Reason::about("agent-silent", agent, text, "it answers, or another agent")];
+            }
+            if agent.is_overfull() {
+                let text = format!("agent `{name}` gives less than before, and what runs there takes more than that");
+                return vec![Reason::about("agent-busy", agent, text, "something there ends")];
             }
             let full = agent.holdings.len() >= HOLDINGS_MAX;
             let what =

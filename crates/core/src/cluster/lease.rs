@@ -10,7 +10,7 @@ use crate::{
     id::{AgentId, GroupId, TaskId, Token},
     record::{Key, TaskResult},
     spec::{OnLost, RetryPolicy, Role},
-    state::{Attempt, End, State, Task},
+    state::{Attempt, End, State, Stopping, Task},
     time::{Now, Timestamp},
     usage::Usage,
 };
@@ -29,13 +29,22 @@ pub(super) struct Ending {
     pub(super) ended: Timestamp,
     pub(super) result: Option<TaskResult>,
     pub(super) usage: Option<Usage>,
+    /// Its agent ended it to be empty: that is nobody's fault and counts as nothing.
+    pub(super) free: bool,
 }
 
 impl Ending {
     /// The attempt is gone with its agent.
     pub(super) fn lost(now: Now, why: &str) -> Self {
-        let why = Some(Arc::from(why));
-        Self { end: End::Lost, why, started: Timestamp(0), ended: now.wall, result: None, usage: None }
+        Self {
+            end: End::Lost,
+            why: Some(Arc::from(why)),
+            started: Timestamp(0),
+            ended: now.wall,
+            result: None,
+            usage: None,
+            free: false,
+        }
     }
 }
 
@@ -106,16 +115,19 @@ impl Cluster {
         let Some(group) = entry.group(index) else { return };
         let Some(task) = entry.touched(id.index) else { return };
         let (shape, spec) = (group.shape_of(Some(task)), Arc::clone(&group.spec));
+        let Some(ending) = self.ended_by_drain(task, ending) else { return self.undo_lease(id) };
+        let free = ending.free;
         let ending_job = entry.cancel.as_ref().is_some_and(|c| spec.role != Role::Teardown || c.teardown_too);
-        let climbs = group.climbs(task, ending.end) && !task.stopping && !ending_job;
+        let climbs = group.climbs(task, ending.end) && task.stopping != Some(Stopping::Cancel) && !ending_job;
+        let losses_max = if free { u16::MAX } else { self.config.losses_max };
         let to = match climbs {
             true => State::Queued,
-            false => next_state(task, &spec.retry, spec.on_lost, ending.end, self.config.losses_max, ending_job),
+            false => next_state(task, &spec.retry, spec.on_lost, ending.end, losses_max, ending_job),
         };
         let retry = u32::from(task.retries) + 1;
         let delay = backoff::delay(&spec.retry, id, retry);
         let retry_at = now.wall.after(delay);
-        let Ending { end, why, started, ended, result, usage } = ending;
+        let Ending { end, why, started, ended, result, usage, .. } = ending;
         let moved = self.move_task(id, to, |task| {
             if let Some(attempt) = task.attempt.as_mut() {
                 attempt.end = Some(end);
@@ -126,9 +138,9 @@ impl Cluster {
                     attempt.started = started;
                 }
             }
-            task.stopping = false;
+            task.stopping = None;
             task.retry_at = Timestamp(0);
-            if end == End::Lost {
+            if end == End::Lost && !free {
                 task.losses = task.losses.saturating_add(1);
             }
             if climbs {
@@ -172,11 +184,11 @@ impl Cluster {
     pub(super) fn undo_lease(&mut self, id: TaskId) {
         let Some(entry) = self.jobs.get(&id.job) else { return };
         let index = entry.group_of(id.index);
-        let cancelled = entry.touched(id.index).is_some_and(|task| task.stopping);
+        let cancelled = entry.touched(id.index).is_some_and(|task| task.stopping == Some(Stopping::Cancel));
         let to = if cancelled { State::Cancelled } else { State::Queued };
         let moved = self.move_task(id, to, |task| {
             task.attempt = task.past.pop();
-            task.stopping = false;
+            task.stopping = None;
         });
         if moved && to == State::Queued {
             self.requeue(id, GroupId { job: id.job, index });
@@ -190,14 +202,14 @@ fn took_us(took: Duration) -> u64 {
 
 /// What a task becomes when its attempt ends.
 fn next_state(task: &Task, retry: &RetryPolicy, on_lost: OnLost, end: End, losses_max: u16, ending_job: bool) -> State {
-    let stopped = task.stopping || ending_job;
+    let stopped = task.stopping == Some(Stopping::Cancel) || ending_job;
     let retried = u32::from(task.retries) < retry.max;
     match end {
         End::Succeeded => State::Succeeded,
         End::Cancelled => State::Cancelled,
         _ if stopped => State::Cancelled,
         End::Lost => match on_lost {
-            OnLost::Retry if task.losses + 1 < losses_max => State::Queued,
+            OnLost::Retry if task.losses.saturating_add(1) < losses_max => State::Queued,
             OnLost::Retry | OnLost::Fail => State::Failed,
         },
         End::Exit(code) if retried && (retry.exit_codes.is_empty() || retry.exit_codes.contains(&code)) => {

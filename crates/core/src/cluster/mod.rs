@@ -8,6 +8,7 @@ pub mod check;
 mod deps;
 mod entry;
 mod explain;
+mod fleet;
 mod identity;
 mod ladder;
 mod lease;
@@ -25,6 +26,7 @@ use std::{
 };
 
 pub use explain::{Explanation, Reason};
+pub use fleet::{Fleet, FleetQuery, Presence, Totals};
 pub use queues::QueueStatus;
 pub use recover::RecoverError;
 
@@ -60,6 +62,8 @@ pub struct AgentStatus {
     pub record: Arc<AgentRecord>,
     /// Its connection; none: silent.
     pub session: Option<SessionId>,
+    /// What tasks may take of it: its offer, and less where a person says so.
+    pub capacity: Request,
     /// What running leases take of it.
     pub used: Request,
     /// Leases that take resources.
@@ -68,6 +72,8 @@ pub struct AgentStatus {
     pub ahead: u32,
     /// When it last gave a sign.
     pub last_seen: Mono,
+    /// It is about to stop and takes nothing new.
+    pub stops: bool,
     /// It is away, and something of it may go on alone until then; none: nothing does.
     pub kept_until: Option<Mono>,
 }
@@ -97,6 +103,8 @@ pub struct Cluster {
     agents: BTreeMap<AgentId, Agent>,
     uids: BTreeMap<Arc<str>, AgentId>,
     deadlines: BTreeSet<(Mono, AgentId)>,
+    /// When what still runs on a drained agent is ended, by the clock that never jumps.
+    drains: BTreeSet<(Mono, AgentId)>,
     identities: Identities,
     queues: BTreeMap<Arc<str>, Lane>,
     tokens: BTreeMap<Arc<str>, Arc<crate::access::Token>>,
@@ -125,6 +133,7 @@ impl Cluster {
             agents: BTreeMap::new(),
             uids: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            drains: BTreeSet::new(),
             identities: Identities::default(),
             queues: BTreeMap::new(),
             tokens: BTreeMap::new(),
@@ -151,6 +160,7 @@ impl Cluster {
             Event::Cancel { target, by, reason, teardown_too } => self.cancel(now, target, &by, &reason, teardown_too),
             Event::Retry { target, which } => self.retry(now, target, which),
             Event::SetQueue(queue) => self.set_queue(queue),
+            Event::Tend(tending) => self.tend(now, tending),
             Event::Identity(change) => self.identify(now, change),
             Event::By { caller, event } => self.by(now, &caller, *event),
             Event::Note(note) => {
@@ -160,6 +170,7 @@ impl Cluster {
             Event::CreateToken(new) => self.create_token(now, new),
             Event::RevokeToken { which } => self.revoke_token(now, &which),
             Event::Attach { uid, offer, session, holding } => self.attach(now, uid, offer, session, &holding),
+            Event::Offer { agent, session, offer } => self.offer(now, agent, session, offer),
             Event::Heartbeat { agent, session, stamp } => self.heartbeat(now, agent, session, stamp),
             Event::Report { agent, session, report } => self.report(now, agent, session, report),
             Event::Detach { agent, session } => self.detach(agent, session),
@@ -202,24 +213,31 @@ impl Cluster {
     pub fn wakeup(&self) -> Wakeup {
         let silence = self.deadlines.first().map(|(at, _)| *at);
         let backoff = self.backoffs.first().map(|(at, ..)| *at);
-        Wakeup { wall: self.timers.first().map(|(at, _)| *at), mono: silence.into_iter().chain(backoff).min() }
+        let drain = self.drains.first().map(|(at, _)| *at);
+        Wakeup {
+            wall: self.timers.first().map(|(at, _)| *at),
+            mono: silence.into_iter().chain(backoff).chain(drain).min(),
+        }
     }
 
     /// Every agent, by number.
     pub fn agents(&self) -> Vec<AgentStatus> {
+        self.agents.values().map(|agent| self.status(agent)).collect()
+    }
+
+    fn status(&self, agent: &Agent) -> AgentStatus {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        self.agents
-            .values()
-            .map(|agent| AgentStatus {
-                record: Arc::clone(&agent.record),
-                session: agent.session,
-                used: agent.used().clone(),
-                running: count(agent.active()),
-                ahead: count(agent.ahead()),
-                last_seen: agent.last_seen,
-                kept_until: agent.kept_until(self.config.lease_ttl, self.config.lease_margin),
-            })
-            .collect()
+        AgentStatus {
+            record: Arc::clone(&agent.record),
+            session: agent.session,
+            capacity: agent.capacity().clone(),
+            used: agent.used().clone(),
+            stops: agent.draining,
+            running: count(agent.active()),
+            ahead: count(agent.ahead()),
+            last_seen: agent.last_seen,
+            kept_until: agent.kept_until(self.config.lease_ttl, self.config.lease_margin),
+        }
     }
 
     /// Whether anything stands in line that a round could give out.

@@ -54,9 +54,7 @@ impl Cluster {
                 (Key::Queue(name), Piece::Queue(queue)) => cluster.lane(&name).set(queue),
                 (Key::Token(id), Piece::Token(token)) if token.id == id => _ = cluster.tokens.insert(id, token),
                 (Key::Audit(n), Piece::Audit(block)) => cluster.ledger.adopt(n, block),
-                (Key::Agent(id), Piece::Agent(record)) if record.id == id => {
-                    cluster.remember(record, now.mono, deadline)
-                }
+                (Key::Agent(id), Piece::Agent(record)) if record.id == id => cluster.remember(record, now, deadline),
                 (Key::Job(id), Piece::Job(job)) if job.id == id => jobs.push(job),
                 (key @ (Key::Chunk(..) | Key::Cancel(_) | Key::Result(_)), piece) => parts.push((key, piece)),
                 (key, _) => {

@@ -46,6 +46,8 @@ impl Cluster {
     }
 
     fn believe(&mut self, now: Now, agent: AgentId, token: Token, task: TaskId, what: What) {
+        // An agent that says that it stops ends what it has: no task is to blame.
+        let free = self.agents.get(&agent).is_some_and(|agent| agent.draining);
         match what {
             What::Started { at } => self.edit_task(task, |task| {
                 if let Some(attempt) = task.attempt.as_mut() {
@@ -61,7 +63,7 @@ impl Cluster {
                         agent.drop_holding(token);
                     }
                 }
-                self.end_attempt(now, task, Ending { end, why, started, ended, result, usage });
+                self.end_attempt(now, task, Ending { end, why, started, ended, result, usage, free });
             }
             What::Returned { .. } => {
                 if let Some(agent) = self.agents.get_mut(&agent) {

@@ -6,7 +6,7 @@ use crate::{
     id::{GroupId, JobId, TaskId},
     record::Key,
     spec::Role,
-    state::{State, Task},
+    state::{State, Stopping, Task},
     time::{Now, Timestamp},
 };
 
@@ -21,7 +21,7 @@ fn reset(task: &mut Task) {
     task.retries = 0;
     task.losses = 0;
     task.ooms = 0;
-    task.stopping = false;
+    task.stopping = None;
     task.retry_at = Timestamp(0);
     task.why = None;
 }
@@ -72,7 +72,10 @@ impl Cluster {
         let running = entry.runs(first, end).into_iter().filter(|(_, _, state)| *state == State::Running);
         let mut indices = running.flat_map(|(first, count, _)| first..first + count);
         let ending = entry.cancel.is_some();
-        indices.find(|index| entry.touched(*index).is_some_and(|task| task.stopping) || ending && entry.is_work(*index))
+        indices.find(|index| {
+            entry.touched(*index).is_some_and(|task| task.stopping == Some(Stopping::Cancel))
+                || ending && entry.is_work(*index)
+        })
     }
 
     /// Groups with something to do again: those asked for, what was skipped because of them, and,

@@ -10,6 +10,7 @@ use crate::{
 impl Cluster {
     pub(super) fn tick(&mut self, now: Now) {
         self.expire_agents(now);
+        self.end_drains(now);
         while let Some((at, task, retry_at)) = self.backoffs.first().copied() {
             if at > now.mono {
                 break;

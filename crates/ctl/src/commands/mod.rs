@@ -1,6 +1,7 @@
 //! One file per subcommand: its arguments and what it does.
 
 pub(crate) mod admin;
+pub(crate) mod agent;
 pub(crate) mod agents;
 pub(crate) mod audit;
 pub(crate) mod cancel;
@@ -116,6 +117,7 @@ pub(crate) async fn dispatch(ctl: &Ctl, command: Command) -> Result<Exit, Error>
         Command::Stats(args) => Box::pin(stats::run(ctl, args)).await,
         Command::Status(args) => Box::pin(status::run(ctl, args)).await,
         Command::Admin(args) => Box::pin(admin::run(ctl, args)).await,
+        Command::Agent(args) => Box::pin(agent::run(ctl, args)).await,
         Command::Agents(args) => Box::pin(agents::run(ctl, args)).await,
         Command::Audit(args) => Box::pin(audit::run(ctl, args)).await,
         Command::Queue(args) => Box::pin(queue::run(ctl, args)).await,

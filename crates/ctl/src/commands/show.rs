@@ -74,7 +74,7 @@ async fn look_at_agents(client: &Client, tasks: &mut [Task]) -> Result<(), Error
     if tasks.iter().all(|task| task.state != "running") {
         return Ok(());
     }
-    let reply = client.rpc.clone().list_agents(v1::ListAgentsRequest {}).await?.into_inner();
+    let reply = client.rpc.clone().list_agents(v1::ListAgentsRequest::default()).await?.into_inner();
     let agents = Agents::of(reply).agents;
     tasks.iter_mut().filter(|task| task.state == "running").for_each(|task| task.look_at(&agents));
     Ok(())

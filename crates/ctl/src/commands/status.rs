@@ -20,7 +20,7 @@ pub(crate) async fn run(ctl: &Ctl, _args: Args) -> Result<Exit, Error> {
     if let Some(problem) = status.info.as_ref().and_then(mismatch) {
         ctl.output.note(Look::Warn, &format!("warning: {problem}"));
     }
-    let agents = client.rpc.list_agents(v1::ListAgentsRequest {}).await?.into_inner();
+    let agents = client.rpc.list_agents(v1::ListAgentsRequest::default()).await?.into_inner();
     let queues = client.rpc.list_queues(v1::ListQueuesRequest {}).await?.into_inner();
     let status = Status::of(status, agents, queues);
     ctl.output.one(&status)?;

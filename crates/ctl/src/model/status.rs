@@ -60,6 +60,8 @@ pub(crate) struct Count {
     away: usize,
     stopped: usize,
     lost: usize,
+    /// Connected, and given no new work.
+    cordoned: usize,
     running_tasks: u64,
 }
 
@@ -106,7 +108,8 @@ impl From<v1::MemberView> for Controller {
 
 impl Count {
     /// One more agent in this state.
-    pub(crate) fn add(&mut self, state: &str, running: u32) {
+    pub(crate) fn add(&mut self, state: &str, cordoned: bool, running: u32) {
+        self.cordoned += usize::from(cordoned && state == "connected");
         match state {
             "connected" => self.connected += 1,
             "silent" => self.silent += 1,
@@ -149,12 +152,13 @@ impl Human for Status {
             out.push_str(&page.paint(Look::Bad, &format!("  problem: {}", plain(problem))));
             out.push('\n');
         }
-        let Count { connected, silent, away, stopped, lost, running_tasks } = self.agents;
+        let Count { connected, silent, away, stopped, lost, cordoned, running_tasks } = self.agents;
         let tasks = format!("{running_tasks} task{}", plural(running_tasks != 1));
+        let held = if cordoned > 0 { format!(" ({cordoned} of them cordoned)") } else { String::new() };
         let more = [(away, "away"), (stopped, "stopped")];
         let more: String = more.into_iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!(", {n} {word}")).collect();
         out.push_str(&format!(
-            "agents: {connected} connected, {silent} silent{more}, {lost} lost; {tasks} on them\n\n"
+            "agents: {connected} connected{held}, {silent} silent{more}, {lost} lost; {tasks} on them\n\n"
         ));
         out.push_str(&Queues { queues: self.queues.clone() }.human(page));
         out

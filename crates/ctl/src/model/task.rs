@@ -168,7 +168,7 @@ impl From<v1::TaskView> for Task {
             name: view.name,
             state: state(task.state),
             why: some(&task.why),
-            stopping: task.stopping == v1::Stopping::Cancel as i32,
+            stopping: task.stopping == v1::Stopping::Cancel as i32 || task.drained,
             retries: task.retries,
             losses: task.losses,
             ooms: task.ooms,

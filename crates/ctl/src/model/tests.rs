@@ -172,19 +172,69 @@ fn agents_are_listed_as_documented() {
         capacity: Some(capacity),
         version: "0.1.0".into(),
         host: "machine-1.example.org".into(),
+        ..Default::default()
     };
     let view = v1::AgentView {
         kept_until_us: 0,
         id: 1,
-        offer: Some(offer),
+        offer: Some(offer.clone()),
         state: "connected".into(),
         used: Some(v1::Request { cpu_milli: 1500, memory_bytes: 1 << 30, ..Default::default() }),
         running: 2,
         prefetched: 1,
         last_seen_us: T0 + 299 * SECOND,
+        ..Default::default()
     };
-    let whole = agent::Agents::of(v1::ListAgentsReply { agents: vec![view] });
+    let drained = v1::AgentView { offer: Some(known(offer)), ..tended(view.clone()) };
+    let whole = agent::Agents::of(v1::ListAgentsReply { agents: vec![view, drained], ..Default::default() });
     check("agents", &whole, &whole.agents);
+    let wide = agent::Agents { wide: true, ..whole.clone() };
+    check("agents-wide", &wide, &wide.agents);
+    let shown = agent::Shown { agents: whole.agents[1..].to_vec() };
+    check("agent-show", &shown, &shown.agents);
+    let tended =
+        agent::Tended { changed: vec!["machine-2".into()], same: vec!["machine-3".into()], what: String::new() };
+    let tended = tended.told("takes work again");
+    check("agent-resume", &tended, std::slice::from_ref(&tended));
+}
+
+/// A machine of which all is known.
+fn known(offer: v1::Offer) -> v1::Offer {
+    let gpu = v1::Gpu { index: 1, name: "H100".into(), uuid: "GPU-17".into(), memory_bytes: 80 << 30 };
+    let facts = v1::Facts {
+        kernel: "6.12.1".into(),
+        distribution: "Debian GNU/Linux 13 (trixie)".into(),
+        processors: 16,
+        numa: vec!["0-7".into(), "8-15".into()],
+        memory_bytes: 32 << 30,
+        disk_bytes: 1 << 40,
+        gpus: vec![gpu],
+        enforced: [("memory", "cgroup v2 in /sys/fs/cgroup/muster", ""), ("pids", "", "the controller is not there")]
+            .map(|(what, by, why_not)| v1::Enforced { what: what.into(), by: by.into(), why_not: why_not.into() })
+            .to_vec(),
+    };
+    v1::Offer { name: "machine-2".into(), facts: Some(facts), ..offer }
+}
+
+/// The same, drained and limited.
+fn tended(view: v1::AgentView) -> v1::AgentView {
+    let cordon = v1::Cordon {
+        at_us: T0,
+        by: "ops".into(),
+        reason: "new kernel".into(),
+        drain: true,
+        deadline_us: T0 + 600 * SECOND,
+    };
+    let limits = v1::Limits { cpu_milli: Some(2000), ..Default::default() };
+    let capacity = v1::Request { cpu_milli: 2000, memory_bytes: 16 << 30, ..Default::default() };
+    v1::AgentView {
+        id: 2,
+        cordon: Some(cordon),
+        limits: Some(limits),
+        capacity: Some(capacity),
+        load: Some(v1::Load { load_milli: 1250, memory_free: 3 << 30, disk_free: 200 << 30 }),
+        ..view
+    }
 }
 
 #[test]
@@ -274,7 +324,10 @@ fn the_installation_is_told_as_documented() {
     let members = vec![member("north", true), member("south", false)];
     let reply = v1::StatusReply { info: Some(info), members, store: Some(store) };
     let view = |state: &str, running| v1::AgentView { state: state.into(), running, ..Default::default() };
-    let agents = v1::ListAgentsReply { agents: vec![view("connected", 3), view("connected", 0), view("lost", 0)] };
+    let agents = v1::ListAgentsReply {
+        agents: vec![view("connected", 3), view("connected", 0), view("lost", 0)],
+        ..Default::default()
+    };
     let queue = v1::QueueRecord { name: "default".into(), ..Default::default() };
     let queues = vec![v1::QueueView { queue: Some(queue), running: 3, queued: 5 }];
     let whole = crate::model::status::Status::of(reply, agents, v1::ListQueuesReply { queues });

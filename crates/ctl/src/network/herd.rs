@@ -29,7 +29,7 @@ fn agents_that_lost_one_controller_together_come_back_spread_over_time() {
     sim.client("person", async move {
         let mut person = Person::new(&seen).await;
         loop {
-            let reply = person.client.rpc.list_agents(muster_common::proto::v1::ListAgentsRequest {}).await;
+            let reply = person.client.rpc.list_agents(muster_common::proto::v1::ListAgentsRequest::default()).await;
             let agents = reply.expect("it is answered").into_inner().agents;
             if agents.len() == AGENTS && agents.iter().all(|agent| agent.state == "connected") {
                 return Ok(());

@@ -79,7 +79,8 @@ impl Person {
 
     /// The state of an agent; none: nobody knows it.
     pub(super) async fn agent(&mut self, name: &str) -> Option<String> {
-        let reply = self.client.rpc.list_agents(v1::ListAgentsRequest {}).await.expect("it is answered").into_inner();
+        let reply =
+            self.client.rpc.list_agents(v1::ListAgentsRequest::default()).await.expect("it is answered").into_inner();
         let is_it = |agent: &v1::AgentView| agent.offer.as_ref().is_some_and(|offer| offer.name == name);
         reply.agents.into_iter().find(is_it).map(|agent| agent.state)
     }

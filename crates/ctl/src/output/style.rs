@@ -78,7 +78,8 @@ pub(crate) fn of_state(word: &str) -> Look {
         "succeeded" | "connected" => Look::Good,
         "failed" | "lost" => Look::Bad,
         "running" => Look::Busy,
-        "retrying" | "cancelled" | "silent" | "away" | "paused" => Look::Warn,
+        "retrying" | "cancelled" | "silent" | "away" | "paused" | "cordoned" | "draining" | "drained" | "stopping"
+        | "unfit" => Look::Warn,
         "skipped" | "waiting" | "scheduled" | "stopped" => Look::Dim,
         _ => Look::Plain,
     }

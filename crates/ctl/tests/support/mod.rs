@@ -55,6 +55,7 @@ pub(crate) struct Asked {
     pub(crate) logs: Vec<v1::LogsRequest>,
     pub(crate) queues: Vec<v1::QueueRecord>,
     pub(crate) watches: usize,
+    pub(crate) tended: Vec<v1::TendAgentsRequest>,
 }
 
 #[derive(Clone)]
@@ -390,7 +391,15 @@ impl Muster for Service {
 
     async fn list_agents(&self, _request: Request<v1::ListAgentsRequest>) -> Answer<v1::ListAgentsReply> {
         self.open()?;
-        Ok(Response::new(v1::ListAgentsReply { agents: self.script.agents.clone() }))
+        Ok(Response::new(v1::ListAgentsReply { agents: self.script.agents.clone(), ..Default::default() }))
+    }
+
+    async fn tend_agents(&self, request: Request<v1::TendAgentsRequest>) -> Answer<v1::TendAgentsReply> {
+        let request = request.into_inner();
+        self.begin()?.tended.push(request.clone());
+        let mut same = request.names;
+        let changed = if same.is_empty() { vec!["by-label".to_owned()] } else { vec![same.remove(0)] };
+        Ok(Response::new(v1::TendAgentsReply { changed, same }))
     }
 
     async fn list_queues(&self, _request: Request<v1::ListQueuesRequest>) -> Answer<v1::ListQueuesReply> {

@@ -305,7 +305,7 @@ async fn welcomed(channel: tonic::transport::Channel, n: usize) -> Result<tonic:
         let mut beat = tokio::time::interval(Duration::from_secs(1));
         loop {
             beat.tick().await;
-            let message = Some(v1::agent_up::Message::Heartbeat(v1::Heartbeat { stamp_us: 1 }));
+            let message = Some(v1::agent_up::Message::Heartbeat(v1::Heartbeat { stamp_us: 1, load: None }));
             if up.send(v1::AgentUp { message }).await.is_err() {
                 return;
             }

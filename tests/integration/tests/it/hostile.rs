@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use muster_common::{
-    proto::v1::{self, agent_link_client::AgentLinkClient, agent_up::Message as Up, muster_client::MusterClient},
+    proto::{
+        PROTOCOL,
+        v1::{self, agent_link_client::AgentLinkClient, agent_up::Message as Up, muster_client::MusterClient},
+    },
     tls::Who,
 };
 use muster_controller::identity::Authority as Signs;
@@ -40,7 +43,7 @@ fn signed(authority: &Authority, who: &Who, at: SystemTime) -> Result<Shows> {
 /// What a call of an agent says that opens its control stream with this hello.
 async fn hello(channel: &Channel, name: &str, uid: &str) -> Result<(), Status> {
     let offer = Some(v1::Offer { name: name.to_owned(), ..v1::Offer::default() });
-    let hello = v1::Hello { uid: uid.to_owned(), offer, protocol: 1, ..v1::Hello::default() };
+    let hello = v1::Hello { uid: uid.to_owned(), offer, protocol: PROTOCOL, ..v1::Hello::default() };
     let messages = tokio_stream::iter([v1::AgentUp { message: Some(Up::Hello(hello)) }]);
     let mut down = AgentLinkClient::new(channel.clone()).control(messages).await?.into_inner();
     down.message().await.map(|_| ())
@@ -132,7 +135,7 @@ fn a_stolen_certificate_speaks_for_nobody_else() -> Result<()> {
         let up = tokio_stream::iter([v1::LogUp { agent: north, batches: Vec::new() }]);
         ensure!(calls.logs(up).await?.into_inner().message().await.is_ok(), "its own stream is refused");
         // People's calls are not for agents, and agents' calls not for people.
-        let status = MusterClient::new(thief).list_agents(v1::ListAgentsRequest {}).await.err();
+        let status = MusterClient::new(thief).list_agents(v1::ListAgentsRequest::default()).await.err();
         ensure!(status.is_some_and(|status| status.code() == Code::PermissionDenied), "an agent is no person");
         let status = hello(&nobody, "south", south_uid.trim()).await.err().context("it was let in")?;
         ensure!(status.code() == Code::Unauthenticated, "{status}");

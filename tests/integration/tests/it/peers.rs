@@ -126,7 +126,7 @@ impl Agent {
 async fn works(system: &System, protocols: (u32, u32), spoken: u32) -> Result<()> {
     let mut agent = Agent::greet(system.address(), protocols).await?;
     ensure!(agent.welcome.protocol == spoken, "{protocols:?}: {:?}", agent.welcome);
-    agent.say(Up::Heartbeat(v1::Heartbeat { stamp_us: 7 })).await?;
+    agent.say(Up::Heartbeat(v1::Heartbeat { stamp_us: 7, load: None })).await?;
     ensure!(matches!(agent.hear().await?, Down::HeartbeatAck(ack) if ack.stamp_us == 7), "no answer to a heartbeat");
     let file = "name = \"a\"\n[[tasks]]\nname = \"a\"\nrun = [\"true\"]\n";
     let job = system.submit("a.toml", file)?;
@@ -189,7 +189,7 @@ struct Controller {
 
 #[derive(Debug)]
 enum Heard {
-    Hello(v1::Hello),
+    Hello(Box<v1::Hello>),
     Beat,
     Ended(v1::Ended),
     Output(Vec<u8>),
@@ -211,7 +211,7 @@ impl Controller {
         while let Ok(Some(v1::AgentUp { message: Some(message) })) = up.message().await {
             match message {
                 Up::Hello(hello) => {
-                    let _test_is_over = self.heard.send(Heard::Hello(hello)).await;
+                    let _test_is_over = self.heard.send(Heard::Hello(Box::new(hello))).await;
                     let (lease_ttl_ms, heartbeat_ms) = (15_000, 200);
                     let protocol = self.protocol;
                     let welcome = v1::Welcome {
@@ -226,7 +226,7 @@ impl Controller {
                     say(Down::Welcome(welcome)).await;
                     say(Down::Leases(lease())).await;
                 }
-                Up::Heartbeat(v1::Heartbeat { stamp_us }) => {
+                Up::Heartbeat(v1::Heartbeat { stamp_us, .. }) => {
                     let _test_is_over = self.heard.send(Heard::Beat).await;
                     say(Down::HeartbeatAck(v1::HeartbeatAck { stamp_us, term: 1 })).await;
                 }
@@ -239,7 +239,7 @@ impl Controller {
                     }
                 }
                 // One of protocol 1 reads over what it does not know.
-                Up::Goodbye(_) | Up::Draining(_) => {}
+                Up::Goodbye(_) | Up::Draining(_) | Up::Offer(_) => {}
             }
         }
     }

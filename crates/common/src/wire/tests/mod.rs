@@ -9,15 +9,16 @@ mod work;
 use std::{sync::Arc, time::Duration};
 
 use muster_core::{
+    fleet::{Cordon, Limits},
     id::{AgentId, JobId, TaskId, Token},
-    record::{AgentRecord, Cancel, Job, Key, Meta, Offer, Piece, Queue, TaskResult},
+    record::{AgentRecord, Cancel, Enforced, Facts, Gpu, Job, Key, Meta, Offer, Piece, Queue, TaskResult},
     resources::Request,
     run_as::{RunAs, Scratch},
     spec::{
         After, Array, Command, JobSpec, LabelRule, On, OnLost, OomRetries, Priority, Requires, RetryPolicy, Role,
         TaskSpec,
     },
-    state::{Attempt, Chunk, End, State, Task},
+    state::{Attempt, Chunk, End, State, Stopping, Task},
     time::Timestamp,
     usage::{Amount, Unenforced, Usage},
 };
@@ -241,7 +242,8 @@ fn states() -> impl Strategy<Value = State> {
 }
 
 fn tasks() -> impl Strategy<Value = Task> {
-    let counts = (any::<bool>(), any::<u16>(), any::<u16>(), any::<u8>());
+    let stopping = prop::sample::select(vec![None, Some(Stopping::Cancel), Some(Stopping::Drain)]);
+    let counts = (stopping, any::<u16>(), any::<u16>(), any::<u8>());
     (states(), counts, times(), option::of(attempts()), vec(attempts(), 0..3), why()).prop_map(
         |(state, (stopping, retries, losses, ooms), retry_at, attempt, past, why)| Task {
             state,
@@ -266,9 +268,54 @@ fn chunks() -> impl Strategy<Value = Chunk> {
 }
 
 fn offers() -> impl Strategy<Value = Offer> {
-    (words(), words(), words(), btree_map(words(), words(), 0..3), requests(), words(), words()).prop_map(
-        |(name, os, arch, labels, capacity, version, host)| Offer { name, os, arch, labels, capacity, version, host },
+    let labels = btree_map(words(), words(), 0..3);
+    (words(), words(), words(), labels, requests(), words(), words(), machine_facts().boxed()).prop_map(
+        |(name, os, arch, labels, capacity, version, host, facts)| Offer {
+            name,
+            os,
+            arch,
+            labels,
+            capacity,
+            version,
+            host,
+            unfit: facts.distribution.clone(),
+            facts: Box::new(facts),
+        },
     )
+}
+
+fn machine_facts() -> impl Strategy<Value = Facts> {
+    let gpu = (any::<u32>(), words(), words(), any::<u64>());
+    let gpu = gpu.prop_map(|(index, name, uuid, memory)| Gpu { index, name, uuid, memory });
+    let numbers = (any::<u32>(), any::<u64>(), any::<u64>());
+    let enforced = (words(), words(), words()).prop_map(|(what, by, why_not)| Enforced { what, by, why_not });
+    (words(), words(), numbers, vec(words(), 0..3), vec(gpu, 0..3), vec(enforced, 0..3)).prop_map(
+        |(kernel, distribution, (processors, memory, disk), numa, gpus, enforced)| Facts {
+            kernel,
+            distribution,
+            processors,
+            numa,
+            memory,
+            disk,
+            gpus,
+            enforced,
+        },
+    )
+}
+
+fn cordons() -> impl Strategy<Value = Cordon> {
+    (times(), arcs(), arcs(), any::<bool>(), times()).prop_map(|(at, by, reason, drain, deadline)| Cordon {
+        at,
+        by,
+        reason,
+        drain,
+        deadline,
+    })
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    let limit = || option::of(any::<u64>());
+    (limit(), limit(), limit()).prop_map(|(cpu_milli, memory, gpus)| Limits { cpu_milli, memory, gpus })
 }
 
 fn results() -> impl Strategy<Value = TaskResult> {
@@ -310,9 +357,14 @@ fn queue_pieces() -> impl Strategy<Value = (Key, Piece)> {
 }
 
 fn agent_pieces() -> impl Strategy<Value = (Key, Piece)> {
-    (any::<u64>(), arcs(), offers(), any::<(bool, bool)>(), times(), times()).prop_map(
-        |(id, uid, offer, (lost, stopped), first_seen, changed)| {
-            let agent = AgentRecord { id: AgentId(id), uid, offer, lost, stopped, first_seen, changed };
+    let wishes = (option::of(cordons().prop_map(Arc::new)), limits()).boxed();
+    // In boxes: together they are too much for the stack of a test's thread.
+    let offers = offers().boxed();
+    (any::<u64>(), arcs(), offers, any::<(bool, bool)>(), times(), times(), wishes).prop_map(
+        |(id, uid, offer, (lost, stopped), first_seen, changed, (cordon, limits))| {
+            let id = AgentId(id);
+            let agent = AgentRecord { id, uid, offer, lost, stopped, first_seen, changed, cordon, limits };
+            let AgentId(id) = id;
             (Key::Agent(AgentId(id)), Piece::Agent(Arc::new(agent)))
         },
     )

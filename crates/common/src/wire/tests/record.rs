@@ -5,11 +5,12 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use muster_core::{
     access,
     audit::{Block, Outcome, Record},
+    fleet::{Cordon, Limits},
     id::{AgentId, JobId, TaskId, Token},
-    record::{AgentRecord, Cancel, Job, Key, Meta, Offer, Piece, Queue, TaskResult},
+    record::{AgentRecord, Cancel, Enforced, Facts, Gpu, Job, Key, Meta, Offer, Piece, Queue, TaskResult},
     resources::Request,
     spec::{After, Array, Command, JobSpec, LabelRule, On, OnLost, Priority, Requires, RetryPolicy, Role, TaskSpec},
-    state::{Attempt, Chunk, End, State, Task},
+    state::{Attempt, Chunk, End, State, Stopping, Task},
     time::Timestamp,
 };
 use proptest::{collection::vec, prelude::*};
@@ -42,6 +43,7 @@ fn samples() -> Vec<(Key, Piece)> {
         (Key::Result(TaskId::new(job, 129)), Piece::Result(Arc::new(TaskResult::Stored(70_000)))),
         (Key::Token("abcd2345".into()), Piece::Token(Arc::new(sample_token()))),
         (Key::Audit(2), Piece::Audit(Arc::new(Block { records: vec![sample_audit()] }))),
+        (Key::Agent(AgentId(4)), Piece::Agent(Arc::new(sample_tended()))),
     ]
 }
 
@@ -88,6 +90,7 @@ fn sample_agent() -> AgentRecord {
         capacity: Request { cpu_milli: 2500, memory: 1 << 33, gpus: 1, named },
         version: "0.1.0".to_owned(),
         host: "host-1".to_owned(),
+        ..Offer::default()
     };
     AgentRecord {
         id: AgentId(3),
@@ -97,6 +100,37 @@ fn sample_agent() -> AgentRecord {
         stopped: false,
         first_seen: Timestamp(1_700_000_000_000_000),
         changed: Timestamp(1_700_000_000_000_001),
+        cordon: None,
+        limits: Limits::default(),
+    }
+}
+
+/// One that says all that agents came to say since, and of which a person wishes something.
+fn sample_tended() -> AgentRecord {
+    let known = sample_agent();
+    let facts = Facts {
+        kernel: "6.1".to_owned(),
+        distribution: "Debian".to_owned(),
+        processors: 4,
+        numa: vec!["0-3".to_owned()],
+        memory: 1 << 34,
+        disk: 1 << 40,
+        gpus: vec![Gpu { index: 1, name: "A100".to_owned(), uuid: "GPU-1".to_owned(), memory: 1 << 36 }],
+        enforced: vec![Enforced { what: "memory".to_owned(), by: "v2".to_owned(), why_not: "no".to_owned() }],
+    };
+    let cordon = Cordon {
+        at: Timestamp(1_700_000_000_000_002),
+        by: "ops".into(),
+        reason: "new kernel".into(),
+        drain: true,
+        deadline: Timestamp(1_700_000_000_000_003),
+    };
+    AgentRecord {
+        id: AgentId(4),
+        offer: Offer { facts: Box::new(facts), unfit: "no disk".to_owned(), ..known.offer },
+        cordon: Some(Arc::new(cordon)),
+        limits: Limits { cpu_milli: Some(500), memory: Some(1 << 30), gpus: Some(0) },
+        ..known
     }
 }
 
@@ -176,7 +210,7 @@ fn sample_chunk() -> Chunk {
         usage: None,
     };
     let running = Task {
-        stopping: true,
+        stopping: Some(Stopping::Cancel),
         retries: 2,
         losses: 1,
         ooms: 0,
@@ -240,6 +274,15 @@ const GOLDEN: &[(&str, &str)] = &[
         "0801125a082110091a110801120861626364323334351a036f7073220a31302e302e302e313a352a0663616e \
          63656c3202313738014203776879480452200101010101010101010101010101010101010101010101010101 \
          010101010101",
+    ),
+    (
+        "agents/00000000000000000004",
+        "080110041a03752d3122a0010a05626f782d3112056c696e75781a067838365f363422090a047a6f6e651201612a1808 \
+         c4131080808080201801220b0a076c6963656e636510043205302e312e303a06686f73742d31424b0a03362e31120644 \
+         656269616e18042203302d33288080808040308080808080203a1608011204413130301a054750552d31208080808080 \
+         0242100a066d656d6f7279120276321a026e6f4a076e6f206469736b2801308080f9c0c1c48203388180f9c0c1c48203 \
+         4a25088280f9c0c1c4820312036f70731a0a6e6577206b65726e656c2001288380f9c0c1c48203520b08f40310808080 \
+         80041800",
     ),
 ];
 

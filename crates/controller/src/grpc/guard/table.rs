@@ -75,6 +75,7 @@ pub(in crate::grpc) const TABLE: &[Rule] = &[
     changes("/muster.v1.Muster/Retry", Operator, "retry"),
     changes("/muster.v1.Muster/Exec", Operator, "exec"),
     changes("/muster.v1.Muster/SetQueue", Admin, "queue.set"),
+    changes("/muster.v1.Muster/TendAgents", Admin, "agent.tend"),
     changes("/muster.v1.Access/CreateToken", Admin, "token.create"),
     sees("/muster.v1.Access/ListTokens", Admin, "token.list"),
     changes("/muster.v1.Access/RevokeToken", Admin, "token.revoke"),

@@ -44,7 +44,7 @@ fn heartbeats_are_answered_and_a_newer_connection_replaces_an_older_one() {
     run(async |rig: Rig| {
         let mut first = rig.agent().await;
         assert!(first.welcome.heartbeat_ms > 0 && first.welcome.lease_ttl_ms > first.welcome.heartbeat_ms);
-        first.tell(Up::Heartbeat(v1::Heartbeat { stamp_us: 77 })).await;
+        first.tell(Up::Heartbeat(v1::Heartbeat { stamp_us: 77, load: None })).await;
         let Some(Down::HeartbeatAck(ack)) = first.next().await.unwrap() else { panic!("no answer") };
         assert_eq!((ack.stamp_us, ack.term), (77, first.welcome.term));
         let second = rig.agent().await;
@@ -95,7 +95,7 @@ fn an_agent_that_leaves_or_is_cut_off_is_known_as_such() {
         agent.tell(Up::Goodbye(v1::Goodbye {})).await;
         let state = within(async {
             loop {
-                let reply = rig.people.list_agents(v1::ListAgentsRequest {}).await.unwrap().into_inner();
+                let reply = rig.people.list_agents(v1::ListAgentsRequest::default()).await.unwrap().into_inner();
                 if reply.agents[0].state != "connected" {
                     return reply.agents[0].state.clone();
                 }

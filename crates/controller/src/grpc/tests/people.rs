@@ -253,7 +253,7 @@ fn queues_are_set_and_agents_are_listed() {
             let status = rig.people.set_queue(v1::SetQueueRequest { queue }).await.unwrap_err();
             assert_eq!(status.code(), Code::InvalidArgument, "{name}");
         }
-        let agents = rig.people.list_agents(v1::ListAgentsRequest {}).await.unwrap().into_inner().agents;
+        let agents = rig.people.list_agents(v1::ListAgentsRequest::default()).await.unwrap().into_inner().agents;
         assert_eq!((agents.len(), agents[0].state.as_str()), (1, "connected"));
         assert!(agents[0].last_seen_us > 0 && agents[0].offer.as_ref().unwrap().name == "north");
     });

@@ -4,9 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use muster_common::{
     clock::Clock,
-    proto::v1::{
-        self, agent_down::Message as Down, agent_link_client::AgentLinkClient, agent_up::Message as Up,
-        muster_client::MusterClient,
+    proto::{
+        OLDEST_PROTOCOL,
+        v1::{
+            self, agent_down::Message as Down, agent_link_client::AgentLinkClient, agent_up::Message as Up,
+            muster_client::MusterClient,
+        },
     },
     wire,
 };
@@ -85,9 +88,22 @@ impl Rig {
         let gauge = Arc::new(|| v1::StoreView { about: "memory".to_owned(), bytes: 7, ..v1::StoreView::default() });
         let members =
             tokio::sync::watch::channel(vec![v1::MemberView { name: "a".to_owned(), ..Default::default() }]).1;
-        let (own, promotions) = (None, None);
-        let parts =
-            Parts { handle, sessions, view, logs, clock, store, gauge, members, own, copies, promotions, enforcement };
+        let (own, promotions, loads) = (None, None, grpc::Loads::default());
+        let parts = Parts {
+            handle,
+            sessions,
+            view,
+            logs,
+            clock,
+            store,
+            gauge,
+            members,
+            own,
+            copies,
+            promotions,
+            enforcement,
+            loads,
+        };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let door = grpc::Door::closed("it starts");
@@ -152,7 +168,7 @@ pub(super) fn hello() -> v1::Hello {
         capacity,
         ..v1::Offer::default()
     };
-    v1::Hello { uid: "uid-1".to_owned(), offer: Some(offer), protocol: 1, ..v1::Hello::default() }
+    v1::Hello { uid: "uid-1".to_owned(), offer: Some(offer), protocol: OLDEST_PROTOCOL, ..v1::Hello::default() }
 }
 
 /// An agent made of calls: it runs nothing and reports what the test says.
