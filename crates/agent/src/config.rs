@@ -71,6 +71,8 @@ pub struct Config {
     /// How this program becomes the keeper that owns what runs, so that it outlives the agent; none: it lives and dies
     /// with us.
     pub keeper: Option<guard::Program>,
+    /// How long what runs may go on when the agent is asked to stop; none: it is ended at once, with its grace.
+    pub drain: Duration,
     /// How this program becomes the guard that ends what a killed agent leaves; none: there is no guard.
     pub guard: Option<guard::Program>,
     /// How often somebody looks whether its loop turns; none: nobody does.
@@ -92,6 +94,7 @@ impl Default for Config {
             rules: Rules::default(),
             on_stop: OnStop::default(),
             keeper: None,
+            drain: Duration::ZERO,
             guard: None,
             look_every: None,
         }
@@ -145,6 +148,12 @@ const KEYS: &[Key<Config>] = &[
     ("gpus", |config, value| count(value).map(|n| config.machine.gpus = Some(n))),
     ("resources", |config, value| table(value, count).map(|found| config.machine.named = found)),
     ("labels", |config, value| table(value, words).map(|found| config.machine.labels = found)),
+    ("labels_from", |config, value| words(value).map(|file| config.machine.labels_from = Some(file.into()))),
+    ("reserve", |config, value| reserve(&mut config.machine.reserve, value)),
+    ("drain", |config, value| {
+        let limit = |text: String| text::duration(&text);
+        words(value).and_then(limit).map(|limit| config.drain = limit)
+    }),
     ("log_limit", |config, value| bytes(&number(value)).map(|n| config.log_limit = n)),
     ("join", |config, value| join(value).map(|token| config.join = Some(token))),
     ("insecure", |config, value| truth(value).map(|insecure| config.insecure = insecure)),
@@ -192,6 +201,20 @@ fn run_as(value: &DeValue<'_>, rules: &mut Rules) -> Result<(), String> {
             "user" => rules.user = Some(words(value.get_ref()).map_err(told)?),
             "users" => rules.users = Some(list(value.get_ref()).map_err(told)?),
             _ => return Err(told("is not known; known are: user, users".to_owned())),
+        }
+    }
+    Ok(())
+}
+
+/// What is kept for the system: `{ cpus = 0.5, memory = "1GiB", disk = "2GiB" }`.
+fn reserve(reserve: &mut host::Reserve, value: &DeValue<'_>) -> Result<(), String> {
+    for (name, text) in table(value, |value| Ok(number(value)))? {
+        let told = |error: String| format!("has `{name}`, which {error}");
+        match name.as_str() {
+            "cpus" => reserve.cpu_milli = cpus(&text).map_err(told)?,
+            "memory" => reserve.memory = bytes(&text).map_err(told)?,
+            "disk" => reserve.disk = bytes(&text).map_err(told)?,
+            _ => return Err(format!("has `{name}`, which is not known; known are: cpus, memory, disk")),
         }
     }
     Ok(())
@@ -260,6 +283,21 @@ mod tests {
         assert_eq!(config.machine.named.get("licence"), Some(&3));
         assert_eq!(config.machine.labels.get("zone").map(String::as_str), Some("a"));
         assert_eq!(config.log_quota, Config::default().log_quota);
+        let text =
+            "labels_from = '/etc/muster/labels'\ndrain = '5m'\n[reserve]\ncpus = 0.5\nmemory = '1GiB'\ndisk = 7\n";
+        let config = Config::parse(text).expect("it is right");
+        assert_eq!(config.machine.labels_from, Some(PathBuf::from("/etc/muster/labels")));
+        assert_eq!(config.drain, Duration::from_secs(300));
+        assert_eq!(config.machine.reserve, host::Reserve { cpu_milli: 500, memory: 1 << 30, disk: 7 });
+        for (text, start) in [
+            ("reserve = 1", "`reserve` must be a table"),
+            ("reserve = { fish = 1 }", "`reserve` has `fish`, which is not known; known are: cpus"),
+            ("reserve = { cpus = 'many' }", "`reserve` has `cpus`, which `many` is no number of processors"),
+            ("drain = 'soon'", "`drain` "),
+        ] {
+            let problems = Config::parse(text).expect_err("it is wrong");
+            assert!(problems[0].message.starts_with(start), "{problems:?}");
+        }
     }
 
     /// What a package puts into /etc, as it is and with each of its examples taken up.

@@ -1,6 +1,6 @@
 //! `muster-agent`: the daemon on a machine.
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Parser, builder::FalseyValueParser};
@@ -12,10 +12,19 @@ use muster_agent::{
     exec::guard,
     link::Credential,
 };
-use muster_common::{service::Service, shutdown, telemetry, tls::JoinToken, token};
+use muster_common::{
+    service::Service,
+    shutdown::{self, Asked},
+    telemetry,
+    tls::JoinToken,
+    token,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What runs past a drain gets its grace, and reports go out: the unit's `TimeoutStopSec`.
+const STOP_LIMIT: Duration = Duration::from_secs(120);
 
 /// The word that turns this program into the guard of another instance of it.
 const GUARD: &str = "guard";
@@ -24,7 +33,7 @@ const GUARD: &str = "guard";
 const KEEPER: &str = "keeper";
 
 /// Runs tasks on this machine and reports to a controller.
-#[derive(Debug, Parser)]
+#[derive(Clone, Debug, Parser)]
 #[command(name = "muster-agent", version)]
 struct Flags {
     /// A controller; several are tried in turn [default: http://127.0.0.1:7717]
@@ -101,34 +110,58 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
 
 async fn serve(flags: Flags) -> anyhow::Result<()> {
     let service = Service::from_environment();
-    let config = Config { look_every: service.look_every(), ..configuration(flags)? };
-    let on_stop = config.on_stop;
+    let config = Config { look_every: service.look_every(), ..configuration(flags.clone())? };
+    let (drain, on_stop) = (config.drain, config.on_stop);
     let mut running = service.starting("takes up its folder", app::start(config)).await?;
     // One whose controller is away does what it should: it looks for one, and what runs goes on.
     service.ready();
     let (pulse, mut seen) = (running.pulse.clone(), 0);
     service.watch_apart(move || pulse.look(&mut seen)).context("cannot start a thread")?;
-    let asked = tokio::select! {
-        () = running.finished() => anyhow::bail!("the agent ended by itself; its log says why"),
-        asked = shutdown::signal() => asked,
+    let rereads = flags.config.is_some();
+    let asked = loop {
+        tokio::select! {
+            () = running.finished() => anyhow::bail!("the agent ended by itself; its log says why"),
+            asked = shutdown::daemon(rereads) => match asked {
+                Asked::Reread => reread(&running, flags.clone()).await,
+                Asked::End(asked) => break asked,
+            },
+        }
     };
     if asked == "SIGTERM" && on_stop == OnStop::Leave {
         tracing::info!(asked, "stopping: what runs is left to the keeper");
         service.stopping("leaves what runs to its keeper");
         running.request_leave();
-    } else {
+    } else if drain.is_zero() {
         tracing::info!(asked, "stopping: what runs is ended and reported");
         service.stopping("ends what runs and reports it");
+        running.request_stop();
+    } else {
+        tracing::info!(asked, ?drain, "stopping: nothing new is taken, and what runs is ended and reported");
+        service.stopping(&format!("takes no new work; what runs may go on for {} s", drain.as_secs()));
+        service.ends_within(drain.saturating_add(STOP_LIMIT));
         running.request_stop();
     }
     loop {
         tokio::select! {
             () = running.finished() => return Ok(()),
             // A person who asks twice does not want to wait.
-            asked = shutdown::signal() => {
+            asked = shutdown::daemon(rereads) => if let Asked::End(asked) = asked {
                 tracing::warn!(asked, "asked again: nothing is given grace any more");
                 running.request_stop();
             }
+        }
+    }
+}
+
+/// SIGHUP: what the file says of the machine counts from now on. What else it says, from the next start on.
+async fn reread(running: &app::Running, flags: Flags) {
+    match configuration(flags) {
+        Ok(config) => {
+            tracing::info!("the configuration is read again: what it says of the machine counts from now on");
+            running.offer(config.machine).await;
+        }
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "the configuration cannot be used; all stays as it is")
         }
     }
 }

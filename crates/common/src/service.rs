@@ -110,6 +110,11 @@ impl Service {
         self.status(status);
     }
 
+    /// What ends now may take so long, which may be more than the manager waits by itself; it ends by itself within that.
+    pub fn ends_within(&self, limit: Duration) {
+        self.say(&format!("EXTEND_TIMEOUT_USEC={}", limit.as_micros()));
+    }
+
     /// How it goes, for people: `systemctl status` shows it. Said again only when it is another.
     pub fn status(&self, text: &str) {
         let Some(line) = &self.0 else { return };
@@ -250,8 +255,9 @@ mod tests {
         service.status("loads its state");
         service.status("leads");
         service.stopping("ends what runs");
+        service.ends_within(Duration::from_secs(7));
         let words = ["STATUS=loads its state", "READY=1", "STATUS=leads", "STOPPING=1", "STATUS=ends what runs"];
-        assert_eq!(all(&socket), words);
+        assert_eq!(all(&socket), [&words[..], &["EXTEND_TIMEOUT_USEC=7000000"]].concat());
     }
 
     #[test]

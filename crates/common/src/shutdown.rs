@@ -40,6 +40,51 @@ pub async fn signal() -> &'static str {
     }
 }
 
+/// What a daemon is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// To end, by this.
+    End(&'static str),
+    /// To read its configuration file again.
+    Reread,
+}
+
+/// The same as [`signal`] for a daemon; where it has a configuration file (`rereads`), SIGHUP asks it to read that again.
+#[cfg(unix)]
+pub async fn daemon(rereads: bool) -> Asked {
+    use tokio::signal::unix::{SignalKind, signal as listen};
+
+    // Listens before anything is waited for, and from then on a hangup ends nothing.
+    let hangup = if rereads { listen(SignalKind::hangup()).ok() } else { None };
+    let Some(mut hangup) = hangup else { return Asked::End(signal().await) };
+    tokio::select! {
+        asked = ends() => Asked::End(asked),
+        _ = hangup.recv() => Asked::Reread,
+    }
+}
+
+/// The same as [`signal`] for a daemon.
+#[cfg(windows)]
+pub async fn daemon(_rereads: bool) -> Asked {
+    Asked::End(signal().await)
+}
+
+/// SIGINT or SIGTERM.
+#[cfg(unix)]
+async fn ends() -> &'static str {
+    use tokio::signal::unix::{SignalKind, signal as listen};
+
+    let (Ok(mut interrupt), Ok(mut terminate)) = (listen(SignalKind::interrupt()), listen(SignalKind::terminate()))
+    else {
+        // Then they end this process at once.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
+    }
+}
+
 /// Whether SIGHUP is for this process: who started it under nohup(1) wants it to outlive the terminal.
 #[cfg(unix)]
 fn hears_hangup() -> bool {
@@ -115,6 +160,16 @@ mod tests {
             kill(Pid::this(), request).unwrap();
             let heard = tokio::time::timeout(Duration::from_secs(10), heard).await;
             assert_eq!(heard, Ok(name));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_daemon_with_a_file_is_asked_by_a_hangup_to_read_it_again() {
+        for (request, wanted) in [(Signal::SIGHUP, Asked::Reread), (Signal::SIGTERM, Asked::End("SIGTERM"))] {
+            let mut heard = pin!(daemon(true));
+            assert!(futures::poll!(&mut heard).is_pending(), "nobody asked yet");
+            kill(Pid::this(), request).unwrap();
+            assert_eq!(tokio::time::timeout(Duration::from_secs(10), heard).await, Ok(wanted));
         }
     }
 }

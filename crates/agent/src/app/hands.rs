@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use muster_common::clock::Clock;
-use muster_core::{id::Token, time::Mono};
+use muster_core::{id::Token, record::Enforced, time::Mono};
 use tokio::sync::mpsc;
 use tracing::info;
 
@@ -31,6 +31,8 @@ pub(super) struct Before {
     pub(super) leftovers: Vec<Leftover>,
     /// The machine was started again since: nothing of it lives.
     pub(super) rebooted: bool,
+    /// The GPUs that may be given to tasks.
+    pub(super) gpus: Vec<u32>,
 }
 
 /// Everything that attempts need.
@@ -40,6 +42,8 @@ pub(super) struct Taken {
     pub(super) spools: Spools,
     /// What became of what was left, for the supervisor.
     pub(super) inputs: Vec<Input>,
+    /// What attempts are held to, and what not and why.
+    pub(super) enforced: Vec<Enforced>,
 }
 
 /// A clock that keepers share.
@@ -97,9 +101,11 @@ pub(super) async fn take(
     };
     let (exec, events) = Exec::new(settings, carry(&spools)).await?;
     let found = exec.sweep(&before.leftovers).await;
+    exec.offer_gpus(&before.gpus, exec::gpus_of_survivors(&before.leftovers, &found));
     let swept: Vec<_> = before.leftovers.iter().map(|leftover| leftover.token).zip(found).collect();
     let inputs = vec![Input::Swept(told(swept, before.rebooted))];
-    Ok(Taken { hands: Hands::Own(exec), events, spools, inputs })
+    let enforced = exec.enforced();
+    Ok(Taken { hands: Hands::Own(exec), events, spools, inputs, enforced })
 }
 
 #[cfg(unix)]
@@ -124,8 +130,10 @@ async fn take_keeper(
     let swept = gone.map(|token| (token, joined.swept.get(&token).copied().unwrap_or(Swept::Dead))).collect();
     info!(attempts = alive.len(), "attempts of an earlier life go on");
     let inputs = vec![Input::Adopted { alive, renewed: joined.renewed }, Input::Swept(told(swept, before.rebooted))];
+    let enforced = joined.enforced.clone();
     let (client, events) = Client::start(joined, carry(&spools), clock, wire);
-    Ok(Taken { hands: Hands::Keeper(client), events, spools, inputs })
+    client.offer_gpus(&before.gpus);
+    Ok(Taken { hands: Hands::Keeper(client), events, spools, inputs, enforced })
 }
 
 /// A sweep finds what is dead; why it is, only we know.
@@ -193,6 +201,10 @@ impl Processes for Hands {
 
     fn hold(&self, renewed: Option<(Mono, Duration)>) {
         both!(self, exec => Processes::hold(exec, renewed), client => client.hold(renewed));
+    }
+
+    fn offer_gpus(&self, all: &[u32]) {
+        both!(self, exec => exec.offer_gpus(all, []), client => client.offer_gpus(all));
     }
 
     fn forget(&self, tokens: Vec<Token>) {

@@ -49,6 +49,7 @@ pub struct Running {
     /// Whether its loop turns.
     pub pulse: Pulse,
     stops: mpsc::Sender<Stop>,
+    changes: mpsc::Sender<host::Overrides>,
     done: JoinHandle<()>,
 }
 
@@ -64,6 +65,12 @@ impl Running {
     /// long as its leases hold. Without a keeper, or with nothing that runs, it is a clean stop.
     pub fn request_leave(&self) {
         let _asked_often_enough = self.stops.try_send(Stop::Leave);
+    }
+
+    /// Says anew what a person says of the machine; what runs goes on. The name stays.
+    pub async fn offer(&self, machine: host::Overrides) {
+        // Nobody listens any more: it is about to end.
+        let _ends = self.changes.send(machine).await;
     }
 
     /// Waits until the agent has ended; it does so when asked, or when it cannot go on. Cancel safe.
@@ -98,18 +105,24 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
     config.credential.header()?;
     let identity = Identity::take(&config.data_dir)?;
     let data_dir = std::path::absolute(&config.data_dir).context("cannot tell where the data folder is")?;
-    let offer = host::offer(&config.machine);
+    let mut watch = host::Watch::begin(config.machine.clone(), data_dir.clone()).await;
+    let name = watch.offer().name.clone();
     let (mut journal, memory) = Journal::open(&data_dir)?;
-    let mut supervisor = Supervisor::new(supervisor::Config::new(offer.capacity.clone()), memory);
-    let who = secure::Who { name: &offer.name, uid: &identity.uid };
+    let settings =
+        supervisor::Config { drain: config.drain, ..supervisor::Config::new(watch.offer().capacity.clone()) };
+    let mut supervisor = Supervisor::new(settings, memory);
+    let who = secure::Who { name: &name, uid: &identity.uid };
     let secured = secure::take(&config, &addresses, who, clock).await?;
     let tls = secured.as_ref().map(|secured| Arc::clone(&secured.tls));
     let (link, link_events, bulk) = Link::new(addresses, tls);
     let link = link.with(config.credential.clone());
     let grpc = logs::Grpc::new(Arc::new(bulk), config.credential.clone());
-    let before = hands::Before { leftovers: supervisor.leftovers(), rebooted: boot::is_another(&data_dir)? };
-    let taken = hands::take(&config, &data_dir, (clock, &offer.name), &grpc, before).await?;
-    let hands::Taken { hands, events: exec_events, spools, inputs } = taken;
+    let before =
+        hands::Before { leftovers: supervisor.leftovers(), rebooted: boot::is_another(&data_dir)?, gpus: watch.gpus() };
+    let taken = hands::take(&config, &data_dir, (clock, &name), &grpc, before).await?;
+    let hands::Taken { hands, events: exec_events, spools, inputs, enforced } = taken;
+    watch.holds(enforced);
+    let offer = watch.offer().clone();
     info!(name = offer.name, uid = %identity.uid, "the agent starts");
 
     let (links_tracker, tracker, stop) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
@@ -120,16 +133,19 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
     let visits = Visits::new(grpc.clone(), tracker.clone(), stop.clone());
     tracker.spawn(spools.clone().ship(grpc, stop.clone()));
     let (stops, stop_requests) = mpsc::channel(2);
+    let ((changes, said), (news, machine)) = (mpsc::channel(1), mpsc::channel(4));
+    let looking = stop.clone();
+    tracker.spawn(async move { looking.run_until_cancelled(watch.run(said, news)).await });
     let mut actions = Vec::new();
     restore(clock, &mut supervisor, &mut journal, inputs, &mut actions);
     hands.settled();
     let agent = Agent::new(clock, (identity.uid.clone(), offer.clone()), supervisor, journal, hands.clone());
     let pulse = Pulse::new(config.look_every);
     let agent = agent.watched(pulse.clone()).with(actions).visited(visits);
-    let sources = Sources { link: link_events, exec: exec_events, stops: stop_requests };
+    let sources = Sources { link: link_events, exec: exec_events, stops: stop_requests, machine };
     let life = Life { identity, hands, spools, links: links_tracker, tracker, stop };
     let done = tokio::spawn(life.live(agent, sources));
-    Ok(Running { offer, pulse, stops, done })
+    Ok(Running { offer, pulse, stops, changes, done })
 }
 
 /// What must be ended in order when the loop has ended.

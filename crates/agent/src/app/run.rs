@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 use super::Pulse;
 use crate::{
     exec::{Exec, ExecEvent, KillReason, Order},
+    host,
     journal::Journal,
     link::{self, Up},
     supervisor::{Action, Input, Supervisor},
@@ -39,6 +40,8 @@ const OFFERED_ENOUGH: usize = 8;
 const READ_EVERY: Duration = Duration::from_millis(2);
 /// Between two tries to begin a new journal segment after one that failed.
 const JOURNAL_RETRY: Duration = Duration::from_secs(1);
+/// From this protocol on a controller understands an offer in a running session.
+const OFFERS_IN_SESSION: u32 = 3;
 /// When nothing else is due.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -65,6 +68,8 @@ pub trait Processes: Send + 'static {
     fn outlive_us(&self) -> bool {
         false
     }
+    /// See [`Exec::offer_gpus`].
+    fn offer_gpus(&self, _all: &[u32]) {}
 }
 
 impl Processes for Exec {
@@ -93,6 +98,10 @@ impl Processes for Exec {
         let ends = renewed.filter(|(_, ttl)| !ttl.is_zero()).map(|(from, ttl)| from.after(ttl));
         Exec::hold_until(self, ends);
     }
+
+    fn offer_gpus(&self, all: &[u32]) {
+        Exec::offer_gpus(self, all, []);
+    }
 }
 
 /// Where events come from.
@@ -104,6 +113,8 @@ pub struct Sources {
     pub exec: mpsc::Receiver<ExecEvent>,
     /// Each message is one request to stop.
     pub stops: mpsc::Receiver<Stop>,
+    /// What was seen of the machine.
+    pub machine: mpsc::Receiver<host::News>,
 }
 
 /// How an agent is asked to stop.
@@ -128,6 +139,7 @@ pub struct Done {
 enum News {
     Link(Option<link::Event>),
     Exec(Option<ExecEvent>),
+    Machine(host::News),
     /// Somebody asked, or whoever could ask is gone.
     Stop(Option<Stop>),
     /// Time passed, or there is room in the stream.
@@ -150,6 +162,10 @@ pub struct Agent<P> {
     actions: Vec<Action>,
     /// Attempts that ended and of which the journal does not know yet.
     ended: Vec<Token>,
+    /// How the machine is, to be said with the next heartbeat.
+    load: Option<v1::Load>,
+    /// The controller has not heard what the machine offers now.
+    unsaid: bool,
     /// When to try again to make the journal good; it is broken until then.
     broken: Option<Mono>,
     /// Nobody is left who could ask us to stop.
@@ -181,6 +197,8 @@ impl<P: Processes> Agent<P> {
             gathering: None,
             actions: Vec::new(),
             ended: Vec::new(),
+            load: None,
+            unsaid: false,
             broken: None,
             abandoned: false,
             stopped: false,
@@ -226,7 +244,8 @@ impl<P: Processes> Agent<P> {
     async fn wait(&self, sources: &mut Sources) -> News {
         let unhurried = self.supervisor.offered() >= OFFERED_ENOUGH;
         let pause = if unhurried { self.pause().min(READ_EVERY) } else { self.pause() };
-        let blocked = self.up.as_ref().filter(|_| !self.outbox.is_empty() && self.gathering.is_none());
+        let blocked =
+            self.up.as_ref().filter(|_| (!self.outbox.is_empty() && self.gathering.is_none()) || self.is_unsaid());
         let room = async {
             match blocked {
                 Some(up) => up.room().await,
@@ -237,6 +256,7 @@ impl<P: Processes> Agent<P> {
             event = sources.link.recv() => News::Link(event),
             event = sources.exec.recv(), if !unhurried => News::Exec(event),
             stop = sources.stops.recv(), if !self.abandoned => News::Stop(stop),
+            Some(news) = sources.machine.recv() => News::Machine(news),
             () = room => News::Nothing,
             () = tokio::time::sleep(pause) => News::Nothing,
         }
@@ -259,6 +279,7 @@ impl<P: Processes> Agent<P> {
                 );
                 (self.stopped, self.left) = (true, true);
             }
+            News::Machine(news) => self.machine(news),
             News::Stop(asked) => {
                 // Whoever could stop us is gone: nobody wants us any more.
                 self.abandoned |= asked.is_none();
@@ -306,6 +327,38 @@ impl<P: Processes> Agent<P> {
                 self.handle(Input::Disconnected);
                 self.act();
             }
+        }
+    }
+
+    fn machine(&mut self, news: host::News) {
+        match news {
+            host::News::Load(load) => self.load = Some(load),
+            host::News::Offer(offer, gpus) => {
+                self.processes.offer_gpus(&gpus);
+                self.handle(Input::Capacity(offer.capacity.clone()));
+                self.offer = *offer;
+                self.unsaid = true;
+            }
+        }
+    }
+
+    /// Whether there is somebody to say to what the machine offers now. Who is not attached says it in the next hello.
+    fn is_unsaid(&self) -> bool {
+        self.unsaid && self.supervisor.is_attached()
+    }
+
+    /// Says what the machine offers now, where the controller understands that; another is told by a new connection.
+    fn say_offer(&mut self) {
+        if !self.is_unsaid() {
+            return;
+        }
+        let Some(up) = &self.up else { return };
+        if !up.speaks(OFFERS_IN_SESSION) {
+            info!("this controller hears of a new offer by a new connection only");
+            self.unsaid = false;
+            up.cut();
+        } else if up.has_room() {
+            self.unsaid = !up.send(Message::Offer(offer_to_proto(&self.offer)));
         }
     }
 
@@ -359,6 +412,7 @@ impl<P: Processes> Agent<P> {
                 }
             }
             Action::Hello { holding, term } => {
+                self.unsaid = false;
                 let hello = v1::Hello {
                     uid: self.uid.to_string(),
                     offer: Some(offer_to_proto(&self.offer)),
@@ -370,7 +424,8 @@ impl<P: Processes> Agent<P> {
                 self.send(Message::Hello(hello));
             }
             Action::Heartbeat { stamp } => {
-                self.send(Message::Heartbeat(v1::Heartbeat { stamp_us: stamp.0, load: None }))
+                let load = self.load.take();
+                self.send(Message::Heartbeat(v1::Heartbeat { stamp_us: stamp.0, load }));
             }
             Action::Send(report) => self.report(&report),
             Action::Attached { agent, session } => {
@@ -423,6 +478,7 @@ impl<P: Processes> Agent<P> {
 
     /// Sends the reports that wait, as many in a message as fit.
     fn flush(&mut self) {
+        self.say_offer();
         if self.may_gather() {
             return;
         }

@@ -118,7 +118,8 @@ impl World {
         let script = Script { started: started_in, killed: killed_in, offers: Mutex::default(), exec: exec.clone() };
         let me = (Arc::from("uid-1"), Offer { name: "worker".to_owned(), ..Offer::default() });
         let agent = Agent::new(clock, me, supervisor, journal, script).watched(pulse);
-        let sources = Sources { link: link_events, exec: exec_events, stops: stop_requests };
+        let sources =
+            Sources { link: link_events, exec: exec_events, stops: stop_requests, machine: mpsc::channel(1).1 };
         let done = tokio::spawn(async move {
             drop(agent.run(sources).await.up);
         });

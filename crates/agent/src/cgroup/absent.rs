@@ -4,7 +4,7 @@ mod report;
 
 use std::{path::Path, time::Duration};
 
-use muster_core::{spec::TaskSpec, usage::Unenforced};
+use muster_core::{record::Enforced, spec::TaskSpec, usage::Unenforced};
 
 pub use self::report::Enforce;
 use self::report::Report;
@@ -60,6 +60,10 @@ impl Groups {
 
     pub(crate) fn report(&self) -> String {
         self.1.to_string()
+    }
+
+    pub(crate) fn enforced(&self) -> Vec<Enforced> {
+        self.1.told()
     }
 
     pub(crate) fn unenforced(&self) -> Unenforced {

@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use muster_core::usage::Unenforced;
+use muster_core::{record::Enforced, usage::Unenforced};
 use tracing::warn;
 
 pub use self::report::Enforce;
@@ -114,6 +114,11 @@ impl Groups {
     /// What is enforced here, and what not and why.
     pub(crate) fn report(&self) -> String {
         self.0.report.to_string()
+    }
+
+    /// The same, one by one, for those who look from elsewhere.
+    pub(crate) fn enforced(&self) -> Vec<Enforced> {
+        self.0.report.told()
     }
 
     /// Limits that are not.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use muster_core::usage::Unenforced;
+use muster_core::{record::Enforced, usage::Unenforced};
 
 /// What an operator asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +63,18 @@ impl Report {
         (!missing.is_empty()).then(|| missing.join("; "))
     }
 
+    /// The same for those who look from elsewhere.
+    pub(crate) fn told(&self) -> Vec<Enforced> {
+        let told = |line: &Line| {
+            let (by, why_not) = match &line.found {
+                Ok(by) => (by.clone(), String::new()),
+                Err(why) => (String::new(), why.clone()),
+            };
+            Enforced { what: line.what.to_owned(), by, why_not }
+        };
+        self.0.iter().map(told).collect()
+    }
+
     /// The limits that attempts are not held to.
     pub(crate) fn unenforced(&self) -> Unenforced {
         let missing = |what: &str| self.0.iter().any(|line| line.what == what && line.found.is_err());
@@ -99,6 +111,12 @@ mod tests {
         let missing = report.missing().expect("some is");
         assert!(missing.starts_with("memory is not enforced: no cgroups are mounted; pids is not"), "{missing}");
         assert_eq!(report.unenforced(), Unenforced::MEMORY.and(Unenforced::PIDS));
+        let told: Vec<_> = report.told().into_iter().map(|one| (one.what, one.by, one.why_not)).collect();
+        let why = "no cgroups are mounted";
+        assert_eq!(
+            told[..2],
+            [("memory", "", why), ("cpu", "cgroup v2", "")].map(|(a, b, c)| (a.into(), b.into(), c.into()))
+        );
         report.0.iter_mut().for_each(|line| line.found = Ok("cgroup v2".to_owned()));
         assert_eq!((report.missing(), report.unenforced()), (None, Unenforced::default()));
     }

@@ -3,10 +3,11 @@
 use std::{
     ffi::{OsStr, OsString},
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use super::{Order, os};
+use crate::host::Slots;
 
 /// The variable that every process of every attempt carries: which agent started it.
 pub(crate) const INSTANCE: &str = "MUSTER_AGENT_INSTANCE";
@@ -18,6 +19,18 @@ pub(crate) struct Base {
     variables: Vec<(OsString, OsString)>,
     agent: Arc<str>,
     instance: Arc<str>,
+    /// Which GPUs each attempt has.
+    pub(super) gpus: Gpus,
+}
+
+/// Which GPUs each attempt has.
+#[derive(Default)]
+pub(super) struct Gpus(Mutex<Slots>);
+
+impl Gpus {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Slots> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Files of one attempt that its environment names.
@@ -52,7 +65,7 @@ impl Base {
             variables.retain(|(known, _)| *known != name);
             variables.push((name, value));
         }
-        Self { variables, agent, instance }
+        Self { variables, agent, instance, gpus: Gpus::default() }
     }
 
     /// The `PATH` that a task of `order` sees.
@@ -81,13 +94,15 @@ impl Base {
                 let name = name.escape_debug();
                 return Err(format!("the environment variable `{name}` has a name or value that cannot be"));
             }
-            if !name.starts_with(RESERVED) {
+            let ours = order.spec.request.gpus > 0 && (name == "CUDA_VISIBLE_DEVICES" || name == "CUDA_DEVICE_ORDER");
+            if !name.starts_with(RESERVED) && !ours {
                 program.variable(OsStr::new(name), OsStr::new(value));
             }
         }
         if !files.trace_parent.is_empty() && !own.contains_key("TRACEPARENT") {
             program.variable(OsStr::new("TRACEPARENT"), OsStr::new(files.trace_parent));
         }
+        self.give_gpus(program, order)?;
         self.who_it_is(program, order);
         program.variable(OsStr::new("MUSTER_RESULT"), files.result.as_os_str());
         if let Some(inputs) = files.inputs {
@@ -96,6 +111,28 @@ impl Base {
         if let Some(scratch) = files.scratch {
             program.variable(OsStr::new("MUSTER_SCRATCH"), scratch.as_os_str());
         }
+        Ok(())
+    }
+
+    /// Where this machine has GPUs: the task sees those that it was given and no others.
+    fn give_gpus(&self, program: &mut os::Program, order: &Order) -> Result<(), String> {
+        let (own, count) = (&order.spec.env, order.spec.request.gpus);
+        let mut gpus = self.gpus.lock();
+        if gpus.is_empty() && count == 0 {
+            return Ok(());
+        }
+        let given = gpus.take(order.token, count);
+        drop(gpus);
+        let given = given.ok_or_else(|| format!("{count} GPUs are asked for, and fewer are free on this machine"))?;
+        let list = given.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        if count > 0 {
+            // The indices are those of the bus; without this CUDA counts from the fastest.
+            program.variable(OsStr::new("CUDA_DEVICE_ORDER"), OsStr::new("PCI_BUS_ID"));
+        }
+        if count > 0 || !own.contains_key("CUDA_VISIBLE_DEVICES") {
+            program.variable(OsStr::new("CUDA_VISIBLE_DEVICES"), OsStr::new(&list));
+        }
+        program.variable(OsStr::new("MUSTER_GPUS"), OsStr::new(&list));
         Ok(())
     }
 

@@ -32,7 +32,7 @@ use std::{
 };
 
 use muster_common::clock::Clock;
-use muster_core::{id::Token, spec::Command, time::Mono};
+use muster_core::{id::Token, record::Enforced, spec::Command, time::Mono};
 use tokio::{
     runtime::Runtime,
     sync::{mpsc, watch},
@@ -41,7 +41,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use self::{pool::Pool, room::Room, scratch::Scratch};
-use crate::cgroup::{self, Enforce, Groups};
+use crate::{
+    cgroup::{self, Enforce, Groups},
+    host,
+};
 
 /// Events that may wait for the supervisor; then attempts wait to tell theirs.
 const EVENTS: usize = 4096;
@@ -206,6 +209,11 @@ impl Exec {
         Ok((exec, inbox))
     }
 
+    /// What attempts are held to here, and what not and why.
+    pub fn enforced(&self) -> Vec<Enforced> {
+        self.threads.groups.enforced()
+    }
+
     async fn begin(&self, guard: Option<guard::Program>) -> Result<(), Error> {
         if let Some(program) = guard.filter(|_| cfg!(unix)) {
             let (own, stop) = (Arc::clone(&self.instances.own), self.threads.stop.clone());
@@ -230,6 +238,19 @@ impl Exec {
             }
         };
         self.threads.pool.start(starters(), work).map_err(Error::Threads)
+    }
+
+    /// This machine has these GPUs now; `kept` are those of attempts that go on from an earlier instance.
+    pub fn offer_gpus(&self, all: &[u32], kept: impl IntoIterator<Item = (Token, Vec<u32>)>) {
+        let mut gpus = self.room.base.gpus.lock();
+        gpus.set(all.iter().copied());
+        kept.into_iter().for_each(|(token, given)| gpus.keep(token, given));
+    }
+
+    /// These are those of attempts that go on from an earlier instance.
+    pub(crate) fn keep_gpus(&self, kept: impl IntoIterator<Item = (Token, Vec<u32>)>) {
+        let mut gpus = self.room.base.gpus.lock();
+        kept.into_iter().for_each(|(token, given)| gpus.keep(token, given));
     }
 
     /// Runs one attempt. Never blocks; a start that fails is an [`ExecEvent::Ended`] too. An order
@@ -377,6 +398,12 @@ impl Instances {
             warn!(%error, "could not shorten the list of earlier instances; they are looked for again next time");
         }
     }
+}
+
+/// What survived an earlier instance still has the GPUs that it was given. `found` is in the order of `leftovers`.
+pub(crate) fn gpus_of_survivors(leftovers: &[Leftover], found: &[Swept]) -> Vec<(Token, Vec<u32>)> {
+    let survivors = leftovers.iter().zip(found).filter(|(_, found)| **found == Swept::Survives);
+    survivors.filter_map(|(left, _)| Some((left.token, host::of_process(left.identity.as_ref()?.pid)))).collect()
 }
 
 /// All of it or, after a crash, what was there before.

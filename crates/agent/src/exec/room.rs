@@ -142,6 +142,10 @@ impl Room {
     /// The last word on an attempt.
     pub(super) async fn over(&self, event: ExecEvent) {
         self.live.remove(event.token());
+        // A3: what survives keeps its GPUs.
+        if !matches!(event, ExecEvent::Ended { end: End::KillFailed, .. }) {
+            self.base.gpus.lock().free(event.token());
+        }
         self.tell(event).await;
     }
 
@@ -161,6 +165,7 @@ impl Room {
         word: impl FnOnce(Option<Token>) -> ExecEvent,
     ) -> Option<Entry> {
         self.live.remove(ended.token);
+        self.base.gpus.lock().free(ended.token);
         // Without room for the event, what is told of the next one could come before it.
         let Ok(place) = self.events.try_reserve() else {
             self.tell_at_once(word(None));

@@ -30,6 +30,7 @@ pub(super) enum Command {
     Delivered(Delivered),
     Fetched(Token, Result<(), TransferError>),
     Settled,
+    Gpus(Vec<u32>),
     Leave,
     Stop,
 }
@@ -88,6 +89,7 @@ impl Client {
             files,
             fetching: BTreeMap::new(),
             hold: joined.renewed,
+            gpus: Vec::new(),
             unsettled: Vec::new(),
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -146,6 +148,12 @@ impl Client {
     /// What became of all that an earlier keeper had is remembered here.
     pub fn settled(&self) {
         self.queue.push(Command::Settled);
+        self.flush();
+    }
+
+    /// See [`crate::exec::Exec::offer_gpus`].
+    pub fn offer_gpus(&self, all: &[u32]) {
+        self.queue.push(Command::Gpus(all.to_vec()));
         self.flush();
     }
 

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use muster_common::clock::Clock;
+use muster_common::{clock::Clock, wire::facts::enforced_to_proto};
 use muster_core::{
     id::{JobId, TaskId, Token},
     time::{Mono, Timestamp},
@@ -16,7 +16,7 @@ use super::{
     message::{self, Down, Event, Found, Heard, Hello, Hold, Orders, Spooled, Started, Up, VERSIONS, Welcome, Word},
 };
 use crate::{
-    exec::{Exec, ExecEvent, KillReason, Leftover, Order, ProcessIdentity, Swept},
+    exec::{self, Exec, ExecEvent, KillReason, Leftover, Order, ProcessIdentity, Swept},
     link::down,
     logs::Spools,
 };
@@ -102,6 +102,7 @@ impl Desk {
             hold: Some(Hold::new(self.hold)),
             limits: self.exec.limits(),
             refused: String::new(),
+            enforced: self.exec.enforced().iter().map(enforced_to_proto).collect(),
             writing: self.spools.begin_notices().into_iter().map(|token| token.0).collect(),
         };
         info!(orders = self.kept.len(), ends = words.len(), "an agent is there");
@@ -115,6 +116,7 @@ impl Desk {
         let never = |left: &Leftover| self.is_settled && left.identity.is_none();
         let (never, unsure): (Vec<_>, Vec<_>) = strange.into_iter().partition(never);
         let found = self.exec.sweep(&unsure).await;
+        self.exec.keep_gpus(exec::gpus_of_survivors(&unsure, &found));
         let never = never.into_iter().map(|left| Found::new(left.token, Swept::NeverBegun));
         let unsure = unsure.iter().zip(found).map(|(left, found)| Found::new(left.token, found));
         never.chain(unsure).collect()
@@ -160,6 +162,7 @@ impl Desk {
                 Word::Delivered(delivered) => self.deliveries.answer(delivered),
                 Word::Shipped(bytes) => self.spools.shipped(bytes),
                 Word::Settled(_) => self.is_settled = true,
+                Word::Gpus(gpus) => self.exec.offer_gpus(&gpus.all, []),
                 Word::Farewell(_) => next = Next::End,
                 Word::Retire(_) if self.is_idle() => {
                     out.push(heard(Event::Retired(true)));

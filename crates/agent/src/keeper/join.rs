@@ -9,8 +9,10 @@ use std::{
     time::Duration,
 };
 
+use muster_common::wire::facts::enforced_from_proto;
 use muster_core::{
     id::Token,
+    record::Enforced,
     time::{Mono, Timestamp},
 };
 use tokio::{
@@ -98,6 +100,8 @@ pub struct Joined {
     pub swept: BTreeMap<Token, Swept>,
     /// When leases were last renewed, and for how long that holds.
     pub renewed: Option<(Mono, Duration)>,
+    /// What attempts are held to, and what not and why.
+    pub enforced: Vec<Enforced>,
     /// Whose output files are being written.
     pub writing: BTreeSet<Token>,
 }
@@ -189,7 +193,7 @@ async fn greet(line: &mut Line, leftovers: &[Leftover]) -> io::Result<Up> {
 }
 
 fn joined(config: Config, line: Line, child: Option<Child>, up: Up) -> Result<Joined, Error> {
-    let Welcome { version, instance, setup, orders, running, swept, hold, writing, limits, refused } =
+    let Welcome { version, instance, setup, orders, running, swept, hold, writing, limits, refused, enforced } =
         up.welcome.unwrap_or_default();
     if !refused.is_empty() {
         return Err(Error::Limits(refused));
@@ -220,5 +224,6 @@ fn joined(config: Config, line: Line, child: Option<Child>, up: Up) -> Result<Jo
         swept: swept.iter().map(|found| (Token(found.token), found.swept())).collect(),
         renewed: hold.and_then(|hold| hold.hold()),
         writing: writing.into_iter().map(Token).collect(),
+        enforced: enforced.into_iter().map(enforced_from_proto).collect(),
     })
 }

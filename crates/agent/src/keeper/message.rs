@@ -110,6 +110,9 @@ pub(super) struct Welcome {
     /// There is no keeper, since limits cannot be enforced as its settings demand; it ends. Empty: there is one.
     #[prost(string, tag = "10")]
     pub(super) refused: String,
+    /// The same as `limits`, for people who ask the controller.
+    #[prost(message, repeated, tag = "11")]
+    pub(super) enforced: Vec<v1::Enforced>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -123,7 +126,7 @@ pub(super) struct Found {
 /// A word of the agent.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Said {
-    #[prost(oneof = "Word", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "Word", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub(super) word: Option<Word>,
 }
 
@@ -160,6 +163,15 @@ pub(super) enum Word {
     /// What an earlier keeper left is remembered.
     #[prost(bool, tag = "12")]
     Settled(bool),
+    /// The GPUs that the machine has now.
+    #[prost(message, tag = "13")]
+    Gpus(Gpus),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Gpus {
+    #[prost(uint32, repeated, tag = "1")]
+    pub(super) all: Vec<u32>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

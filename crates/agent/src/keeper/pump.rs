@@ -18,7 +18,7 @@ use super::{
     book::{Again, Book},
     client::{Command, Queue},
     join::{Error, Joined, join},
-    message::{self, Delivered, Down, Event, Heard, Hold, Kill, Offer, Orders, Said, Tokens, Up, Word},
+    message::{self, Delivered, Down, Event, Gpus, Heard, Hold, Kill, Offer, Orders, Said, Tokens, Up, Word},
 };
 use crate::exec::{ExecEvent, KillReason, Links, Order, TransferError, fetch_inputs};
 
@@ -41,6 +41,8 @@ pub(super) struct Pump {
     /// Orders whose inputs are on their way.
     pub(super) fetching: BTreeMap<Token, (Arc<Order>, CancellationToken)>,
     pub(super) hold: Option<(Mono, Duration)>,
+    /// Those of the machine, as the keeper was told last.
+    pub(super) gpus: Vec<u32>,
     /// What a keeper that died had; its ends are not remembered yet.
     pub(super) unsettled: Vec<Token>,
     pub(super) tracker: TaskTracker,
@@ -159,6 +161,10 @@ impl Pump {
                 Command::Delivered(delivered) => draft.say(Word::Delivered(delivered)),
                 Command::Fetched(token, outcome) => self.fetched(token, outcome, &mut draft).await,
                 Command::Settled => draft.say(Word::Settled(true)),
+                Command::Gpus(all) => {
+                    self.gpus.clone_from(&all);
+                    draft.say(Word::Gpus(Gpus { all }));
+                }
                 Command::Leave => self.is_leaving = Some(Leaving::Alone),
                 Command::Stop => {
                     self.is_leaving = Some(Leaving::WithKeeper);
@@ -339,6 +345,7 @@ impl Pump {
         let Again { start, offer, events } = again;
         let mut draft = Draft::default();
         draft.say(Word::Hold(Hold::new(self.hold)));
+        draft.say(Word::Gpus(Gpus { all: self.gpus.clone() }));
         start.into_iter().for_each(|order| self.say_start(order, &mut draft));
         for (order, until) in offer {
             let place = draft.orders.add(&order);

@@ -12,7 +12,13 @@ mod join;
 #[cfg(test)]
 pub(crate) mod kit;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use muster_common::proto::{
     OLDEST_PROTOCOL, PROTOCOL,
@@ -93,9 +99,16 @@ pub struct Up {
     address: Arc<Address>,
     tls: Option<Arc<ClientConfig>>,
     attachment: Arc<watch::Sender<Attachment>>,
+    /// As the welcome says; 0: none came yet.
+    protocol: Arc<AtomicU32>,
 }
 
 impl Up {
+    /// Whether the controller speaks this protocol or a newer one.
+    pub fn speaks(&self, protocol: u32) -> bool {
+        self.protocol.load(Ordering::Relaxed) >= protocol
+    }
+
     /// Sends, and says whether there was room. On a broken stream the message is lost, and
     /// [`Event::Closed`] follows.
     #[must_use = "a message that found no room was not sent"]
@@ -201,11 +214,12 @@ impl Link {
         let (sender, inbox) = mpsc::channel(UP_MESSAGES);
         let cut = CancellationToken::new();
         let (address, tls, attachment) = (address.clone(), self.tls.clone(), self.attachment.clone());
-        let up = Up { sender, cut: cut.clone(), address, tls, attachment };
+        let protocol = Arc::new(AtomicU32::new(0));
+        let up = Up { sender, cut: cut.clone(), address, tls, attachment, protocol: Arc::clone(&protocol) };
         if self.events.send(Event::Opened(up)).await.is_err() {
             return Err(Error::Left);
         }
-        let over = cut.run_until_cancelled(self.listen(&mut client, inbox, welcomed)).await;
+        let over = cut.run_until_cancelled(self.listen(&mut client, inbox, (welcomed, &protocol))).await;
         self.attachment.send_replace(None);
         let _nobody_listens = self.events.send(Event::Closed).await;
         over.unwrap_or(Err(Error::Left))
@@ -215,7 +229,7 @@ impl Link {
         &self,
         client: &mut AgentLinkClient<InterceptedService<tonic::transport::Channel, Credential>>,
         inbox: mpsc::Receiver<v1::AgentUp>,
-        welcomed: &mut bool,
+        (welcomed, spoken): (&mut bool, &AtomicU32),
     ) -> Result<std::convert::Infallible, Error> {
         let answer = timeout(GREETING_LIMIT, client.control(ReceiverStream::new(inbox))).await;
         let mut messages = answer.map_err(|_| Error::NoWelcome)??.into_inner();
@@ -226,10 +240,11 @@ impl Link {
                 timeout(GREETING_LIMIT, messages.message()).await.map_err(|_| Error::NoWelcome)??
             };
             let Some(message) = message else { return Err(Error::Ended) };
-            if let Some(v1::agent_down::Message::Welcome(v1::Welcome { protocol, .. })) = &message.message
-                && !(OLDEST_PROTOCOL..=PROTOCOL).contains(protocol)
-            {
-                return Err(Error::Protocol { spoken: *protocol });
+            if let Some(v1::agent_down::Message::Welcome(v1::Welcome { protocol, .. })) = &message.message {
+                if !(OLDEST_PROTOCOL..=PROTOCOL).contains(protocol) {
+                    return Err(Error::Protocol { spoken: *protocol });
+                }
+                spoken.store(*protocol, Ordering::Relaxed);
             }
             let Some(input) = down::input(message) else {
                 warn!("the controller says something that this build does not know; it is ignored");

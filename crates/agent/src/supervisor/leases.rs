@@ -279,6 +279,18 @@ impl Supervisor {
         }
     }
 
+    /// Gives back all that waits, whatever its time.
+    pub(super) fn give_back_all(&mut self, actions: &mut Vec<Action>) {
+        let why = "the agent stops";
+        for token in self.held.keys().copied().collect::<Vec<_>>() {
+            match self.held.get(&token).map(|held| held.phase == Phase::Offered) {
+                Some(true) => self.withdraw(token, After::GiveBack(why), actions),
+                Some(false) if self.held.get(&token).is_some_and(Held::waits) => self.give_back(token, why, actions),
+                _ => {}
+            }
+        }
+    }
+
     pub(super) fn give_back(&mut self, token: Token, why: &str, actions: &mut Vec<Action>) {
         if let Some(held) = self.held.remove(&token) {
             self.report(token, held.order.task, What::Returned { why: why.into() }, actions);

@@ -61,6 +61,8 @@ pub enum Input {
     Visit(Arc<Visit>),
     /// Something became of a process.
     Exec(ExecEvent),
+    /// The machine offers more or less than before. What runs goes on; what does not fit waits.
+    Capacity(Request),
     /// Time passed; of use from [`super::Supervisor::wakeup`] on.
     Tick,
     /// Stop the agent. A second one waits for no grace.

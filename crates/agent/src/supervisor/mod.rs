@@ -52,6 +52,8 @@ pub struct Config {
     /// How many leases that wait exec may begin by itself ([`Action::Offer`]): more than end between two looks of ours,
     /// fewer than are sent ahead; 0: none.
     pub offers: usize,
+    /// How long what runs may go on after a request to stop, as on a drained agent; zero: it is ended at once.
+    pub drain: Duration,
     /// How long a stopping agent with nothing left to end waits for its reports to be acknowledged.
     pub farewell: Duration,
 }
@@ -65,6 +67,7 @@ impl Config {
             announce_after: Duration::from_millis(250),
             lost_grace: Duration::from_secs(1),
             offers: 16,
+            drain: Duration::ZERO,
             farewell: Duration::from_secs(3),
         }
     }
@@ -73,6 +76,8 @@ impl Config {
 /// How far a stop has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stopping {
+    /// Nothing new is taken, and what runs may go on until then.
+    Draining(Mono),
     /// Attempts are being ended.
     Ending,
     /// Nothing runs; reports may go until then.
@@ -158,8 +163,9 @@ impl Supervisor {
             }
             Input::Disconnected => self.link = Link::Detached,
             Input::Exec(event) => self.exec(now, event, actions),
+            Input::Capacity(capacity) => self.room.set_capacity(capacity),
             Input::Tick => self.tick(now, actions),
-            Input::Shutdown => self.shutdown(actions),
+            Input::Shutdown => self.shutdown(now, actions),
         }
         self.start_what_fits(actions);
         self.tidy();
@@ -174,7 +180,7 @@ impl Supervisor {
         let expiry = self.renewed.filter(|_| !self.held.is_empty()).map(|(from, ttl)| from.after(ttl));
         let kept = self.kept_until();
         let farewell = match self.stopping {
-            Some(Stopping::Farewell(until)) => Some(until),
+            Some(Stopping::Draining(until) | Stopping::Farewell(until)) => Some(until),
             None | Some(Stopping::Ending | Stopping::Stopped) => None,
         };
         [hold, announce, expiry, kept, farewell, self.link.wakeup(), self.silence_ends()].into_iter().flatten().min()
@@ -237,14 +243,24 @@ impl Supervisor {
         self.heartbeat(now.mono, actions);
         self.give_back_what_waits(now, actions);
         self.announce(now.mono, actions);
+        if matches!(self.stopping, Some(Stopping::Draining(until)) if until <= now.mono) {
+            self.stopping = Some(Stopping::Ending);
+            self.end_all(KillReason::Shutdown, None, actions);
+        }
     }
 
-    /// Kills what runs and gives back what waits.
-    fn shutdown(&mut self, actions: &mut Vec<Action>) {
-        let again = self.stopping.replace(Stopping::Ending).is_some();
+    /// Gives back what waits, and kills what runs: at once, or when the time that it has for that is over. Who asks
+    /// again waits for nothing.
+    fn shutdown(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let again = self.stopping.is_some();
         if !again && self.is_attached() {
             actions.push(Action::Draining);
         }
+        if !again && !self.config.drain.is_zero() {
+            self.stopping = Some(Stopping::Draining(now.mono.after(self.config.drain)));
+            return self.give_back_all(actions);
+        }
+        self.stopping = Some(Stopping::Ending);
         let grace = if again { Some(Duration::ZERO) } else { None };
         self.end_all(KillReason::Shutdown, grace, actions);
     }
@@ -255,7 +271,7 @@ impl Supervisor {
             return;
         }
         let until = match stopping {
-            Stopping::Ending => now.mono.after(self.config.farewell),
+            Stopping::Draining(_) | Stopping::Ending => now.mono.after(self.config.farewell),
             Stopping::Farewell(until) => until,
             Stopping::Stopped => return,
         };

@@ -20,6 +20,11 @@ impl Room {
         &self.capacity
     }
 
+    /// There is something else now; what is taken stays taken.
+    pub(super) fn set_capacity(&mut self, capacity: Request) {
+        self.capacity = capacity;
+    }
+
     /// What is taken.
     pub(super) fn taken(&self) -> &Request {
         &self.taken

@@ -15,8 +15,6 @@ pub(super) fn facts_to_proto(facts: &Facts) -> v1::Facts {
         uuid: gpu.uuid.clone(),
         memory_bytes: gpu.memory,
     };
-    let enforced =
-        |one: &Enforced| v1::Enforced { what: one.what.clone(), by: one.by.clone(), why_not: one.why_not.clone() };
     v1::Facts {
         kernel: facts.kernel.clone(),
         distribution: facts.distribution.clone(),
@@ -25,13 +23,12 @@ pub(super) fn facts_to_proto(facts: &Facts) -> v1::Facts {
         memory_bytes: facts.memory,
         disk_bytes: facts.disk,
         gpus: facts.gpus.iter().map(gpu).collect(),
-        enforced: facts.enforced.iter().map(enforced).collect(),
+        enforced: facts.enforced.iter().map(enforced_to_proto).collect(),
     }
 }
 
 pub(super) fn facts_from_proto(facts: v1::Facts) -> Facts {
     let gpu = |gpu: v1::Gpu| Gpu { index: gpu.index, name: gpu.name, uuid: gpu.uuid, memory: gpu.memory_bytes };
-    let enforced = |one: v1::Enforced| Enforced { what: one.what, by: one.by, why_not: one.why_not };
     Facts {
         kernel: facts.kernel,
         distribution: facts.distribution,
@@ -40,8 +37,18 @@ pub(super) fn facts_from_proto(facts: v1::Facts) -> Facts {
         memory: facts.memory_bytes,
         disk: facts.disk_bytes,
         gpus: facts.gpus.into_iter().map(gpu).collect(),
-        enforced: facts.enforced.into_iter().map(enforced).collect(),
+        enforced: facts.enforced.into_iter().map(enforced_from_proto).collect(),
     }
+}
+
+/// What attempts are held to in one respect, as the wire carries it.
+pub fn enforced_to_proto(one: &Enforced) -> v1::Enforced {
+    v1::Enforced { what: one.what.clone(), by: one.by.clone(), why_not: one.why_not.clone() }
+}
+
+/// What attempts are held to in one respect, as it is meant.
+pub fn enforced_from_proto(one: v1::Enforced) -> Enforced {
+    Enforced { what: one.what, by: one.by, why_not: one.why_not }
 }
 
 /// A cordon as the wire and the store carry it.

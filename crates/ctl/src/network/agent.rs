@@ -56,7 +56,7 @@ pub(super) async fn live(world: World, name: String) -> anyhow::Result<()> {
     let offer = Offer { name: name.clone(), capacity, ..Offer::default() };
     let agent = Agent::new(clock, (uid, offer), supervisor, journal, attempts);
     let (_stops, stops) = mpsc::channel(1);
-    drop(agent.run(Sources { link: link_events, exec: events, stops }).await);
+    drop(agent.run(Sources { link: link_events, exec: events, stops, machine: mpsc::channel(1).1 }).await);
     anyhow::bail!("{name} has ended")
 }
 

@@ -204,9 +204,28 @@ fn an_agent_is_ready_without_a_controller_and_says_when_it_has_one() -> Result<(
     ctl.json(&["cancel", &job.to_string()])?;
     manager.hears_status("attached, 0 attempts here")?;
     agent.signal(Signal::SIGTERM)?;
-    manager.hears("STOPPING=1")?;
+    let words = manager.hears_status("ends what runs and reports it")?;
+    ensure!(words.contains(&"STOPPING=1".to_owned()), "{words:?}");
+    ensure!(!words.iter().any(|word| word.starts_with("EXTEND_TIMEOUT")), "nothing is drained: {words:?}");
     agent.stop()?;
     controller.stop()
+}
+
+#[test]
+fn an_agent_that_drains_when_it_is_stopped_asks_for_the_time_that_its_file_gives() -> Result<()> {
+    let mut manager = Manager::new()?;
+    let file = manager.path("agent.toml");
+    fs::write(
+        &file,
+        format!("data = '{}'\ncontrollers = ['http://127.0.0.1:1']\ndrain = '10m'\n", manager.path("agent")),
+    )?;
+    let mut agent = manager.start("agent", "muster-agent", &["--config", &file])?;
+    manager.hears("READY=1")?;
+    agent.signal(Signal::SIGTERM)?;
+    manager.hears("STOPPING=1")?;
+    manager.hears_status("takes no new work; what runs may go on for 600 s")?;
+    manager.hears("EXTEND_TIMEOUT_USEC=720000000")?;
+    agent.stop()
 }
 
 /// A disk of its own that can be made to hang: whoever writes to it waits.

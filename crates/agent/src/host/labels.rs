@@ -1,0 +1,143 @@
+//! Labels from an executable of the operator: `key=value` lines, within a limit of time and of size.
+
+use std::{collections::BTreeMap, path::Path, process::Stdio, time::Duration};
+
+use tokio::{io::AsyncReadExt as _, time::timeout};
+
+/// It may ask a cloud's metadata service, and no more.
+const LIMIT: Duration = Duration::from_secs(10);
+const OUTPUT_MAX: u64 = 64 << 10;
+const LABELS_MAX: usize = 256;
+const TEXT_MAX: usize = 256;
+
+/// Why there are no labels from it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("cannot start {program}; it must be an executable file")]
+    Start {
+        program: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{program} did not end within {} s and was killed", LIMIT.as_secs())]
+    Slow { program: String },
+    #[error("{program} ended with {status}; its labels do not count")]
+    Failed { program: String, status: String },
+    #[error("line {line} of what {program} wrote {problem}")]
+    Line { program: String, line: usize, problem: String },
+}
+
+/// Runs `program` and takes what it writes.
+///
+/// # Errors
+/// It cannot be run, failed, took too long, or wrote something else.
+pub(super) async fn of(program: &Path) -> Result<BTreeMap<String, String>, Error> {
+    let name = || program.display().to_string();
+    let start = |source| Error::Start { program: name(), source };
+    #[expect(clippy::disallowed_methods, reason = "no attempt: the operator's own program, bounded here")]
+    let mut command = tokio::process::Command::new(program);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    #[cfg(unix)]
+    command.process_group(0);
+    let mut child = command.spawn().map_err(start)?;
+    let mut output = child.stdout.take().ok_or_else(|| start(std::io::Error::other("it has no output")))?;
+    let work = async {
+        let mut bytes = Vec::new();
+        (&mut output).take(OUTPUT_MAX + 1).read_to_end(&mut bytes).await?;
+        // What is too much is not waited for.
+        drop(output);
+        Ok::<_, std::io::Error>((bytes, child.wait().await?))
+    };
+    let ended = timeout(LIMIT, work).await;
+    let Ok(ended) = ended else {
+        kill_group(&child);
+        return Err(Error::Slow { program: name() });
+    };
+    let (bytes, status) = ended.map_err(start)?;
+    if bytes.len() as u64 > OUTPUT_MAX {
+        let problem = format!("is past {OUTPUT_MAX} bytes, which is the most that is read");
+        return Err(Error::Line { program: name(), line: bytes.split(|byte| *byte == b'\n').count(), problem });
+    }
+    if !status.success() {
+        return Err(Error::Failed { program: name(), status: status.to_string() });
+    }
+    parse(&String::from_utf8_lossy(&bytes)).map_err(|(line, problem)| Error::Line { program: name(), line, problem })
+}
+
+/// It may have started others.
+#[cfg(unix)]
+fn kill_group(child: &tokio::process::Child) {
+    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+        // It is not reaped yet, so that its number is still its own.
+        let _gone_already =
+            nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+#[cfg(not(unix))]
+fn kill_group(_child: &tokio::process::Child) {}
+
+/// `key=value` lines; empty ones and those that begin with `#` say nothing.
+fn parse(text: &str) -> Result<BTreeMap<String, String>, (usize, String)> {
+    let mut labels = BTreeMap::new();
+    for (line, n) in text.lines().zip(1..) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let Some((key, value)) = line.split_once('=').map(|(key, value)| (key.trim(), value.trim())) else {
+            return Err((n, "is no label; write key=value".to_owned()));
+        };
+        if key.is_empty() || key.len() > TEXT_MAX || value.len() > TEXT_MAX || line.contains(char::is_control) {
+            return Err((
+                n,
+                format!("has a key or value that cannot be; up to {TEXT_MAX} printable bytes are accepted"),
+            ));
+        }
+        labels.insert(key.to_owned(), value.to_owned());
+        if labels.len() > LABELS_MAX {
+            return Err((n, format!("is one label too many; at most {LABELS_MAX} are accepted")));
+        }
+    }
+    Ok(labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_labels_and_what_is_none_is_told_with_its_line() {
+        let good = parse("# where we are\nzone = a\n\nrack=\npath=a=b\n").expect("it is right");
+        let pairs: Vec<_> = good.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!(pairs, [("path", "a=b"), ("rack", ""), ("zone", "a")]);
+        let long = format!("a=b\n{}=x", "k".repeat(300));
+        let many: String = (0..300).map(|n| format!("k{n}=v\n")).collect();
+        for (text, line) in [("zone", 1), ("a=b\n=c", 2), (long.as_str(), 2), (many.as_str(), 257), ("a=\u{7}b", 1)] {
+            assert_eq!(parse(text).expect_err("it is wrong").0, line, "{text}");
+        }
+    }
+
+    #[cfg(unix)]
+    fn script(folder: &Path, text: &str) -> std::path::PathBuf {
+        use std::os::unix::fs::PermissionsExt as _;
+        let file = folder.join("labels");
+        std::fs::write(&file, text).expect("it is written");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).expect("it may run");
+        file
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn an_executable_is_run_and_what_goes_wrong_with_it_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let run = async |text: &str| of(&script(folder.path(), text)).await.map_err(|error| error.to_string());
+        let good = run("#!/bin/sh\necho zone=a; echo noise >&2\n").await.expect("it is right");
+        assert_eq!(good.get("zone").map(String::as_str), Some("a"));
+        assert!(run("#!/bin/sh\necho zone=a; exit 3\n").await.expect_err("it failed").contains("exit status: 3"));
+        assert!(run("#!/bin/sh\necho what\n").await.expect_err("no label").contains("line 1"));
+        assert!(run("#!/bin/sh\nyes a=b\n").await.expect_err("too much").contains("past 65536 bytes"));
+        let none = of(&folder.path().join("none")).await.expect_err("it is not there");
+        assert!(none.to_string().starts_with("cannot start"), "{none}");
+    }
+}
