@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand, builder::FalseyValueParser};
 use crate::{
     commands::{
         admin, agent, agents, audit, cancel, completions, dev, exec, explain, list, logs, queue, recommend, result,
-        retry, run, schema, show, stats, status, submit, validate, version, wait,
+        retry, run, schema, show, stats, status, submit, top, validate, version, wait,
     },
     output::{Format, style::When},
 };
@@ -90,6 +90,8 @@ pub(crate) enum Command {
     Stats(stats::Args),
     /// Show the whole installation: controllers, store, agents, queues
     Status(status::Args),
+    /// Watch the cluster on a live screen
+    Top(top::Args),
     /// List the machines that run tasks
     Agents(agents::Args),
     /// Cordon, drain, resume, limit or show machines
@@ -177,6 +179,7 @@ mod tests {
             "ctl completions bash",
             "ctl agents --wide --label zone=a",
             "ctl agent show n1",
+            "ctl top --interval 500ms --filter gpu",
             "ctl agent drain n1 n2 --deadline 10m --reason kernel --wait --timeout 20m",
             "ctl agent cordon --label zone=a --label !gpu",
             "ctl agent resume n1 --label zone=a",

@@ -21,6 +21,7 @@ pub(crate) mod show;
 pub(crate) mod stats;
 pub(crate) mod status;
 pub(crate) mod submit;
+pub(crate) mod top;
 pub(crate) mod validate;
 pub(crate) mod version;
 pub(crate) mod wait;
@@ -120,6 +121,7 @@ pub(crate) async fn dispatch(ctl: &Ctl, command: Command) -> Result<Exit, Error>
         Command::Agent(args) => Box::pin(agent::run(ctl, args)).await,
         Command::Agents(args) => Box::pin(agents::run(ctl, args)).await,
         Command::Audit(args) => Box::pin(audit::run(ctl, args)).await,
+        Command::Top(args) => Box::pin(top::run(ctl, args)).await,
         Command::Queue(args) => Box::pin(queue::run(ctl, args)).await,
         Command::Version(args) => Box::pin(version::run(ctl, args)).await,
         Command::Validate(args) => validate::run(ctl, &args),

@@ -399,6 +399,25 @@ impl Agent {
     }
 }
 
+impl Agent {
+    /// As `ctl top` shows it.
+    #[expect(clippy::cast_precision_loss, reason = "a bar and a short number")]
+    pub(crate) fn on_screen(&self) -> muster_top::Agent {
+        let free = |n: Option<u64>| n.filter(|n| *n > 0).map(|n| n as f64);
+        let memory = (self.used.memory_bytes as f64, self.capacity.memory_bytes as f64);
+        muster_top::Agent {
+            name: self.name.clone(),
+            state: self.word().to_owned(),
+            cpus: muster_top::Share { used: self.used.cpus, all: self.capacity.cpus },
+            memory: muster_top::Share { used: memory.0, all: memory.1 },
+            running: self.running,
+            load: self.now.as_ref().map(|now| now.load),
+            memory_free: free(self.now.as_ref().map(|now| now.memory_free_bytes)),
+            disk_free: free(self.now.as_ref().map(|now| now.disk_free_bytes)),
+        }
+    }
+}
+
 /// What became of a wish for agents.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Tended {

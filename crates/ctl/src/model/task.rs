@@ -187,6 +187,17 @@ impl Task {
         format!("{}.{}", self.job, self.name)
     }
 
+    /// As `ctl top` shows one that runs.
+    pub(crate) fn on_screen(&self, job: &str, now: muster_core::time::Timestamp) -> muster_top::Task {
+        let us = self.attempts.last().map_or([0, 0], |attempt| attempt.us);
+        muster_top::Task {
+            name: self.address(),
+            job: job.to_owned(),
+            agent: self.agent.clone().unwrap_or_default(),
+            runs: time::span(us[0], us[1], now).map_or_else(|| "-".to_owned(), time::short),
+        }
+    }
+
     /// Notes of a task that runs that its agent is not connected.
     pub(crate) fn look_at(&mut self, agents: &[Agent]) {
         let is_its = |agent: &&Agent| self.agent.as_deref() == Some(&agent.name);

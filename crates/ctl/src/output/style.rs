@@ -57,6 +57,11 @@ impl Style {
         Self { on }
     }
 
+    /// Whether there are colours.
+    pub(crate) fn is_on(self) -> bool {
+        self.on
+    }
+
     /// `text` as `look` looks on this stream.
     pub(crate) fn paint(self, look: Look, text: &str) -> String {
         let code = match look {
