@@ -25,13 +25,17 @@ pub struct Options {
     pub spool: Option<PathBuf>,
     /// A store that several controllers share, `etcd://…`; one of its own when none.
     pub shared: Option<String>,
+    /// The agent's configuration file; then that says how many processors it has. None when empty.
+    pub agent: String,
     /// More environment for both daemons and for ctl.
     pub env: Vec<(String, String)>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lease_ttl: Duration::from_secs(15), cpus: 4, store: None, spool: None, shared: None, env: Vec::new() }
+        let (agent, env) = (String::new(), Vec::new());
+        let lease_ttl = Duration::from_secs(15);
+        Self { lease_ttl, cpus: 4, store: None, spool: None, shared: None, agent, env }
     }
 }
 
@@ -125,7 +129,11 @@ impl System {
     pub fn start_agent(&mut self) -> Result<()> {
         let mut command = Command::new(binaries::path("muster-agent")?);
         command.args(["--controller", &format!("http://{}", self.address), "--name", "worker"]);
-        command.args(["--cpus", &self.options.cpus.to_string()]);
+        if self.options.agent.is_empty() {
+            command.args(["--cpus", &self.options.cpus.to_string()]);
+        } else {
+            command.arg("--config").arg(self.file("agent.toml", &self.options.agent)?);
+        }
         let data = self.options.spool.clone().unwrap_or_else(|| self.folder().join("agent"));
         command.arg("--data").arg(data);
         self.agent = None;

@@ -24,6 +24,8 @@ mod exec;
 #[cfg(unix)]
 mod first_command;
 #[cfg(unix)]
+mod fleet;
+#[cfg(unix)]
 mod followers;
 mod frozen;
 #[cfg(unix)]
