@@ -6,6 +6,7 @@ pub mod audit;
 mod backoff;
 pub mod cluster;
 mod config;
+pub mod container;
 pub mod event;
 pub mod fleet;
 pub mod gate;

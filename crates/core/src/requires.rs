@@ -10,6 +10,7 @@ use std::{
 };
 
 use crate::{
+    container,
     record::Offer,
     spec::{LabelRule, Requires},
 };
@@ -49,6 +50,12 @@ impl fmt::Display for Mismatch {
         match self {
             Self::Os { wanted, there } => write!(f, "needs os `{wanted}`, has `{there}`"),
             Self::Arch { wanted, there } => write!(f, "needs arch `{wanted}`, has `{there}`"),
+            Self::Label { rule: LabelRule::Has(key), there: None } if key == container::LABEL => {
+                write!(
+                    f,
+                    "cannot run containers: it has no label `{key}`, which an agent has that found an engine for them"
+                )
+            }
             Self::Label { rule, there: None } => write!(f, "needs label `{rule}`, has no label `{}`", rule.key()),
             Self::Label { rule, there: Some(there) } => {
                 write!(f, "needs label `{rule}`, has `{}={}`", Word(rule.key()), Word(there))

@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    container,
+    container::Container,
     id::JobId,
     resources::Request,
     run_as::{RunAs, Scratch},
@@ -83,6 +85,8 @@ pub struct TaskSpec {
     pub scratch: Scratch,
     /// More memory for the attempt that follows one that needed more; none: it fails as it would anyway.
     pub oom_retries: Option<OomRetries>,
+    /// What it runs in; none: the machine itself.
+    pub container: Option<Container>,
 }
 
 /// What a task runs.
@@ -299,6 +303,7 @@ impl Default for TaskSpec {
             run_as: RunAs::default(),
             scratch: Scratch::None,
             oom_retries: None,
+            container: None,
         }
     }
 }
@@ -307,6 +312,15 @@ impl TaskSpec {
     /// How long an attempt may go on without a renewal, where leases hold for `lease_ttl`: the agent ends it then (A1).
     pub fn goes_on_for(&self, lease_ttl: Duration) -> Duration {
         self.max_disconnect.unwrap_or_default().max(lease_ttl)
+    }
+
+    /// What an agent must be: what is asked for, and what running it takes.
+    pub fn needs(&self) -> Requires {
+        let mut requires = self.requires.clone();
+        if self.container.is_some() {
+            requires.labels.push(LabelRule::Has(container::LABEL.to_owned()));
+        }
+        requires
     }
 
     /// How many tasks this entry stands for.

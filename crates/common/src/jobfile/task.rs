@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
 use muster_core::{
+    container::{Container, Volume},
     run_as::{RunAs, Scratch},
     spec::{After, Array, Command, OnLost, OomRetries, Priority, Requires, RetryPolicy, Role, TaskSpec},
 };
@@ -35,6 +36,8 @@ pub(super) struct Draft {
     /// What `defaults` asks for; a task without a command does not take it.
     inherited: Amounts,
     alone: Alone,
+    /// What `defaults` says; a task without a command does not take it.
+    contained: Option<Container>,
 }
 
 /// What an attempt does whose agent hears of no controller.
@@ -99,6 +102,7 @@ impl Draft {
             own: Amounts::default(),
             spec: defaults.spec.clone(),
             alone: defaults.alone,
+            contained: defaults.spec.container.clone(),
         }
     }
 
@@ -118,7 +122,11 @@ impl Draft {
         request.memory = self.own.memory.or(amounts.memory).unwrap_or(0);
         request.gpus = self.own.gpus.or(amounts.gpus).unwrap_or(0);
         request.named = amounts.named;
-        if self.spec.cwd.is_none() && is_command && self.spec.scratch == Scratch::None {
+        if !is_command && self.spec.container == self.contained {
+            self.spec.container = None;
+        }
+        // The submitter's folder is not in the image.
+        if self.spec.cwd.is_none() && is_command && self.spec.container.is_none() && self.spec.scratch == Scratch::None {
             self.spec.cwd = reader.context.cwd.to_str().filter(|cwd| !cwd.is_empty()).map(str::to_owned);
         }
         self.spec.max_disconnect = self.alone.goes_on_for();
@@ -135,6 +143,7 @@ fn fields(form: Form) -> Vec<Field<Draft>> {
     fields.extend(process());
     fields.extend(placement());
     fields.extend(course());
+    fields.extend(contained());
     if form != Form::Defaults {
         fields.extend(structure());
     }
@@ -188,6 +197,23 @@ fn process() -> Vec<Field<Draft>> {
             |d: &mut Draft, v: Bytes| d.spec.output_limit = Some(v.0),
             "How much output of one attempt is kept: the head, and of it up to 64 KiB for the end; what lies between is \
              cut and said. The agent's limit, if it is not given.",
+        ),
+    ]
+}
+
+/// What it runs in.
+fn contained() -> Vec<Field<Draft>> {
+    vec![
+        field(
+            "image",
+            |d: &mut Draft, v: String| d.spec.container.get_or_insert_default().image = v,
+            "The image of a container in which the task runs; `cwd` is a folder in it then, and the image's own by \
+             default. On the machine itself, if it is not given.",
+        ),
+        field(
+            "volumes",
+            |d: &mut Draft, v: Vec<Volume>| d.spec.container.get_or_insert_default().volumes = v,
+            "What of the agent's machine is seen in the container, as far as the agent allows it.",
         ),
     ]
 }

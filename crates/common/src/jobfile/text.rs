@@ -16,6 +16,8 @@ pub(super) const DURATION: &str = "^( *[0-9]+(\\.[0-9]+)?(ms|s|m|h|d|w))+ *$";
 pub(super) const SIZE: &str = "^[0-9]+(\\.[0-9]+)? *(B|kB|KB|MB|GB|TB|PB|KiB|MiB|GiB|TiB|PiB)$";
 /// The texts that `array` takes.
 pub(super) const ARRAY: &str = "^[0-9]+(-[0-9]+(:[0-9]+)?)?$";
+/// The texts that `volumes` takes.
+pub(super) const VOLUME: &str = "^/[^:]*:/[^:]*(:r[ow])?$";
 /// The texts that `start_at` takes.
 pub(super) const START: &str = "^(\\+.+|[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ].+)$";
 

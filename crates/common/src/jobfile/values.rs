@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use muster_core::{
+    container::Volume,
     run_as::Scratch,
     spec::{On, OnLost, Priority, Role},
 };
@@ -89,6 +90,29 @@ impl Read for Argv {
             return None;
         }
         Vec::read(reader, node).map(Self)
+    }
+}
+
+impl Read for Volume {
+    fn kind() -> Kind {
+        Kind::Pattern(text::VOLUME)
+    }
+
+    fn wants() -> String {
+        "`\"/on/the/machine:/in/the/container\"`, with `:ro` behind it if nothing may be changed".to_owned()
+    }
+
+    fn read(reader: &mut Reader<'_>, node: &Node) -> Option<Self> {
+        match &node.value {
+            Value::Text(text) => reader.judge(node, text.parse::<Volume>().map_err(|error| error.to_string())),
+            _ => reader.mistyped(node, &Self::wants()),
+        }
+    }
+}
+
+impl Element for Volume {
+    fn blank() -> Self {
+        Self::default()
     }
 }
 

@@ -1235,6 +1235,9 @@ pub struct TaskSpec {
     pub scratch: i32,
     #[prost(message, optional, tag = "26")]
     pub oom_retries: ::core::option::Option<OomRetries>,
+    /// What it runs in; none: the machine itself.
+    #[prost(message, optional, tag = "27")]
+    pub container: ::core::option::Option<Container>,
     #[prost(oneof = "task_spec::Command", tags = "3, 4")]
     pub command: ::core::option::Option<task_spec::Command>,
     #[prost(oneof = "task_spec::Array", tags = "15, 16")]
@@ -1291,6 +1294,24 @@ pub struct OomRetries {
     /// None asks for more.
     #[prost(uint64, optional, tag = "3")]
     pub cap_bytes: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Container {
+    /// As an engine names it.
+    #[prost(string, tag = "1")]
+    pub image: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub volumes: ::prost::alloc::vec::Vec<Volume>,
+}
+/// A folder or file of the machine that is seen in a container.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Volume {
+    #[prost(string, tag = "1")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub target: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub read_only: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Argv {

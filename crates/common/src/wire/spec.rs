@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use muster_core::{
+    container::{Container, Volume},
     id::JobId,
     requires::LabelRuleError,
     resources::Request,
@@ -88,6 +89,7 @@ pub(super) fn runnable_to_proto(task: &TaskSpec) -> v1::TaskSpec {
         run_as: (!task.run_as.is_default()).then(|| run_as::to_proto(&task.run_as)),
         scratch: run_as::scratch_to_proto(task.scratch).into(),
         oom_retries: task.oom_retries.map(oom_retries_to_proto),
+        container: task.container.as_ref().map(container_to_proto),
     }
 }
 
@@ -123,6 +125,7 @@ pub fn task_from_proto(task: v1::TaskSpec) -> Result<TaskSpec, Error> {
         run_as: task.run_as.map(run_as::from_proto).unwrap_or_default(),
         scratch: run_as::scratch_from_proto(task.scratch)?,
         oom_retries: task.oom_retries.map(oom_retries_from_proto),
+        container: task.container.map(container_from_proto),
     })
 }
 
@@ -144,6 +147,24 @@ pub fn request_from_proto(request: v1::Request) -> Request {
         gpus: request.gpus,
         named: request.named.into_iter().collect(),
     }
+}
+
+fn container_to_proto(container: &Container) -> v1::Container {
+    let volumes = container.volumes.iter().map(|volume| v1::Volume {
+        source: volume.source.clone(),
+        target: volume.target.clone(),
+        read_only: volume.read_only,
+    });
+    v1::Container { image: container.image.clone(), volumes: volumes.collect() }
+}
+
+fn container_from_proto(container: v1::Container) -> Container {
+    let volumes = container.volumes.into_iter().map(|volume| Volume {
+        source: volume.source,
+        target: volume.target,
+        read_only: volume.read_only,
+    });
+    Container { image: container.image, volumes: volumes.collect() }
 }
 
 fn requires_to_proto(requires: &Requires) -> v1::Requires {

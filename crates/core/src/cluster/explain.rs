@@ -260,7 +260,7 @@ fn why_not(agent: &Agent, spec: &TaskSpec, mean_us: u64) -> Vec<Reason> {
     if agent.session.is_none() {
         reasons.push(Reason::about("agent-silent", agent, format!("agent `{name}` is silent"), "it connects again"));
     }
-    for mismatch in spec.requires.mismatches(offer) {
+    for mismatch in spec.needs().mismatches(offer) {
         let unblock = "an agent that fits, or another `requires`";
         reasons.push(Reason::about("agent-mismatch", agent, format!("agent `{name}`: {mismatch}"), unblock));
     }

@@ -34,7 +34,7 @@ pub(super) fn climb(ready: &mut Ready, queue: &Arc<str>, spec: &TaskSpec) -> Vec
             let shape = ready.acquire(ShapeKey {
                 queue: Arc::clone(queue),
                 request: spec.request.clone(),
-                requires: spec.requires.clone(),
+                requires: spec.needs(),
             });
             Step { spec: Arc::new(spec), shape }
         })

@@ -103,7 +103,7 @@ impl Cluster {
             let shape = self.ready.acquire(ShapeKey {
                 queue: Arc::clone(&queue),
                 request: task.request.clone(),
-                requires: task.requires.clone(),
+                requires: task.needs(),
             });
             let ladder = ladder::climb(&mut self.ready, &queue, task);
             groups.push(Group {
@@ -178,9 +178,9 @@ impl Cluster {
         }
         let mut warnings = Vec::new();
         for group in &entry.groups {
+            let needs = group.spec.needs();
             let able = |agent: &&crate::agent::Agent| {
-                group.spec.requires.matches(&agent.record.offer)
-                    && group.spec.request.fits(&agent.record.offer.capacity)
+                needs.matches(&agent.record.offer) && group.spec.request.fits(&agent.record.offer.capacity)
             };
             if here().find(able).is_none() {
                 let name = &group.spec.name;

@@ -7,6 +7,7 @@ use super::{
     text::{self, MAX_KEY, fits, no_nul},
 };
 use crate::{
+    container::{Container, check_image},
     resources::Request,
     spec::{Array, Command, LabelRule, OomRetries, Priority, Requires, RetryPolicy, TaskSpec},
 };
@@ -49,6 +50,9 @@ pub(super) fn check(task: &TaskSpec, at: &mut At<'_>) {
         oom_retries(ladder, task.request.memory, at);
     }
     requires(&task.requires, at);
+    if let Some(container) = &task.container {
+        contained(task, container, at);
+    }
     if !Priority::RANGE.contains(&task.priority.0) {
         let (low, high) = (Priority::RANGE.start(), Priority::RANGE.end());
         at.add("priority", format!("{} is outside {low} to {high}", task.priority.0));
@@ -69,6 +73,26 @@ fn command(command: &Command, at: &mut At<'_>) {
             at.add("shell", "is empty; give a script, or leave `shell` out to make a join point");
         }
         Command::Shell(script) => at.expect("shell", fits(script, MAX_WORD)),
+    }
+}
+
+fn contained(task: &TaskSpec, container: &Container, at: &mut At<'_>) {
+    if container.image.is_empty() && !container.volumes.is_empty() {
+        at.add("volumes", "are seen in a container only; give an `image`, too");
+    } else {
+        at.expect("image", check_image(&container.image));
+    }
+    if task.command == Command::Empty {
+        at.add("image", "runs nothing; say what with `run` or `shell`");
+    }
+    if task.cwd.as_ref().is_some_and(|cwd| !cwd.is_empty() && !cwd.starts_with('/')) {
+        at.add("cwd", "is a folder in the container, which is named from its root");
+    }
+    if container.volumes.len() > MAX_LISTED {
+        at.add("volumes", format!("has {} entries; at most {MAX_LISTED} are accepted", container.volumes.len()));
+    }
+    for (index, volume) in container.volumes.iter().enumerate() {
+        at.expect(format_args!("volumes[{index}]"), volume.check());
     }
 }
 

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    container::{Container, Volume},
     id::JobId,
     spec::{After, LabelRule, On, OomRetries, Priority, RetryPolicy, Role},
     time::Timestamp,
@@ -99,6 +100,27 @@ const TASK_RULES: &[(BreakTask, &str)] = &[
     (
         |t| t.stdin = Some(vec![0; MAX_STDIN + 1]),
         "tasks[0].stdin: has 1048577 bytes; at most 1048576 are accepted: keep more in a file that the task opens",
+    ),
+    (
+        |t| t.container = Some(Container { image: "-v".into(), volumes: vec![] }),
+        "tasks[0].image: \"-v\" is no name of an image; write it like \"alpine\", \"docker.io/library/alpine:3\" or \
+         \"registry.example.com:5000/team/tool@sha256:…\"",
+    ),
+    (
+        |t| t.container = Some(Container { image: "".into(), volumes: vec!["/a:/b".parse().unwrap()] }),
+        "tasks[0].volumes: are seen in a container only; give an `image`, too",
+    ),
+    (
+        |t| t.container = Some(Container { image: "a".into(), volumes: vec![Volume::default()] }),
+        "tasks[0].volumes[0]: has the source \"\", which is not named from the root",
+    ),
+    (
+        |t| (t.container, t.command) = (Some(Container { image: "a".into(), volumes: vec![] }), Command::Empty),
+        "tasks[0].image: runs nothing; say what with `run` or `shell`",
+    ),
+    (
+        |t| (t.container, t.cwd) = (Some(Container { image: "a".into(), volumes: vec![] }), Some("b".into())),
+        "tasks[0].cwd: is a folder in the container, which is named from its root",
     ),
     (|t| t.pids = Some(0), "tasks[0].pids: is 0; a task has at least one process"),
     (

@@ -4,8 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use muster_core::{
     cluster::{Config, Placement},
-    event::{Effect, Event},
-    record::Queue,
+    container::{self, Container},
+    event::{Effect, Event, Target},
+    id::SessionId,
+    record::{Offer, Queue},
     spec::{Priority, TaskSpec},
     state::{End, State},
     time::Timestamp,
@@ -53,6 +55,25 @@ fn capacity_is_never_exceeded_and_the_reason_is_told() {
     assert!(kit.round().is_empty());
     assert_eq!(kit.codes(job, 2), ["agent-busy"]);
     assert_eq!(kit.codes(job, 4), ["agent-busy", "behind"]);
+}
+
+#[test]
+fn a_task_with_an_image_waits_for_an_agent_that_can_run_containers() {
+    let mut kit = Kit::new();
+    kit.host(2);
+    let contained = Some(Container { image: "alpine".to_owned(), volumes: Vec::new() });
+    let job = kit.submit(job([TaskSpec { container: contained, ..task("x") }]));
+    assert!(kit.round().is_empty());
+    let explained = kit.cluster.explain(kit.now, Target::Tasks { job, first: 0, count: 1 }).expect("the task exists");
+    let [reason] = explained[0].reasons.as_slice() else { panic!("{explained:?}") };
+    assert!(reason.text.contains("cannot run containers"), "{reason:?}");
+
+    let labels = [(container::LABEL.to_owned(), "podman".to_owned())].into();
+    let offer =
+        Offer { name: "able".to_owned(), os: "linux".to_owned(), capacity: cpus(1), labels, ..Offer::default() };
+    let session = SessionId(1000);
+    kit.event(Event::Attach { uid: "able".into(), offer, session, holding: Vec::new() });
+    assert_eq!(kit.round().len(), 1);
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub(crate) struct Group {
     /// Program and arguments; none for a shell text or an empty task.
     run: Option<Vec<String>>,
     shell: Option<String>,
+    /// What it runs in; none: the machine itself.
+    image: Option<String>,
     after: Vec<After>,
     resources: Resources,
     priority: i32,
@@ -88,6 +90,7 @@ fn one(group: v1::GroupSummary, spec: v1::TaskSpec) -> Group {
         tally: group.tally.into(),
         run,
         shell,
+        image: spec.container.map(|container| container.image),
         after: spec.after.into_iter().map(After::from).collect(),
         resources: spec.request.into(),
         priority: spec.priority,

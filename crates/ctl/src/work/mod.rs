@@ -63,6 +63,9 @@ struct TaskArgs {
     /// Its working folder on the agent
     #[arg(long, value_name = "DIR", requires = "command", conflicts_with = "file")]
     cwd: Option<String>,
+    /// Run it in a container of this image
+    #[arg(long, value_name = "IMAGE", requires = "command", conflicts_with = "file")]
+    image: Option<String>,
     /// Processors it takes: 2, 0.5
     #[arg(long, value_name = "N", requires = "command", conflicts_with = "file")]
     cpus: Option<f64>,
@@ -199,9 +202,10 @@ impl WorkArgs {
             Ok(number) => json!(number),
             Err(_) => json!(text),
         });
-        let fields: [(&str, Option<Value>); 10] = [
+        let fields: [(&str, Option<Value>); 11] = [
             ("cwd", self.task.cwd.as_ref().map(|dir| json!(dir))),
             ("env", (!env.is_empty()).then_some(Value::Object(env))),
+            ("image", self.task.image.as_ref().map(|image| json!(image))),
             ("cpus", self.task.cpus.map(|n| json!(n))),
             ("memory", self.task.memory.as_ref().map(|text| json!(text))),
             ("gpus", self.task.gpus.map(|n| json!(n))),

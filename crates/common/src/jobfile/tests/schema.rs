@@ -49,7 +49,7 @@ fn the_schema_is_one_and_accepts_every_example() {
 
 /// Every key of a task, and values that it does not take.
 const TASK_KEYS: &str = "run shell env cwd stdin stdin_file output_limit cpus memory cpu_limit pids gpus resources requires priority \
-                         start_at timeout grace retries on_lost on_disconnect max_disconnect tags after array role name \
+                         start_at timeout grace retries on_lost on_disconnect max_disconnect tags image volumes after array role name \
                          run_as scratch oom_retries";
 
 fn bad_values() -> Vec<(&'static str, Value)> {
@@ -63,6 +63,9 @@ fn bad_values() -> Vec<(&'static str, Value)> {
         ("memory", json!(-1)),
         ("cpu_limit", json!(1)),
         ("pids", json!("many")),
+        ("volumes", json!(["/data"])),
+        ("volumes", json!(["data:/data"])),
+        ("volumes", json!(["/data:/data:z"])),
         ("gpus", json!(0.5)),
         ("priority", json!("urgent")),
         ("priority", json!(1001)),

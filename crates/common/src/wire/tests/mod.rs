@@ -9,6 +9,7 @@ mod work;
 use std::{sync::Arc, time::Duration};
 
 use muster_core::{
+    container::{Container, Volume},
     fleet::{Cordon, Limits},
     id::{AgentId, JobId, TaskId, Token},
     record::{AgentRecord, Cancel, Enforced, Facts, Gpu, Job, Key, Meta, Offer, Piece, Queue, TaskResult},
@@ -137,6 +138,12 @@ fn ladders() -> impl Strategy<Value = OomRetries> {
     })
 }
 
+fn containers() -> impl Strategy<Value = Container> {
+    let volume = (words(), words(), any::<bool>());
+    let volume = volume.prop_map(|(source, target, read_only)| Volume { source, target, read_only });
+    (words(), vec(volume, 0..3)).prop_map(|(image, volumes)| Container { image, volumes })
+}
+
 fn tasks_specs() -> impl Strategy<Value = TaskSpec> {
     let who = (
         words(),
@@ -162,13 +169,20 @@ fn tasks_specs() -> impl Strategy<Value = TaskSpec> {
         durations(),
         option::of(any::<u64>()),
         option::of(durations()),
-        (any::<bool>(), option::of(any::<u64>()), run_as(), scratches(), option::of(ladders())),
+        (
+            any::<bool>(),
+            option::of(any::<u64>()),
+            run_as(),
+            scratches(),
+            option::of(ladders()),
+            option::of(containers()),
+        ),
     );
     (who, needs, rest).prop_map(|(who, needs, rest)| {
         let (name, role, command, env, cwd, stdin) = who;
         let (request, (os, arch, labels), priority, timeout, retry, start_at) = needs;
         let (after, array, on_lost, tags, grace, output_limit, max_disconnect, limits) = rest;
-        let (cpu_limit, pids, run_as, scratch, oom_retries) = limits;
+        let (cpu_limit, pids, run_as, scratch, oom_retries, container) = limits;
         TaskSpec {
             name,
             role,
@@ -194,6 +208,7 @@ fn tasks_specs() -> impl Strategy<Value = TaskSpec> {
             run_as,
             scratch,
             oom_retries,
+            container,
         }
     })
 }
