@@ -16,6 +16,9 @@ const PYTHON_PACKAGES: &str = include_str!("../../tests/integration/requirements
 /// The library that moves the clocks of programs, where Debian puts it.
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
+/// The packages that the tests of containers need.
+const CONTAINERS: &[&str] = &["podman", "crun", "busybox-static"];
+
 /// What of the needs is there.
 pub(crate) struct Found {
     /// How to compile for Windows, or why that cannot be done here.
@@ -30,6 +33,8 @@ pub(crate) struct Found {
     pub(crate) python: Result<PathBuf, String>,
     /// What looks at the units of the services, or why it is not there.
     pub(crate) units: Result<(), String>,
+    /// What runs containers, or why it is not there.
+    pub(crate) containers: Result<(), String>,
     /// What makes Debian packages, or why it is not there.
     pub(crate) deb: Result<PathBuf, String>,
 }
@@ -45,6 +50,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     let chaos = found.chaos.map(|()| "iproute2, libfaketime".to_owned());
     let vm = vm::machine().map(|machine| machine.to_string());
     let units = found.units.map(|()| "systemd-analyze".to_owned());
+    let containers = found.containers.map(|()| CONTAINERS.join(", "));
     let deb = found.deb.map(|path| path.display().to_string());
     for (what, state) in [
         ("windows build", windows),
@@ -54,6 +60,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         ("virtual machine", vm),
         ("second grpc client", python),
         ("systemd units", units),
+        ("containers", containers),
         ("debian packages", deb),
     ] {
         match state {
@@ -78,7 +85,7 @@ pub(crate) fn ensure() -> Found {
         etcd()
     });
     let (newer_etcd, chaos, python) = (etcd::newer(), chaos(), python());
-    Found { windows, etcd, newer_etcd, chaos, python, units: units(), deb: packages() }
+    Found { windows, etcd, newer_etcd, chaos, python, units: units(), containers: containers(), deb: packages() }
 }
 
 /// What the tests of the units need.
@@ -88,6 +95,15 @@ fn units() -> Result<(), String> {
         install(&["systemd"])?;
     }
     if is_there() { Ok(()) } else { Err("there is no systemd-analyze on the search path".to_owned()) }
+}
+
+/// What the tests of containers need: an engine, and what an image is made of.
+fn containers() -> Result<(), String> {
+    let is_there = || ["podman", "crun", "busybox"].iter().all(|program| tree::on_path(program));
+    if !is_there() {
+        install(CONTAINERS)?;
+    }
+    if is_there() { Ok(()) } else { Err(format!("not all of {} is on the search path", CONTAINERS.join(", "))) }
 }
 
 /// What the tests of the packages need: what makes them, and what finds the libraries that they depend on.

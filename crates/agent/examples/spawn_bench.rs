@@ -112,6 +112,7 @@ mod bench {
             path: None,
             enforce,
             rules: Rules::default(),
+            containers: None,
             guard: None,
         };
         let (exec, mut events) = Exec::new(config, links).await?;

@@ -15,6 +15,7 @@ use toml::de::DeValue;
 
 use crate::{
     cgroup::Enforce,
+    containers,
     exec::{Rules, guard},
     host,
     link::{Address, Credential},
@@ -73,6 +74,8 @@ pub struct Config {
     pub keeper: Option<guard::Program>,
     /// How long what runs may go on when the agent is asked to stop; none: it is ended at once, with its grace.
     pub drain: Duration,
+    /// What is allowed of containers.
+    pub containers: containers::Settings,
     /// How this program becomes the guard that ends what a killed agent leaves; none: there is no guard.
     pub guard: Option<guard::Program>,
     /// How often somebody looks whether its loop turns; none: nobody does.
@@ -95,6 +98,7 @@ impl Default for Config {
             on_stop: OnStop::default(),
             keeper: None,
             drain: Duration::ZERO,
+            containers: containers::Settings::default(),
             guard: None,
             look_every: None,
         }
@@ -162,6 +166,7 @@ const KEYS: &[Key<Config>] = &[
     ("run_as", |config, value| run_as(value, &mut config.rules)),
     ("pass_env", |config, value| variables(value).map(|names| config.rules.pass_env = names)),
     ("on_stop", |config, value| words(value)?.parse().map(|on| config.on_stop = on)),
+    ("containers", |config, value| containers::Settings::read(value).map(|found| config.containers = found)),
     ("token_file", |config, value| words(value).map(|file| config.credential = Credential::File(file.into()))),
 ];
 

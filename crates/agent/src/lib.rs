@@ -7,6 +7,7 @@ pub mod cgroup;
 #[path = "cgroup/absent.rs"]
 pub mod cgroup;
 pub mod config;
+pub mod containers;
 pub mod exec;
 pub mod host;
 pub mod journal;

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::{StreamExt as _, stream::BoxStream};
 use muster_common::{
     proto::v1::{self, exec_up::Message},
     wire::work::end_to_proto,
@@ -13,10 +14,10 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::Streaming;
 use tracing::{info, warn};
 
 use crate::{
+    containers::Engine,
     exec::{
         ProcessIdentity,
         beside::{self, Fed},
@@ -38,6 +39,7 @@ const LAST_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(crate) struct Visits {
     grpc: Grpc,
+    engine: Option<Arc<Engine>>,
     turns: Arc<Semaphore>,
     tracker: TaskTracker,
     stop: CancellationToken,
@@ -51,12 +53,12 @@ impl std::fmt::Debug for Visits {
 
 impl Visits {
     /// Commands that go on until `stop`.
-    pub(crate) fn new(grpc: Grpc, tracker: TaskTracker, stop: CancellationToken) -> Self {
-        Self { grpc, turns: Arc::new(Semaphore::new(AT_ONCE)), tracker, stop }
+    pub(crate) fn new(grpc: Grpc, engine: Option<Arc<Engine>>, tracker: TaskTracker, stop: CancellationToken) -> Self {
+        Self { grpc, engine, turns: Arc::new(Semaphore::new(AT_ONCE)), tracker, stop }
     }
 
     /// Runs a command beside `process`; none: there is no such process here.
-    pub(crate) fn begin(&self, visit: Arc<Visit>, process: Option<ProcessIdentity>) {
+    pub(crate) fn begin(&self, visit: Arc<Visit>, process: Option<(ProcessIdentity, bool)>) {
         let this = self.clone();
         self.tracker.spawn(async move {
             if let Some(Err(error)) = this.stop.run_until_cancelled(this.serve(&visit, process)).await {
@@ -65,7 +67,15 @@ impl Visits {
         });
     }
 
-    async fn serve(&self, visit: &Visit, process: Option<ProcessIdentity>) -> Result<(), String> {
+    /// What is started beside the process of the attempt: in its container, if it is in one.
+    fn words(&self, visit: &Visit, is_contained: bool) -> Vec<String> {
+        match self.engine.as_ref().filter(|_| is_contained) {
+            Some(engine) => engine.exec(visit.token, &visit.command),
+            None => visit.command.clone(),
+        }
+    }
+
+    async fn serve(&self, visit: &Visit, process: Option<(ProcessIdentity, bool)>) -> Result<(), String> {
         let (up, inbox) = mpsc::channel(ROOM);
         let opened = timeout(OPEN_LIMIT, self.grpc.exec(visit.id, &up, ReceiverStream::new(inbox))).await;
         let mut down = opened.map_err(|_| format!("no answer within {} s", OPEN_LIMIT.as_secs()))??;
@@ -73,9 +83,9 @@ impl Visits {
         let end = match (process, &turn) {
             (None, _) => Err("the task does not run on its agent any more, or its process is not started yet".into()),
             (_, Err(_)) => Err(format!("{AT_ONCE} commands run on its agent, which is as many as may")),
-            (Some(process), Ok(_)) => {
+            (Some((process, is_contained)), Ok(_)) => {
                 info!(token = %visit.token, command = ?visit.command, "a command runs beside an attempt");
-                run(process, visit.command.clone(), &mut down, &up).await
+                run(process, self.words(visit, is_contained), &mut down, &up).await
             }
         };
         let (end, why) = match end {
@@ -88,7 +98,7 @@ impl Visits {
         let _nobody_listens = timeout(LAST_LIMIT, last).await;
         drop(up);
         // Whoever drops the answer ends the whole call, and with it what was not sent yet.
-        let heard = async { while let Ok(Some(_)) = down.message().await {} };
+        let heard = async { while down.next().await.is_some() {} };
         let _in_time = timeout(LAST_LIMIT, heard).await;
         Ok(())
     }
@@ -97,14 +107,14 @@ impl Visits {
 async fn run(
     process: ProcessIdentity,
     command: Vec<String>,
-    down: &mut Streaming<v1::ExecDown>,
+    down: &mut BoxStream<'static, v1::ExecDown>,
     up: &mpsc::Sender<v1::ExecUp>,
 ) -> Result<End, String> {
     let (feed, fed) = mpsc::channel(ROOM);
     let (said, mut output) = mpsc::channel(ROOM);
     let read = async {
         // The end of the stream, however it ends, closes the channel.
-        while let Ok(Some(message)) = down.message().await {
+        while let Some(message) = down.next().await {
             let pieces = [
                 (!message.stdin.is_empty()).then_some(Fed::Bytes(message.stdin)),
                 message.stdin_end.then_some(Fed::End),

@@ -9,6 +9,8 @@ pub mod ctl;
 pub mod daemon;
 #[cfg(unix)]
 pub mod etcd;
+#[cfg(target_os = "linux")]
+pub mod podman;
 pub mod probe;
 pub mod proxy;
 pub mod secure;

@@ -8,11 +8,12 @@ use muster_core::{id::Token, record::Enforced, time::Mono};
 use tokio::sync::mpsc;
 use tracing::info;
 
-use super::run::Processes;
+use super::Processes;
 #[cfg(unix)]
 use crate::keeper::{self, Client};
 use crate::{
     config::Config,
+    containers::Engine,
     exec::{self, Exec, ExecEvent, KillReason, Leftover, Links, Order, Swept},
     logs::{self, Spools},
     supervisor::Input,
@@ -64,7 +65,7 @@ pub(super) async fn take(
     data_dir: &Path,
     (clock, name): (Clock, &str),
     grpc: &logs::Grpc,
-    before: Before,
+    (before, uid, engine): (Before, &str, Option<&Arc<Engine>>),
 ) -> anyhow::Result<Taken> {
     let limits =
         logs::Config { data_dir: data_dir.to_owned(), attempt_limit: config.log_limit, total_limit: config.log_quota };
@@ -86,10 +87,17 @@ pub(super) async fn take(
             users: config.rules.users.as_ref().map(|users| users.join(",")),
             pass_env: config.rules.pass_env.join(","),
             guard: "guard".to_owned(),
+            owner: uid.to_owned(),
+            containers: engine.map(|engine| engine.settings().to_text()),
         };
         return take_keeper(keeper::Config { program, setup }, clock, &limits, before, carry).await;
     }
+    #[cfg(not(unix))]
+    let _nobody_else = uid;
     let spools = Spools::open(&limits).with_context(unusable)?;
+    if let Some(engine) = engine {
+        engine.remove_leftovers().await;
+    }
     let settings = exec::Config {
         data_dir: data_dir.to_owned(),
         agent: name.into(),
@@ -97,6 +105,7 @@ pub(super) async fn take(
         path: None,
         enforce: config.enforce,
         rules: config.rules.clone(),
+        containers: engine.cloned(),
         guard: config.guard.clone(),
     };
     let (exec, events) = Exec::new(settings, carry(&spools)).await?;

@@ -4,6 +4,7 @@ mod boot;
 mod credentials;
 mod hands;
 mod identity;
+mod processes;
 mod pulse;
 mod run;
 mod secure;
@@ -15,18 +16,20 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use futures::future::BoxFuture;
 use muster_common::clock::Clock;
-use muster_core::record::Offer;
+use muster_core::{container, record::Offer};
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
 use self::{hands::Hands, identity::Identity};
 pub use self::{
+    processes::Processes,
     pulse::Pulse,
-    run::{Agent, Done, Processes, Sources, Stop},
+    run::{Agent, Done, Sources, Stop},
 };
 pub use crate::config::Config;
 use crate::{
+    containers::Engine,
     host,
     journal::Journal,
     link::{self, Address, Link},
@@ -50,6 +53,8 @@ pub struct Running {
     pub pulse: Pulse,
     stops: mpsc::Sender<Stop>,
     changes: mpsc::Sender<host::Overrides>,
+    /// What runs containers.
+    engine: Option<&'static str>,
     done: JoinHandle<()>,
 }
 
@@ -70,7 +75,7 @@ impl Running {
     /// Says anew what a person says of the machine; what runs goes on. The name stays.
     pub async fn offer(&self, machine: host::Overrides) {
         // Nobody listens any more: it is about to end.
-        let _ends = self.changes.send(machine).await;
+        let _ends = self.changes.send(offering(machine, self.engine)).await;
     }
 
     /// Waits until the agent has ended; it does so when asked, or when it cannot go on. Cancel safe.
@@ -105,7 +110,9 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
     config.credential.header()?;
     let identity = Identity::take(&config.data_dir)?;
     let data_dir = std::path::absolute(&config.data_dir).context("cannot tell where the data folder is")?;
-    let mut watch = host::Watch::begin(config.machine.clone(), data_dir.clone()).await;
+    let engine = Engine::find(config.containers.clone(), &identity.uid).await?;
+    let engine_name = engine.as_ref().map(|engine| engine.name());
+    let mut watch = host::Watch::begin(offering(config.machine.clone(), engine_name), data_dir.clone()).await;
     let name = watch.offer().name.clone();
     let (mut journal, memory) = Journal::open(&data_dir)?;
     let settings =
@@ -119,7 +126,8 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
     let grpc = logs::Grpc::new(Arc::new(bulk), config.credential.clone());
     let before =
         hands::Before { leftovers: supervisor.leftovers(), rebooted: boot::is_another(&data_dir)?, gpus: watch.gpus() };
-    let taken = hands::take(&config, &data_dir, (clock, &name), &grpc, before).await?;
+    let taken =
+        hands::take(&config, &data_dir, (clock, &name), &grpc, (before, &identity.uid, engine.as_ref())).await?;
     let hands::Taken { hands, events: exec_events, spools, inputs, enforced } = taken;
     watch.holds(enforced);
     let offer = watch.offer().clone();
@@ -130,7 +138,7 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
     if let Some(secured) = secured {
         tracker.spawn(secured.keep(stop.clone()));
     }
-    let visits = Visits::new(grpc.clone(), tracker.clone(), stop.clone());
+    let visits = Visits::new(grpc.clone(), engine, tracker.clone(), stop.clone());
     tracker.spawn(spools.clone().ship(grpc, stop.clone()));
     let (stops, stop_requests) = mpsc::channel(2);
     let ((changes, said), (news, machine)) = (mpsc::channel(1), mpsc::channel(4));
@@ -145,7 +153,15 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
     let sources = Sources { link: link_events, exec: exec_events, stops: stop_requests, machine };
     let life = Life { identity, hands, spools, links: links_tracker, tracker, stop };
     let done = tokio::spawn(life.live(agent, sources));
-    Ok(Running { offer, pulse, stops, changes, done })
+    Ok(Running { offer, pulse, stops, changes, engine: engine_name, done })
+}
+
+/// What a person says of the machine, and that it runs containers.
+fn offering(mut machine: host::Overrides, engine: Option<&str>) -> host::Overrides {
+    if let Some(engine) = engine {
+        machine.labels.entry(container::LABEL.to_owned()).or_insert_with(|| engine.to_owned());
+    }
+    machine
 }
 
 /// What must be ended in order when the loop has ended.

@@ -25,7 +25,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Pulse,
-    run::{Agent, Processes, Sources, Stop},
+    processes::Processes,
+    run::{Agent, Sources, Stop},
 };
 use crate::{
     exec::{ExecEvent, KillReason, Order, ProcessIdentity, Swept},

@@ -22,6 +22,7 @@ use tracing::{Span, debug, warn};
 use super::{
     ExecEvent, KillReason, Order,
     confined::Confined,
+    contained::{self, Contained, Said},
     os::{Fresh, Leader, Running, Spent, Status, Survivor, end_members, terminate_members},
     outcome,
     pipes::Pipes,
@@ -38,6 +39,11 @@ const LINGER: Duration = Duration::from_millis(8);
 /// After the leader's end, for the rest of its group to die and its pipes to close. Who holds them
 /// longer has left the group and must be looked for.
 const CLOSE_LIMIT: Duration = Duration::from_millis(20);
+
+/// After the end of a container, for its engine to put away what it kept.
+const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+/// Between two looks whether it has.
+const SETTLE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Between two tries to kill what survived.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -106,7 +112,8 @@ impl Attempt {
     pub(super) fn begin(mut self, mut fresh: Fresh, may_linger: bool) -> Option<Entry> {
         let room = Arc::clone(&self.room);
         let mut spool = room.spool(&self.order);
-        let patient = self.order.spec.timeout.is_none_or(|limit| limit > LINGER * 2);
+        let is_quick = self.order.spec.container.is_none();
+        let patient = is_quick && self.order.spec.timeout.is_none_or(|limit| limit > LINGER * 2);
         if may_linger && patient && !self.confined.is_strict() && fresh.ended_within(LINGER) {
             let finished = fresh.finish(|stream, scratch, len| spool.take(stream, room.clock.wall(), scratch, len));
             let deserted = self.confined.is_deserted();
@@ -137,12 +144,12 @@ impl Attempt {
         let is_plain = !is_killed_for_memory
             && self.scratch.as_ref().is_none_or(Folder::is_clean)
             && !self.order.has_inputs
-            && !outcome::is_there(&self.room.result_path(self.order.token));
+            && !outcome::is_there(&self.room.result_path(&self.order));
         let room = Arc::clone(&self.room);
         if !is_plain {
             // Another thread brings it to its end.
             self.confined.place.iter_mut().for_each(Place::leave);
-            room.track(self.conclude(Dead { cause: None, status: Some(status), spent, survivors: Vec::new() }));
+            room.track(self.conclude(Dead { status: Some(status), spent, ..Dead::default() }));
             return None;
         }
         let usage = Some(settle(self.confined, spent));
@@ -165,16 +172,40 @@ impl Attempt {
         let Running { mut leader, identity, stdin, stdout, stderr } = running;
         let token = self.order.token;
         self.room.tell(ExecEvent::Started { token, at: self.started, identity }).await;
-        let mut pipes = Pipes::new(self.room.clock, stdout, stderr, spool);
+        let mut pipes = Pipes::new(self.room.clock, stdout, stderr, spool, Said::of(&self.order.spec));
         if let Some(stdin) = stdin {
             pipes.feed(stdin, Arc::clone(&self.order.spec));
         }
-        let cause = Watch::new(&self).until_exit(&leader, &mut pipes).await;
+        let (cause, step) = Watch::new(&self).until_exit(&leader, &mut pipes).await;
+        let is_settled = step != Step::Killed && self.settle_container(&mut pipes).await;
         let (status, survivors) = self.clear(cause, &mut leader, &mut pipes).await;
-        let spent = leader.spent();
-        pipes.finish();
+        let (spent, said) = (leader.spent(), pipes.finish());
         drop(leader);
-        self.conclude(Dead { cause, status, spent, survivors }).await;
+        let is_put_away = is_settled && matches!(status, Some(Status::Exit(_)));
+        let contained = self.contained().filter(|_| !is_put_away);
+        self.conclude(Dead { cause, status, spent, survivors, said }).await;
+        if let Some(contained) = contained {
+            contained.remove().await;
+        }
+    }
+
+    fn contained(&self) -> Option<Contained> {
+        Contained::of(self.room.containers.as_ref(), &self.room.files, &self.order)
+    }
+
+    /// Whether the engine of a container that is over has put away what it kept. Nothing of the task is left then; what
+    /// still ends are helpers of the engine's, which must not be killed while they remove things.
+    async fn settle_container(&self, pipes: &mut Pipes) -> bool {
+        if self.order.spec.container.is_none() {
+            return true;
+        }
+        let settled = async {
+            pipes.drain().await;
+            while self.confined.is_deserted() == Some(false) {
+                sleep(SETTLE_PAUSE).await;
+            }
+        };
+        tokio::time::timeout(SETTLE_LIMIT, settled).await.is_ok()
     }
 
     async fn conclude(mut self, dead: Dead) {
@@ -219,7 +250,7 @@ impl Attempt {
             None => Vec::new(),
         };
         if !survivors.is_empty() {
-            return self.conclude(Dead { cause: None, status: None, spent: None, survivors }).await;
+            return self.conclude(Dead { survivors, ..Dead::default() }).await;
         }
         let (token, end, why, started) = (self.order.token, End::Lost, Some(why.into()), self.started);
         let (usage, ended) = (Some(settle(self.confined, None)), self.room.clock.wall());
@@ -288,6 +319,11 @@ impl Attempt {
             return (End::KillFailed, Some(format!("still alive after SIGKILL: {list}").into()), None);
         };
         let oom = self.confined.oom(status);
+        if let (None, None, Some(said)) = (dead.cause, &oom, &dead.said)
+            && self.contained().is_some_and(|contained| !contained.has_run())
+        {
+            return (End::NotStarted, Some(said.reason().into()), None);
+        }
         match (dead.cause, status) {
             (Some(Cause::Timeout(limit)), _) => {
                 let why = format!("it ran longer than its limit of {limit:?} and was killed");
@@ -296,7 +332,7 @@ impl Attempt {
             (Some(Cause::Wish(reason)), _) => (reason.end(), Some(reason.text().into()), None),
             (Some(Cause::Oom), _) => (End::Oom, oom.map(|oom| oom.why.into()), None),
             (None, Status::Exit(0)) => {
-                match outcome::collect(&self.order, &self.room.result_path(self.order.token), &*self.room.links.results)
+                match outcome::collect(&self.order, &self.room.result_path(&self.order), &*self.room.links.results)
                     .await
                 {
                     Ok(result) => (End::Succeeded, oom.map(|oom| oom.why.into()), result),
@@ -305,7 +341,10 @@ impl Attempt {
             }
             (None, status) => match (oom, status) {
                 (Some(oom), _) => (oom.end, Some(oom.why.into()), None),
-                (None, Status::Exit(code)) => (End::Exit(code), None, None),
+                (None, Status::Exit(code)) => {
+                    let why = dead.said.as_ref().and_then(|_| contained::doubt(code));
+                    (End::Exit(code), why.map(Into::into), None)
+                }
                 (None, Status::Signal(number)) => (End::Signal(number), None, None),
             },
         }
@@ -313,11 +352,14 @@ impl Attempt {
 }
 
 /// What is known of an attempt when it is over.
+#[derive(Default)]
 struct Dead {
     cause: Option<Cause>,
     status: Option<Status>,
     spent: Option<Spent>,
     survivors: Vec<Survivor>,
+    /// Of one in a container: what was said last.
+    said: Option<Said>,
 }
 
 /// Reads the last counts and hands the cgroups on.
@@ -362,17 +404,17 @@ impl<'a> Watch<'a> {
     }
 
     /// Returns when the leader is dead, or [`KILL_LIMIT`] after it was killed.
-    async fn until_exit(mut self, leader: &Leader, pipes: &mut Pipes) -> Option<Cause> {
+    async fn until_exit(mut self, leader: &Leader, pipes: &mut Pipes) -> (Option<Cause>, Step) {
         loop {
             self.heed_wish(leader);
             tokio::select! {
                 biased;
-                () = leader.exited() => return self.cause,
+                () = leader.exited() => return (self.cause, self.step),
                 () = self.attempt.control.changed() => {}
                 () = wait(&mut self.look) => self.look_at_memory(leader),
                 () = wait(&mut self.timer) => {
                     if self.advance(leader) {
-                        return self.cause;
+                        return (self.cause, self.step);
                     }
                 }
                 () = pipes.pump(), if pipes.is_open() => {}
@@ -431,7 +473,9 @@ impl<'a> Watch<'a> {
 
     fn ask(&mut self, leader: &Leader) {
         leader.terminate();
-        if let Some(slot) = self.attempt.confined.place.as_ref().and_then(Place::slot) {
+        // An engine hands it on to the container's first process, which must not hear it twice.
+        let is_contained = self.attempt.order.spec.container.is_some();
+        if let Some(slot) = self.attempt.confined.place.as_ref().and_then(Place::slot).filter(|_| !is_contained) {
             terminate_members(slot);
         }
         self.step = Step::Asked;

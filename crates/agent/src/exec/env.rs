@@ -89,6 +89,26 @@ impl Base {
         for (name, value) in instead.into_iter().filter(|(name, _)| !own.contains_key(*name)) {
             program.variable(OsStr::new(name), value);
         }
+        self.given(program, order, files)
+    }
+
+    /// The environment of a container of `order`: what an image has of its own is not touched.
+    pub(crate) fn inside(&self, order: &Order, files: &Files<'_>, scratch: &Path) -> Result<Vec<OsString>, String> {
+        let mut program = os::Program::new(Path::new(""), OsStr::new(""));
+        self.given(&mut program, order, files)?;
+        program.variable(OsStr::new("MUSTER_SCRATCH"), scratch.as_os_str());
+        Ok(program.variables())
+    }
+
+    /// By this a process is known as one of `order`, whatever it has beside.
+    pub(crate) fn mark(&self, program: &mut os::Program, order: &Order) {
+        program.variable(OsStr::new(INSTANCE), OsStr::new(&*self.instance));
+        program.number("MUSTER_TOKEN", order.token);
+    }
+
+    /// What `order` asks for, and who it is.
+    fn given(&self, program: &mut os::Program, order: &Order, files: &Files<'_>) -> Result<(), String> {
+        let own = &order.spec.env;
         for (name, value) in own {
             if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
                 let name = name.escape_debug();

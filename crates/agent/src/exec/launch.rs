@@ -44,6 +44,11 @@ pub(crate) fn prepare(
 }
 
 impl Launch {
+    /// Of a program that is made already, for a task of `spec`.
+    pub(crate) fn of(program: os::Program, cwd: PathBuf, spec: &spec::TaskSpec) -> Self {
+        Self { program, cwd, who: None, feeds: spec.stdin.as_ref().is_some_and(|stdin| !stdin.is_empty()) }
+    }
+
     /// Why it could not be started, in words for the person who wrote the job.
     pub(crate) fn explain(&self, error: &std::io::Error) -> String {
         let why = without_folder(&self.cwd).unwrap_or_else(|| os::explain(&self.program, &self.cwd, error));

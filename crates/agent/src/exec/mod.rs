@@ -3,6 +3,7 @@
 mod attempt;
 pub mod beside;
 mod confined;
+mod contained;
 mod env;
 pub mod guard;
 mod launch;
@@ -43,6 +44,7 @@ use tracing::{info, warn};
 use self::{pool::Pool, room::Room, scratch::Scratch};
 use crate::{
     cgroup::{self, Enforce, Groups},
+    containers::Engine,
     host,
 };
 
@@ -72,6 +74,8 @@ pub struct Config {
     pub enforce: Enforce,
     /// As whom tasks run, and what they see of our environment.
     pub rules: Rules,
+    /// What runs containers; none: nothing does.
+    pub containers: Option<Arc<Engine>>,
     /// How to start the guard: a program that becomes [`guard::main`]; none: no guard (tests only).
     pub guard: Option<guard::Program>,
 }
@@ -199,6 +203,7 @@ impl Exec {
             offers: offers::Offers::default(),
             hunter: os::Hunter::start(config.clock, Arc::clone(&instances.own), is_live).map_err(Error::Threads)?,
             groups,
+            containers: config.containers,
             pool: Arc::clone(&threads.pool),
             runtime: runtime.handle().clone(),
             tracker: TaskTracker::new(),

@@ -11,7 +11,10 @@ use muster_common::clock::Clock;
 use muster_core::spec::TaskSpec;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
-use super::os::{Input, Output};
+use super::{
+    contained::Said,
+    os::{Input, Output},
+};
 use crate::logs::{Spool, Stream, with_scratch};
 
 /// Our ends.
@@ -21,11 +24,13 @@ pub(super) struct Pipes {
     stderr: Option<Output>,
     feed: Option<BoxFuture<'static, ()>>,
     spool: Spool,
+    /// The end of stderr, where somebody may ask for it.
+    said: Option<Said>,
 }
 
 impl Pipes {
-    pub(super) fn new(clock: Clock, stdout: Output, stderr: Output, spool: Spool) -> Self {
-        Self { clock, stdout: Some(stdout), stderr: Some(stderr), feed: None, spool }
+    pub(super) fn new(clock: Clock, stdout: Output, stderr: Output, spool: Spool, said: Option<Said>) -> Self {
+        Self { clock, stdout: Some(stdout), stderr: Some(stderr), feed: None, spool, said }
     }
 
     /// Feeds the spec's stdin, as fast as the task reads. A task that does not want it may close it.
@@ -52,9 +57,10 @@ impl Pipes {
         }
     }
 
-    /// Nothing more is taken.
-    pub(super) fn finish(self) {
+    /// Nothing more is taken. Returns what was said on stderr in the end.
+    pub(super) fn finish(self) -> Option<Said> {
         self.spool.finish();
+        self.said
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
@@ -67,7 +73,8 @@ impl Pipes {
         }
         for (pipe, stream) in [(&mut self.stdout, Stream::Stdout), (&mut self.stderr, Stream::Stderr)] {
             let Some(output) = pipe else { continue };
-            match poll_one(output, context, self.clock, &mut self.spool, stream) {
+            let said = self.said.as_mut().filter(|_| stream == Stream::Stderr);
+            match poll_one(output, context, self.clock, (&mut self.spool, said), stream) {
                 Poll::Pending => {}
                 Poll::Ready(Read::Some) => moved = true,
                 Poll::Ready(Read::End) => {
@@ -90,7 +97,7 @@ fn poll_one(
     output: &mut Output,
     context: &mut Context<'_>,
     clock: Clock,
-    spool: &mut Spool,
+    (spool, said): (&mut Spool, Option<&mut Said>),
     stream: Stream,
 ) -> Poll<Read> {
     with_scratch(|scratch| {
@@ -100,6 +107,9 @@ fn poll_one(
         // A pipe that cannot be read is as good as closed.
         if read.is_err() || len == 0 {
             return Poll::Ready(Read::End);
+        }
+        if let Some(said) = said {
+            said.add(room.filled());
         }
         spool.take(stream, clock.wall(), scratch, len);
         Poll::Ready(Read::Some)

@@ -8,7 +8,7 @@ use std::{
 };
 
 use muster_common::{clock::Clock, telemetry};
-use muster_core::{id::Token, run_as, state::End, time::Timestamp, usage::Unenforced};
+use muster_core::{container::Container, id::Token, run_as, state::End, time::Timestamp, usage::Unenforced};
 use tokio::{runtime::Handle, sync::mpsc};
 use tokio_util::task::TaskTracker;
 use tracing::Span;
@@ -17,7 +17,8 @@ use super::{
     ExecEvent, Links, Order,
     attempt::{Attempt, Control, Wish},
     confined::Confined,
-    env, launch,
+    contained, env,
+    launch::{self, Launch},
     offers::Offers,
     os, outcome,
     pool::Pool,
@@ -27,6 +28,7 @@ use super::{
 };
 use crate::{
     cgroup::{Groups, Limits, unenforced},
+    containers::{Engine, Folders, OWN_PIDS},
     logs::{Head, Spool},
 };
 
@@ -47,6 +49,8 @@ pub(super) struct Room {
     pub(super) offers: Offers,
     pub(super) hunter: os::Hunter,
     pub(super) groups: Groups,
+    /// What runs containers here.
+    pub(super) containers: Option<Arc<Engine>>,
     pub(super) pool: Arc<Pool<Entry>>,
     pub(super) runtime: Handle,
     pub(super) tracker: TaskTracker,
@@ -92,8 +96,12 @@ impl Room {
         self.links.spools.attempt(head, order.spec.output_limit)
     }
 
-    pub(super) fn result_path(&self, token: Token) -> PathBuf {
-        self.files.join(format!("{token}.result"))
+    /// Where an attempt writes its result; in a container, in a folder that is seen there.
+    pub(super) fn result_path(&self, order: &Order) -> PathBuf {
+        match order.spec.container {
+            Some(_) => Folders::of(&self.files, order.token).result(),
+            None => self.files.join(format!("{}.result", order.token)),
+        }
     }
 
     fn inputs_path(&self, token: Token) -> PathBuf {
@@ -101,7 +109,11 @@ impl Room {
     }
 
     pub(super) async fn discard_files(&self, order: &Order) {
-        outcome::discard(self.result_path(order.token)).await;
+        if order.spec.container.is_some() {
+            outcome::discard(Folders::of(&self.files, order.token).private).await;
+        } else {
+            outcome::discard(self.result_path(order)).await;
+        }
         if order.has_inputs {
             outcome::discard(self.inputs_path(order.token)).await;
         }
@@ -180,7 +192,7 @@ impl Room {
 
     /// The last word on an attempt that never had a process.
     pub(super) async fn never_ran(&self, order: &Order, end: End, why: Option<String>) {
-        if order.has_inputs {
+        if order.has_inputs || order.spec.container.is_some() {
             self.discard_files(order).await;
         }
         let (token, never) = (order.token, Timestamp(0));
@@ -243,6 +255,9 @@ impl Room {
     }
 
     fn spawn(&self, order: &Order, span: &Span) -> Result<(os::Fresh, Confined, Option<Folder>), String> {
+        if let (Some(_), Some(user)) = (&order.spec.container, &self.rules.user) {
+            return Err(format!("this agent runs tasks as `{user}`, and containers are run as its image says by root"));
+        }
         let who = os::Who::of(&order.spec.run_as, &self.rules)?;
         let folder = self.folder(order, who.as_ref())?;
         match self.spawn_in(order, span, who.as_ref(), folder.as_ref().map(|folder| &*folder.path)) {
@@ -259,7 +274,8 @@ impl Room {
     /// A folder of its own, if it needs one.
     fn folder(&self, order: &Order, who: Option<&os::Who>) -> Result<Option<Folder>, String> {
         let is_asked = order.spec.scratch != run_as::Scratch::None;
-        if order.spec.cwd.is_some() && !is_asked {
+        // A container's own folder has one.
+        if order.spec.container.is_some() || order.spec.cwd.is_some() && !is_asked {
             return Ok(None);
         }
         let unmade = |error| format!("no scratch folder could be made: {error}");
@@ -279,13 +295,16 @@ impl Room {
         who: Option<&os::Who>,
         folder: Option<&Path>,
     ) -> Result<(os::Fresh, Confined), String> {
-        let result = self.result_path(order.token);
+        let result = self.result_path(order);
         let inputs = order.has_inputs.then(|| self.inputs_path(order.token));
         let own = span.in_scope(telemetry::trace_parent_of_current_span);
         let trace_parent = if own.is_empty() { &*order.trace_parent } else { &own };
         let scratch = folder.filter(|_| order.spec.scratch != run_as::Scratch::None);
         let files = env::Files { result: &result, inputs: inputs.as_deref(), trace_parent, scratch, who };
-        let launch = launch::prepare(order, &self.base, &files, folder.unwrap_or(&self.files))?;
+        let launch = match &order.spec.container {
+            Some(container) => self.contain(order, container, &files)?,
+            None => launch::prepare(order, &self.base, &files, folder.unwrap_or(&self.files))?,
+        };
         if let Some(who) = who.filter(|who| who.is_other()) {
             give_files(who, &result, inputs.as_deref())
                 .map_err(|error| format!("its files could not be made its own: {error}"))?;
@@ -309,13 +328,28 @@ impl Room {
         }
     }
 
+    /// Makes ready what runs `order` in a container.
+    fn contain(&self, order: &Order, container: &Container, files: &env::Files<'_>) -> Result<Launch, String> {
+        let folders = Folders::of(&self.files, order.token);
+        folders.make().map_err(|error| format!("no folder could be made for its container: {error}"))?;
+        let inputs = files.inputs.map(|file| folders.take_in(file)).transpose();
+        let inputs = inputs.map_err(|error| format!("its inputs could not be put into its container: {error}"))?;
+        let files = env::Files { inputs: inputs.as_deref(), ..*files };
+        contained::prepare(self.containers.as_ref(), order, container, (&self.base, &files), &folders)
+    }
+
     /// Makes ready what `order` is held by, on the thread that starts it.
     fn confine(&self, order: &Order) -> Confined {
-        let limits = Limits::of(&order.spec);
+        let (mut limits, is_contained) = (Limits::of(&order.spec), order.spec.container.is_some());
+        if is_contained {
+            limits.pids = limits.pids.map(|pids| pids.saturating_add(OWN_PIDS));
+        }
         let place = self.groups.prepare(&limits);
         let missing = if place.is_some() { self.groups.unenforced() } else { Unenforced::ALL_OF_THEM };
         // Better than nothing, but not what was asked for: each process is held to it, not all of them together.
-        let data_limit = limits.memory.filter(|_| missing.has(Unenforced::MEMORY) && self.groups.is_wanted());
+        // An engine does not start under it.
+        let stands_in = missing.has(Unenforced::MEMORY) && self.groups.is_wanted() && !is_contained;
+        let data_limit = limits.memory.filter(|_| stands_in);
         Confined { place, data_limit, unenforced: unenforced(&limits, missing) }
     }
 

@@ -13,6 +13,7 @@ pub struct Rules {
 
 impl Rules {
     /// Whether tasks may name some users and no others.
+    #[cfg(unix)]
     pub(crate) fn is_strict(&self) -> bool {
         match &self.users {
             Some(users) => !users.iter().any(|user| user == "*"),

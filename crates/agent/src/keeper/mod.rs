@@ -34,6 +34,7 @@ pub use self::{
 };
 use crate::{
     cgroup::Enforce,
+    containers::{self, Engine},
     exec::{self, Exec, guard::Program, os},
     logs::{self, Spools},
 };
@@ -72,11 +73,18 @@ pub struct Setup {
     /// What becomes the guard
     #[arg(long)]
     pub guard: String,
+    /// The number of the agent's data folder, by which its containers are known
+    #[arg(long)]
+    pub owner: String,
+    /// What is allowed of containers, as JSON; nothing runs any without it
+    #[arg(long)]
+    pub containers: Option<String>,
 }
 
 impl Setup {
     fn args(&self) -> Vec<OsString> {
-        let pairs: [(&str, OsString); 7] = [
+        let pairs: [(&str, OsString); 8] = [
+            ("--owner", self.owner.clone().into()),
             ("--data", self.data.clone().into()),
             ("--name", self.name.clone().into()),
             ("--log-limit", self.log_limit.to_string().into()),
@@ -85,7 +93,7 @@ impl Setup {
             ("--pass-env", self.pass_env.clone().into()),
             ("--guard", self.guard.clone().into()),
         ];
-        let who = [("--user", &self.user), ("--users", &self.users)];
+        let who = [("--user", &self.user), ("--users", &self.users), ("--containers", &self.containers)];
         let who = who.into_iter().filter_map(|(flag, value)| Some((flag, OsString::from(value.as_ref()?))));
         pairs.into_iter().chain(who).flat_map(|(flag, value)| [flag.into(), value]).collect()
     }
@@ -102,9 +110,9 @@ impl Setup {
     fn fingerprint(&self, program: &Path) -> String {
         use std::os::unix::fs::MetadataExt;
         let file = std::fs::metadata(program).map(|file| (file.len(), file.mtime(), file.mtime_nsec()));
-        let Self { name, log_limit, log_quota, limits, .. } = self;
+        let Self { name, log_limit, log_quota, limits, containers, .. } = self;
         let (version, rules) = (env!("CARGO_PKG_VERSION"), self.rules());
-        format!("{version} {:?} {name} {log_limit} {log_quota} {limits} {rules:?}", file.ok())
+        format!("{version} {:?} {name} {log_limit} {log_quota} {limits} {rules:?} {containers:?}", file.ok())
     }
 
     fn socket(&self) -> PathBuf {
@@ -162,7 +170,9 @@ async fn keep(setup: Setup) -> anyhow::Result<()> {
     let exe = std::env::current_exe().context("cannot tell where this program is")?;
     let fingerprint = setup.fingerprint(&exe);
     let guard = Program { exe, args: vec![setup.guard.clone().into()] };
+    let engine = find_engine(&setup).await?;
     let config = exec::Config {
+        containers: engine,
         data_dir: setup.data.clone(),
         agent: setup.name.as_str().into(),
         clock,
@@ -186,6 +196,17 @@ async fn keep(setup: Setup) -> anyhow::Result<()> {
     serve::serve(desk, listener, serve::Ears { clock, socket, events, spools, deliveries }).await?;
     tracing::info!("the keeper has ended");
     Ok(())
+}
+
+/// What runs containers, with what a keeper that died left removed: nothing else lives yet.
+async fn find_engine(setup: &Setup) -> anyhow::Result<Option<Arc<Engine>>> {
+    let Some(text) = &setup.containers else { return Ok(None) };
+    let settings = containers::Settings::of_text(text).context("cannot read what is allowed of containers")?;
+    let engine = Engine::find(settings, &setup.owner).await?;
+    if let Some(engine) = &engine {
+        engine.remove_leftovers().await;
+    }
+    Ok(engine)
 }
 
 /// A clock that agent and keeper share: what the one says in it, the other understands.

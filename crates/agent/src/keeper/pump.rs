@@ -20,7 +20,10 @@ use super::{
     join::{Error, Joined, join},
     message::{self, Delivered, Down, Event, Gpus, Heard, Hold, Kill, Offer, Orders, Said, Tokens, Up, Word},
 };
-use crate::exec::{ExecEvent, KillReason, Links, Order, TransferError, fetch_inputs};
+use crate::{
+    containers::Folders,
+    exec::{ExecEvent, KillReason, Links, Order, TransferError, fetch_inputs},
+};
 
 /// Words and specs of one message: far below what a message may hold.
 const WORDS: usize = 1024;
@@ -280,7 +283,9 @@ impl Pump {
     fn deliver(&self, deliver: message::Deliver) {
         let (token, task) = (Token(deliver.token), TaskId::new(JobId(deliver.job), deliver.task));
         let (results, queue, stop) = (Arc::clone(&self.links.results), Arc::clone(&self.queue), self.stop.clone());
-        let path = self.files.join(format!("{token}.result"));
+        let plain = self.files.join(format!("{token}.result"));
+        // One in a container has it in a folder of its own.
+        let path = if plain.exists() { plain } else { Folders::of(&self.files, token).result() };
         self.tracker.spawn(async move {
             let put = tokio::select! {
                 () = stop.cancelled() => return,

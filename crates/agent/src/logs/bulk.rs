@@ -2,7 +2,11 @@
 
 use std::{io::SeekFrom, path::Path, sync::Arc, time::Duration};
 
-use futures::{StreamExt, future::BoxFuture, stream};
+use futures::{
+    StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
 use muster_common::proto::v1::{self, agent_link_client::AgentLinkClient};
 use muster_core::id::{AgentId, TaskId, Token};
 use tokio::{
@@ -84,15 +88,22 @@ impl Grpc {
         id: u64,
         up: &mpsc::Sender<v1::ExecUp>,
         inbox: ReceiverStream<v1::ExecUp>,
-    ) -> Result<Streaming<v1::ExecDown>, String> {
+    ) -> Result<BoxStream<'static, v1::ExecDown>, String> {
         let (mut client, agent) = self.client().await;
         let hello = v1::exec_up::Message::Hello(v1::ExecHello { agent: agent.0, id });
         let _there_is_room = up.try_send(v1::ExecUp { message: Some(hello) });
         match client.exec(inbox).await {
-            Ok(down) => Ok(down.into_inner()),
+            Ok(down) => Ok(readable(down.into_inner())),
             Err(status) => Err(refused(status).0),
         }
     }
+}
+
+/// What comes down, until the stream breaks or ends.
+fn readable<T: Send + 'static>(down: Streaming<T>) -> BoxStream<'static, T> {
+    down.take_while(|message| futures::future::ready(message.is_ok()))
+        .filter_map(|message| futures::future::ready(message.ok()))
+        .boxed()
 }
 
 /// The file in messages that all say whose it is. A file that cannot be read on ends early: the
@@ -149,10 +160,7 @@ impl Uplink for Grpc {
                 Ok(Err(status)) => return Err(refused(status).0),
                 Err(_) => return Err(format!("no answer within {} s", OPEN_LIMIT.as_secs())),
             };
-            let down = down
-                .take_while(|message| futures::future::ready(message.is_ok()))
-                .filter_map(|message| futures::future::ready(message.ok()));
-            Ok(Wire { agent, up, down: down.boxed() })
+            Ok(Wire { agent, up, down: readable(down) })
         })
     }
 }

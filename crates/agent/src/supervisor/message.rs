@@ -142,12 +142,12 @@ pub enum Action {
         /// Between asking and forcing.
         grace: Duration,
     },
-    /// Run a command beside this process; none: the attempt does not run here.
+    /// Run a command beside this process, or in its container; none: the attempt does not run here.
     Visit {
         /// What.
         visit: Arc<Visit>,
-        /// Beside whom.
-        process: Option<ProcessIdentity>,
+        /// Beside whom, and whether that is a container's engine.
+        process: Option<(ProcessIdentity, bool)>,
     },
     /// The first message of a stream.
     Hello {

@@ -135,6 +135,7 @@ impl Bench {
             path: None,
             enforce,
             rules,
+            containers: None,
             guard,
         };
         let (exec, events) = Exec::new(config, links).await.expect("exec starts");

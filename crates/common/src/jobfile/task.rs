@@ -126,7 +126,8 @@ impl Draft {
             self.spec.container = None;
         }
         // The submitter's folder is not in the image.
-        if self.spec.cwd.is_none() && is_command && self.spec.container.is_none() && self.spec.scratch == Scratch::None {
+        if self.spec.cwd.is_none() && is_command && self.spec.container.is_none() && self.spec.scratch == Scratch::None
+        {
             self.spec.cwd = reader.context.cwd.to_str().filter(|cwd| !cwd.is_empty()).map(str::to_owned);
         }
         self.spec.max_disconnect = self.alone.goes_on_for();

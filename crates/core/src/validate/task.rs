@@ -9,6 +9,7 @@ use super::{
 use crate::{
     container::{Container, check_image},
     resources::Request,
+    run_as::Scratch,
     spec::{Array, Command, LabelRule, OomRetries, Priority, Requires, RetryPolicy, TaskSpec},
 };
 
@@ -87,6 +88,12 @@ fn contained(task: &TaskSpec, container: &Container, at: &mut At<'_>) {
     }
     if task.cwd.as_ref().is_some_and(|cwd| !cwd.is_empty() && !cwd.starts_with('/')) {
         at.add("cwd", "is a folder in the container, which is named from its root");
+    }
+    if !task.run_as.is_default() {
+        at.add("run_as", "does not go with `image`: the image says as whom its processes run");
+    }
+    if task.scratch != Scratch::None {
+        at.add("scratch", "does not go with `image`: a container has a scratch folder of its own");
     }
     if container.volumes.len() > MAX_LISTED {
         at.add("volumes", format!("has {} entries; at most {MAX_LISTED} are accepted", container.volumes.len()));

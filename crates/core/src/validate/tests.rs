@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     container::{Container, Volume},
     id::JobId,
+    run_as::Scratch,
     spec::{After, LabelRule, On, OomRetries, Priority, RetryPolicy, Role},
     time::Timestamp,
 };
@@ -113,6 +114,14 @@ const TASK_RULES: &[(BreakTask, &str)] = &[
     (
         |t| t.container = Some(Container { image: "a".into(), volumes: vec![Volume::default()] }),
         "tasks[0].volumes[0]: has the source \"\", which is not named from the root",
+    ),
+    (
+        |t| (t.container, t.run_as.nice) = (Some(Container { image: "a".into(), volumes: vec![] }), Some(1)),
+        "tasks[0].run_as: does not go with `image`: the image says as whom its processes run",
+    ),
+    (
+        |t| (t.container, t.scratch) = (Some(Container { image: "a".into(), volumes: vec![] }), Scratch::Private),
+        "tasks[0].scratch: does not go with `image`: a container has a scratch folder of its own",
     ),
     (
         |t| (t.container, t.command) = (Some(Container { image: "a".into(), volumes: vec![] }), Command::Empty),

@@ -27,7 +27,7 @@ pub(crate) struct Args {
     #[arg(value_name = "TASK")]
     task: String,
     /// Give it what comes on standard input; without this it reads nothing
-    #[arg(short, long)]
+    #[arg(short = 'i', long)]
     stdin: bool,
     /// A program and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
@@ -62,13 +62,9 @@ fn of(message: Message) -> v1::ExecRequest {
 fn feed(is_wanted: bool, requests: mpsc::Sender<v1::ExecRequest>) {
     let _unwaited = std::thread::spawn(move || {
         let mut stdin = std::io::stdin().lock();
-        while is_wanted {
-            let mut piece = vec![0; PIECE];
-            match stdin.read(&mut piece) {
-                Ok(0) | Err(_) => break,
-                Ok(len) => piece.truncate(len),
-            }
-            if requests.blocking_send(of(Message::Stdin(piece))).is_err() {
+        let mut piece = vec![0; PIECE];
+        while let Ok(len @ 1..) = if is_wanted { stdin.read(&mut piece) } else { Ok(0) } {
+            if requests.blocking_send(of(Message::Stdin(piece[..len].to_vec()))).is_err() {
                 return;
             }
         }

@@ -212,7 +212,7 @@ fn an_agent_that_is_asked_to_stop_lets_what_runs_end_for_as_long_as_its_file_say
     let text = format!("name = 'j'\n[tasks.a]\nshell = 'while [ ! -e {} ]; do sleep 0.1; done'\n", go.display());
     let job = system.submit("job.toml", &text)?;
     running(&system, job)?;
-    system.agent()?.signal(Signal::SIGTERM)?;
+    system.agent()?.signal(Signal::SIGINT)?;
     wait::until("the agent to say that it stops", || {
         let agent = worker(&system)?;
         Ok(Look::when(agent["stops"] == true, &agent))

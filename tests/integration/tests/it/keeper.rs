@@ -102,7 +102,7 @@ fn a_restart_of_the_service_leaves_work_alone() -> Result<()> {
 }
 
 /// The process number of the keeper of this system's agent.
-fn keeper(system: &System) -> Result<i32> {
+pub(crate) fn keeper(system: &System) -> Result<i32> {
     let folder = system.folder().join("agent").to_string_lossy().into_owned();
     wait::until("a keeper to be there", || {
         let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());

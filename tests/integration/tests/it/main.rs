@@ -13,6 +13,8 @@ mod cluster;
 
 #[cfg(unix)]
 mod commands;
+#[cfg(target_os = "linux")]
+mod containers;
 #[cfg(unix)]
 mod crash;
 #[cfg(unix)]

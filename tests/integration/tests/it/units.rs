@@ -203,7 +203,7 @@ fn an_agent_is_ready_without_a_controller_and_says_when_it_has_one() -> Result<(
     manager.hears_status("attached, 1 attempt here")?;
     ctl.json(&["cancel", &job.to_string()])?;
     manager.hears_status("attached, 0 attempts here")?;
-    agent.signal(Signal::SIGTERM)?;
+    agent.signal(Signal::SIGINT)?;
     let words = manager.hears_status("ends what runs and reports it")?;
     ensure!(words.contains(&"STOPPING=1".to_owned()), "{words:?}");
     ensure!(!words.iter().any(|word| word.starts_with("EXTEND_TIMEOUT")), "nothing is drained: {words:?}");
@@ -221,7 +221,7 @@ fn an_agent_that_drains_when_it_is_stopped_asks_for_the_time_that_its_file_gives
     )?;
     let mut agent = manager.start("agent", "muster-agent", &["--config", &file])?;
     manager.hears("READY=1")?;
-    agent.signal(Signal::SIGTERM)?;
+    agent.signal(Signal::SIGINT)?;
     manager.hears("STOPPING=1")?;
     manager.hears_status("takes no new work; what runs may go on for 600 s")?;
     manager.hears("EXTEND_TIMEOUT_USEC=720000000")?;

@@ -4,7 +4,7 @@
 //! variables, and with a new `/dev/null` for each process: a tenth of all that a short task costs.
 
 use std::{
-    ffi::{OsStr, c_char},
+    ffi::{OsStr, OsString, c_char},
     fmt::{Arguments, Display},
     fs::File,
     io::{self, Write},
@@ -97,6 +97,11 @@ impl Program {
     pub(crate) fn number(&mut self, name: &str, value: impl Display) {
         self.variables.push(self.strings.len());
         self.format(format_args!("{name}={value}\0"));
+    }
+
+    /// All variables, as `NAME=value`.
+    pub(crate) fn variables(&self) -> Vec<OsString> {
+        self.variables.iter().map(|at| self.string(*at).to_owned()).collect()
     }
 
     /// Where it starts.

@@ -91,6 +91,29 @@ struct Job(OwnedHandle);
 pub(crate) struct Program(std::sync::Mutex<Command>, OsString);
 
 impl Program {
+    /// `file` is where it is; nobody finds another name as its own here.
+    #[expect(clippy::disallowed_methods, reason = "exec starts processes")]
+    pub(crate) fn new(file: &Path, _name: &OsStr) -> Self {
+        Self::of(Command::new(file))
+    }
+
+    /// One more argument.
+    pub(crate) fn argument(&mut self, argument: &OsStr) {
+        self.change(|command| command.arg(argument));
+    }
+
+    /// All variables, as `NAME=value`.
+    pub(crate) fn variables(&self) -> Vec<OsString> {
+        let command = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let pair = |(name, value): (&OsStr, Option<&OsStr>)| {
+            let mut text = name.to_owned();
+            text.push("=");
+            text.push(value?);
+            Some(text)
+        };
+        command.get_envs().filter_map(pair).collect()
+    }
+
     /// A variable. The environment has nothing but these.
     pub(crate) fn variable(&mut self, name: &OsStr, value: &OsStr) {
         self.change(|command| command.env(name, value));

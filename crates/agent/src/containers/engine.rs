@@ -1,0 +1,280 @@
+//! The engine of this machine: whether there is one that we can use, and how what it keeps of us is removed.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use muster_core::id::Token;
+use tracing::{info, warn};
+
+use super::{Choice, Settings};
+
+/// The program that is looked for.
+const PODMAN: &str = "podman";
+/// The oldest version that hands our pipes on to the container as they are.
+const OLDEST: u32 = 4;
+/// For the first words of an engine, which may have to make its folders.
+const LOOK_LIMIT: Duration = Duration::from_secs(30);
+/// For the removal of one container.
+const REMOVE_LIMIT: Duration = Duration::from_secs(20);
+/// The first word about a container whose processes were all killed may only find that out.
+const TRIES: u32 = 4;
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(200);
+/// What of the agent's own environment tells its engine where it keeps what.
+const ENVIRONMENT: &[&str] = &[
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "XDG_RUNTIME_DIR",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "CONTAINERS_CONF",
+    "CONTAINERS_CONF_OVERRIDE",
+    "CONTAINERS_STORAGE_CONF",
+    "CONTAINERS_REGISTRIES_CONF",
+    "REGISTRY_AUTH_FILE",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+];
+
+/// There is no engine where one is demanded.
+#[derive(Debug, thiserror::Error)]
+#[error("containers must be run here (`engine = \"podman\"`), and cannot be: {0}")]
+pub struct Error(String);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Engine {
+    program: PathBuf,
+    /// What makes the containers, if not what the engine would take by itself.
+    runtime: Option<&'static str>,
+    settings: Settings,
+    /// Whose containers are ours.
+    owner: Arc<str>,
+    environment: Vec<(OsString, OsString)>,
+    /// `nofile=soft:hard`: what every attempt here is held to.
+    limits: Vec<String>,
+}
+
+impl Engine {
+    /// Looks for it. `owner` marks what is ours: stable for the agent's folder.
+    ///
+    /// # Errors
+    /// It is demanded and cannot be used.
+    pub async fn find(settings: Settings, owner: &str) -> Result<Option<Arc<Self>>, Error> {
+        let choice = settings.engine;
+        if choice == Choice::Off || !cfg!(target_os = "linux") {
+            return Ok(None);
+        }
+        let Some(program) = on_path(PODMAN) else {
+            return match choice {
+                Choice::Podman => Err(Error(format!("there is no `{PODMAN}` in the agent's PATH; install it"))),
+                Choice::Auto | Choice::Off => Ok(None),
+            };
+        };
+        let environment = ENVIRONMENT.iter().filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)));
+        let engine = Self {
+            program,
+            runtime: None,
+            settings,
+            owner: owner.into(),
+            environment: environment.collect(),
+            limits: own_limits(),
+        };
+        match engine.look().await {
+            Ok(engine) => Ok(Some(Arc::new(engine))),
+            Err(why) if choice == Choice::Podman => Err(Error(why)),
+            Err(why) => {
+                warn!(why, "this agent runs no containers");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn look(mut self) -> Result<Self, String> {
+        let words = ["info", "--format", "{{.Host.OCIRuntime.Name}} {{.Version.Version}}"];
+        let told = self.run(&words, LOOK_LIMIT).await.map_err(|error| format!("`{PODMAN} info`: {error}"))?;
+        let text = String::from_utf8_lossy(&told.stdout).into_owned();
+        let Some((runtime, version)) = text.trim().split_once(' ').filter(|_| told.status.success()) else {
+            return Err(format!("`{PODMAN} info` failed: {}", last_line(&told.stderr)));
+        };
+        let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+        if major.is_none_or(|major| major < OLDEST) {
+            return Err(format!("{PODMAN} {version} is too old; {OLDEST}.0 or later is needed"));
+        }
+        // It puts every container into cgroups of its own, whatever it is told.
+        if runtime == "runc" {
+            if on_path("crun").is_none() {
+                return Err(format!(
+                    "{PODMAN} makes containers with runc, which cannot leave them in our cgroups; install crun"
+                ));
+            }
+            self.runtime = Some("crun");
+        }
+        info!(version, runtime = self.runtime.unwrap_or(runtime), "containers are run by podman");
+        Ok(self)
+    }
+
+    /// The value of our label, for people.
+    pub fn name(&self) -> &'static str {
+        PODMAN
+    }
+
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(crate) fn owner(&self) -> &str {
+        &self.owner
+    }
+
+    pub(crate) fn limits(&self) -> &[String] {
+        &self.limits
+    }
+
+    /// The environment of the engine itself, of which the container sees nothing.
+    pub(crate) fn environment(&self) -> &[(OsString, OsString)] {
+        &self.environment
+    }
+
+    /// What comes before all other arguments.
+    pub(crate) fn first_words(&self) -> Vec<OsString> {
+        self.runtime.into_iter().map(|runtime| format!("--runtime={runtime}").into()).collect()
+    }
+
+    /// What marks the containers of `owner`.
+    pub(crate) fn label(owner: &str) -> String {
+        format!("muster.agent={owner}")
+    }
+
+    /// Removes what is kept of a container that is dead: its name, its files, its mounts.
+    pub(crate) async fn remove(&self, name: &str) {
+        let mut why = String::new();
+        for _ in 0..TRIES {
+            match self.run(&["rm", "--force", "--ignore", "--time=0", name], REMOVE_LIMIT).await {
+                Ok(output) if output.status.success() => return,
+                Ok(output) => why = last_line(&output.stderr),
+                Err(error) => why = error.to_string(),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        warn!(
+            container = name,
+            why, "a container that is dead could not be removed; it is tried again at the next start"
+        );
+    }
+
+    /// Removes what an earlier instance left, whose processes are dead; only asking is waited for. Before anything starts.
+    pub async fn remove_leftovers(self: &Arc<Self>) {
+        let left = self.leftovers().await;
+        tokio::spawn(Arc::clone(self).remove_all(left));
+    }
+
+    /// What runs `command` in the container of an attempt.
+    pub(crate) fn exec(&self, token: Token, command: &[String]) -> Vec<String> {
+        let words = self.first_words().into_iter().map(|word| word.to_string_lossy().into_owned());
+        let call = ["exec", "--interactive", &self.container(token)].map(str::to_owned);
+        let program = self.program.to_string_lossy().into_owned();
+        std::iter::once(program).chain(words).chain(call).chain(command.iter().cloned()).collect()
+    }
+
+    /// The name of the container of an attempt, unlike that of any other container of this machine.
+    pub(crate) fn container(&self, token: Token) -> String {
+        let owner: String = self.owner.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
+        format!("muster-{owner}-{token}")
+    }
+
+    async fn leftovers(&self) -> Vec<String> {
+        let filter = format!("--filter=label={}", Self::label(&self.owner));
+        let why = match self.run(&["ps", "--all", "--quiet", "--no-trunc", &filter], REMOVE_LIMIT).await {
+            Ok(output) if output.status.success() => {
+                let text = String::from_utf8_lossy(&output.stdout);
+                return text.split_whitespace().map(str::to_owned).collect();
+            }
+            Ok(output) => last_line(&output.stderr),
+            Err(error) => error.to_string(),
+        };
+        warn!(why, "cannot tell which containers an earlier agent left");
+        Vec::new()
+    }
+
+    async fn remove_all(self: Arc<Self>, names: Vec<String>) {
+        if !names.is_empty() {
+            info!(containers = names.len(), "an earlier instance of this agent left containers; they are removed");
+        }
+        for name in names {
+            self.remove(&name).await;
+        }
+    }
+
+    async fn run(&self, words: &[&str], limit: Duration) -> io::Result<Output> {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a question to the engine, no attempt: it runs nothing of a task"
+        )]
+        let mut command = tokio::process::Command::new(&self.program);
+        command.args(self.first_words()).args(words).env_clear().envs(self.environment.iter().map(|(k, v)| (k, v)));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        match tokio::time::timeout(limit, command.output()).await {
+            Ok(output) => output,
+            Err(_) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, format!("it gave no answer in {} s", limit.as_secs())))
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn scripted(settings: Settings, owner: &str, limits: &[&str]) -> Self {
+        let limits = limits.iter().map(ToString::to_string).collect();
+        let program = PathBuf::from("/nowhere/podman");
+        Self { program, runtime: None, settings, owner: owner.into(), environment: Vec::new(), limits }
+    }
+}
+
+/// The last thing that somebody said, for people.
+fn last_line(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it said nothing").to_owned()
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| OsStr::new("/usr/local/bin:/usr/bin:/bin").to_owned());
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_absolute() && file.is_file())
+}
+
+/// What the processes of this agent may have. An engine that raises it for a container fails where the agent may not.
+#[cfg(unix)]
+fn own_limits() -> Vec<String> {
+    use nix::sys::resource::{Resource, getrlimit};
+    let most =
+        std::fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let one = |name: &str, resource, most: u64| {
+        let (soft, hard) = getrlimit(resource).ok()?;
+        Some(format!("{name}={}:{}", soft.min(most), hard.min(most)))
+    };
+    // Podman holds itself to as many processes as there are numbers for.
+    [one("nofile", Resource::RLIMIT_NOFILE, u64::MAX), one("nproc", Resource::RLIMIT_NPROC, most.unwrap_or(32_768))]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+#[cfg(not(unix))]
+fn own_limits() -> Vec<String> {
+    Vec::new()
+}

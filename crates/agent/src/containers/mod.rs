@@ -1,0 +1,21 @@
+//! Runs attempts in containers, by the engine of the machine: what it is told, and what is removed behind it.
+//!
+//! The engine's own process is the attempt's process. The container has no cgroups but the attempt's, so that limits,
+//! accounts and the proven end are those of every attempt; nothing here starts or ends one.
+
+mod arguments;
+mod engine;
+mod folders;
+mod settings;
+
+pub(crate) use self::{
+    arguments::{Plan, Seen},
+    folders::Folders,
+};
+pub use self::{
+    engine::{Engine, Error},
+    settings::{Allowed, Choice, Pull, Settings},
+};
+
+/// Threads of the engine's own beside those of the task: they count against `pids`, and are not the task's.
+pub(crate) const OWN_PIDS: u64 = 48;
