@@ -131,8 +131,8 @@ image = "{IMAGE}"
 
 [[tasks]]
 name = "first"
-shell = 'echo "[$(pwd)] [$A] [$(cat)] [$HOME] [$(cat /seen/data)]"; touch "$MUSTER_SCRATCH/x"; echo "{{\"n\": 5}}" > "$MUSTER_SCRATCH/r" && mv "$MUSTER_SCRATCH/r" "$MUSTER_RESULT"; touch /seen/no 2>/dev/null || echo only read'
-env = {{ A = 'two "words"' }}
+shell = 'echo "[$(pwd)] [$A] [$B] [$(cat)] [$HOME] [$(cat /seen/data)]"; touch "$MUSTER_SCRATCH/x"; echo "{{\"n\": 5}}" > "$MUSTER_SCRATCH/r" && mv "$MUSTER_SCRATCH/r" "$MUSTER_RESULT"; touch /seen/no 2>/dev/null || echo only read'
+env = {{ A = 'two "words"', B = "two\nlines", LD_PRELOAD = "/nowhere.so" }}
 stdin = "from stdin"
 volumes = ["{open}:/seen:ro"]
 
@@ -161,7 +161,7 @@ name = "join"
     let ctl = yard.system.ctl();
     ensure!(end(task(&tasks, "first")?).0 == "succeeded", "{tasks:#?}");
     let said = yard.output(job, "first")?;
-    let expected = "[/work] [two \"words\"] [from stdin] [/] [of the machine]\nonly read\n";
+    let expected = "[/work] [two \"words\"] [two\nlines] [from stdin] [/] [of the machine]\nonly read\n";
     ensure!(said == expected, "{said:?}");
     let result = ctl.run(&["result", &format!("{job}.first")])?.expect(0)?.text();
     ensure!(serde_json::from_str::<Value>(&result)? == serde_json::json!({ "n": 5 }), "{result}");
