@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use muster_agent::exec::guard;
+use muster_agent::{containers::Choice, exec::guard};
 use muster_core::access::Enforcement;
 use tempfile::TempDir;
 
@@ -34,12 +34,20 @@ pub(crate) struct Options {
     pub(crate) offer: OfferArgs,
     /// Plain text is spoken to other machines, too.
     pub(crate) insecure: bool,
+    /// What runs containers. To look for an engine takes longer than a small job does.
+    pub(crate) containers: Choice,
 }
 
 impl Default for Options {
     /// Temporary, on a port that is free, with everything this machine has.
     fn default() -> Self {
-        Self { data: None, listen: SocketAddr::from(([127, 0, 0, 1], 0)), offer: OfferArgs::default(), insecure: false }
+        Self {
+            data: None,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            offer: OfferArgs::default(),
+            insecure: false,
+            containers: Choice::Off,
+        }
     }
 }
 
@@ -115,6 +123,7 @@ impl System {
         let controller = muster_controller::app::start(config).await.map_err(|error| fault("controller", &error))?;
         let mut config = agent_config(&folder, controller.addr, options.offer)?;
         config.insecure = options.insecure;
+        config.containers.engine = options.containers;
         match muster_agent::app::start(config).await {
             Ok(agent) => Ok(Self { controller, agent, folder }.attached().await),
             Err(error) => {

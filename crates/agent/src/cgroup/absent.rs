@@ -31,7 +31,7 @@ pub(crate) enum Slot {}
 pub(crate) struct Limits {
     pub(crate) memory: Option<u64>,
     cpu: bool,
-    pids: Option<u64>,
+    pub(crate) pids: Option<u64>,
 }
 
 /// See the other side.

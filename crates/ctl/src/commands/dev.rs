@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use muster_agent::containers::Choice;
 use muster_common::{DEFAULT_PORT, shutdown};
 
 use super::Ctl;
@@ -27,7 +28,13 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(ctl: &Ctl, args: Args) -> Result<Exit, Error> {
     let kept = args.data.clone();
-    let options = system::Options { data: args.data, listen: args.listen, offer: args.offer, insecure: ctl.insecure };
+    let options = system::Options {
+        data: args.data,
+        listen: args.listen,
+        offer: args.offer,
+        insecure: ctl.insecure,
+        containers: Choice::Auto,
+    };
     let mut system = tokio::select! {
         system = System::start(options) => system?,
         _ = shutdown::signal() => return Ok(Exit::INTERRUPTED),

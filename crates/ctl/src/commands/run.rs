@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use muster_agent::containers::Choice;
 use muster_common::proto::v1;
 
 use super::{Ctl, cancel::cancel, result, wait};
@@ -63,7 +64,9 @@ pub(crate) async fn run(ctl: &Ctl, args: Args) -> Result<Exit, Error> {
         return Box::pin(Run::new(ctl, client, work, args.logs, OnInterrupt::Detach).drive()).await;
     }
     let work = args.work.read(ctl.output, Where::Here)?;
-    let system = System::start(system::Options { data: args.data, ..system::Options::default() }).await?;
+    let has_image = work.spec.tasks.iter().any(|task| task.container.is_some());
+    let containers = if has_image || args.data.is_some() { Choice::Auto } else { Choice::Off };
+    let system = System::start(system::Options { data: args.data, containers, ..system::Options::default() }).await?;
     let ended = match system.client().await {
         Ok(client) => Box::pin(Run::new(ctl, client, work, args.logs, OnInterrupt::Cancel).drive()).await,
         Err(error) => Err(error),
