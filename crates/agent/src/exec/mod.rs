@@ -253,6 +253,7 @@ impl Exec {
     }
 
     /// These are those of attempts that go on from an earlier instance.
+    #[cfg(unix)]
     pub(crate) fn keep_gpus(&self, kept: impl IntoIterator<Item = (Token, Vec<u32>)>) {
         let mut gpus = self.room.base.gpus.lock();
         kept.into_iter().for_each(|(token, given)| gpus.keep(token, given));
