@@ -233,3 +233,36 @@ pub(super) async fn serve(
     }
     result
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(agent: u64) -> Waiting {
+        let (stdin, replies) = (mpsc::channel(1).1, mpsc::channel(1).0);
+        Waiting { agent: AgentId(agent), stdin, replies, taken: tokio::sync::oneshot::channel().0 }
+    }
+
+    #[test]
+    fn a_command_is_taken_once_by_its_own_agent_and_waits_no_longer_than_its_caller() {
+        let calls = Calls::default();
+        let first = calls.add(waiting(1)).unwrap();
+        assert!(calls.take(first.id, AgentId(2)).is_none(), "another agent hears what is not its own");
+        assert!(calls.take(first.id, AgentId(1)).is_some());
+        assert!(calls.take(first.id, AgentId(1)).is_none());
+        let second = calls.add(waiting(1)).unwrap();
+        assert_ne!(first.id, second.id);
+        let id = second.id;
+        drop(second);
+        assert!(calls.take(id, AgentId(1)).is_none(), "its caller is gone");
+    }
+
+    #[test]
+    fn so_many_commands_wait_and_no_more() {
+        let calls = Calls::default();
+        let all: Vec<_> = (0..AT_ONCE).map(|_| calls.add(waiting(1)).unwrap()).collect();
+        assert_eq!(calls.add(waiting(1)).err().map(|status| status.code()), Some(tonic::Code::ResourceExhausted));
+        drop(all);
+        assert!(calls.add(waiting(1)).is_ok());
+    }
+}
