@@ -115,3 +115,16 @@ fn a_cancelled_task_climbs_no_further() {
     assert_eq!(kit.states(job), [State::Cancelled, State::Cancelled]);
     assert!(kit.round().is_empty());
 }
+
+/// One task alone: its group still stands in line, and it must not.
+#[test]
+fn a_task_that_was_cancelled_by_itself_climbs_no_further() {
+    let mut kit = Kit::new();
+    let (host, _) = kit.attach("one", machine(1000), &[]);
+    let job = kit.submit(job([TaskSpec { array: array("a", 2).array, ..hungry(5, None) }]));
+    let leases = kit.round();
+    kit.cancel(Target::Tasks { job, first: 0, count: 1 });
+    kit.end(host, &leases[0], End::Oom);
+    assert_eq!(kit.states(job), [State::Cancelled, State::Running]);
+    assert!(kit.round().is_empty());
+}
