@@ -217,9 +217,12 @@ pub(super) fn step_back(base: &Base) {
     let _somebody_stays = std::fs::remove_dir(leaf);
 }
 
-/// This process, and the one that started it if that is the same program.
+/// This process, and the one that started it if that is the same program, whose file an upgrade may have replaced.
 fn ourselves() -> Vec<String> {
-    let exe = |pid: &str| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let exe = |pid: &str| {
+        let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?.into_os_string().into_string().ok()?;
+        Some(path.strip_suffix(" (deleted)").map_or(path.clone(), str::to_owned))
+    };
     let parent = nix::unistd::getppid().to_string();
     let parent = Some(parent).filter(|parent| exe(parent).is_some_and(|theirs| Some(theirs) == exe("self")));
     [std::process::id().to_string()].into_iter().chain(parent).collect()
