@@ -146,7 +146,7 @@ impl Groups {
                 }
             });
             match found {
-                Ok(slot) => {
+                Ok(mut slot) => {
                     let from = slot.begin();
                     let is_shared = self.0.ground.has_v1();
                     return Some(Place { groups: self.clone(), slot: Some(slot), limits: *limits, from, is_shared });
@@ -203,9 +203,9 @@ impl Groups {
     }
 
     /// Takes back the cgroups of an attempt of which nothing is left.
-    fn put(&self, slot: Slot, counts: &Counts) {
+    fn put(&self, mut slot: Slot, counts: &Counts, killed: u64) {
         let mut spare = self.0.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < SPARE_MAX && slot.is_clean(counts) {
+        if spare.len() < SPARE_MAX && slot.is_clean(counts, killed) {
             spare.push(slot);
         } else {
             drop(spare);
@@ -288,12 +288,13 @@ impl Place {
 
     /// Hands its cgroups on, of which nothing is left. `counts` are its last.
     pub(crate) fn end(mut self, counts: &Counts) {
-        let Some(slot) = self.slot.take() else { return };
+        let Some(mut slot) = self.slot.take() else { return };
         let groups = self.groups.clone();
+        let killed = self.from.oom_kills.saturating_add(counts.oom_kills);
         if !self.is_shared {
-            return groups.put(slot, counts);
+            return groups.put(slot, counts, killed);
         }
-        if slot.is_clean(counts) {
+        if slot.is_clean(counts, killed) {
             SEAT.set(Some(slot));
         } else {
             groups.discard(slot);

@@ -93,6 +93,9 @@ pub(crate) struct Slot {
     written: Limits,
     /// Until the first limits are written: what stands there is the kernel's default.
     is_fresh: bool,
+    /// How many were killed for want of memory by the end of its last attempt, when the mark of the highest use went back
+    /// as well. Nobody lived in it since.
+    before: Option<u64>,
     /// `cgroup.kill` was used in it. Linux 6.13 and later then kill everybody who is ever made inside, at once: they compare
     /// how often it was killed with how often its maker's own cgroup was.
     is_killed: AtomicBool,
@@ -106,6 +109,7 @@ impl Slot {
             files: Files::default(),
             written: Limits::default(),
             is_fresh: true,
+            before: None,
             is_killed: AtomicBool::new(false),
         };
         for base in &ground.bases {
@@ -136,6 +140,8 @@ impl Slot {
 
     /// Opens what every attempt reads; its files are closed while it serves one that lasts.
     pub(super) fn open(&mut self) {
+        // In version 2 the mark belongs to the open file.
+        self.before = None;
         let open = |path: Option<PathBuf>| path.and_then(|path| File::open(path).ok());
         let both = |path: Option<PathBuf>| {
             path.and_then(|path| {
@@ -234,21 +240,33 @@ impl Slot {
         write(&self.dir(base).join(name), &text)
     }
 
-    /// The mark of the highest use goes back to what is in use, where the kernel can do that.
-    pub(super) fn begin(&self) -> Counts {
-        if let Some(peak) = &self.files.peak {
-            let _only_from_6_12_in_v2 = peak.write_at(b"0", 0);
+    /// The mark of the highest use goes back to what is in use, where the kernel can do that. Returns what only grows.
+    pub(super) fn begin(&mut self) -> Counts {
+        if let Some(oom_kills) = self.before.take() {
+            return Counts { oom_kills, ..self.processor() };
         }
-        self.counts()
+        self.reset_peak();
+        Counts { oom_kills: self.oom_kills(), ..self.processor() }
+    }
+
+    /// Whether it could be done: in version 2 only from Linux 6.12 on.
+    fn reset_peak(&self) -> bool {
+        self.files.peak.as_ref().is_some_and(|peak| peak.write_at(b"0", 0).is_ok())
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        let mut counts = Counts::default();
+        let mut counts = self.processor();
         let memory = Controller::Memory;
         let number = |file: &Option<File>, path: Option<PathBuf>| text_of(file, path).trim().parse().unwrap_or(0);
         counts.memory_peak = number(&self.files.peak, self.file(memory, "memory.max_usage_in_bytes", "memory.peak"));
         counts.memory = number(&self.files.memory, self.file(memory, "memory.usage_in_bytes", "memory.current"));
         counts.oom_kills = self.oom_kills();
+        counts
+    }
+
+    /// Its time on processors alone.
+    fn processor(&self) -> Counts {
+        let mut counts = Counts::default();
         let text = text_of(&self.files.cpu, self.file(Controller::Cpuacct, "cpuacct.usage", "cpu.stat"));
         match text.trim().parse::<u64>() {
             Ok(ns) => counts.cpu_us = ns / 1000,
@@ -303,9 +321,10 @@ impl Slot {
         }
     }
 
-    /// Whether the next attempt would find it as if it were new.
-    pub(super) fn is_clean(&self, counts: &Counts) -> bool {
-        let resets = self.files.peak.as_ref().is_some_and(|peak| peak.write_at(b"0", 0).is_ok());
+    /// Whether the next attempt would find it as if it were new. `counts` are its last, with all that were `killed` in it.
+    pub(super) fn is_clean(&mut self, counts: &Counts, killed: u64) -> bool {
+        let resets = self.reset_peak();
+        self.before = Some(killed).filter(|_| resets);
         // Where the highest mark stays, a small one does not matter.
         !self.is_killed.load(Ordering::Relaxed)
             && counts.memory <= LEFTOVER_MAX

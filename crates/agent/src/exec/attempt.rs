@@ -11,7 +11,6 @@ use muster_core::{
     run_as,
     state::End,
     time::{Mono, Timestamp},
-    usage::Usage,
 };
 use tokio::{
     sync::Notify,
@@ -140,7 +139,8 @@ impl Attempt {
 
     /// Without the runtime, unless there is something that may take long.
     fn end_at_once(mut self, status: Status, spent: Option<Spent>) -> Option<Entry> {
-        let is_killed_for_memory = self.confined.oom(status).is_some();
+        let counts = self.confined.place.as_ref().map(Place::counts);
+        let is_killed_for_memory = counts.is_some_and(|counts| counts.oom_kills > 0);
         let is_plain = !is_killed_for_memory
             && self.scratch.as_ref().is_none_or(Folder::is_clean)
             && !self.order.has_inputs
@@ -152,9 +152,9 @@ impl Attempt {
             room.track(self.conclude(Dead { status: Some(status), spent, ..Dead::default() }));
             return None;
         }
-        let usage = Some(settle(self.confined, spent));
+        let usage = Some(self.confined.settle_at(counts, spent));
         if let Some(folder) = self.scratch {
-            room.scratch.put_empty(folder.path);
+            room.scratch.put_empty(folder);
         }
         let end = match status {
             Status::Exit(0) => End::Succeeded,
@@ -230,7 +230,7 @@ impl Attempt {
         let room = Arc::clone(&self.room);
         let (token, started) = (self.order.token, self.started);
         if end != End::KillFailed {
-            let (usage, ended) = (Some(settle(self.confined, dead.spent)), room.clock.wall());
+            let (usage, ended) = (Some(self.confined.settle(dead.spent)), room.clock.wall());
             return room.over(ExecEvent::Ended { token, end, why, started, ended, result, usage, next: None }).await;
         }
         let counts = self.confined.place.as_ref().map(Place::counts);
@@ -239,7 +239,7 @@ impl Attempt {
         room.over(ExecEvent::Ended { token, end, why, started, ended, result: None, usage, next: None }).await;
         self.outlast().await;
         let (end, why, ended) = (End::Lost, Some("what survived it is dead now".into()), room.clock.wall());
-        let usage = Some(settle(self.confined, dead.spent));
+        let usage = Some(self.confined.settle(dead.spent));
         room.tell(ExecEvent::Ended { token, end, why, started, ended, result: None, usage, next: None }).await;
     }
 
@@ -253,7 +253,7 @@ impl Attempt {
             return self.conclude(Dead { survivors, ..Dead::default() }).await;
         }
         let (token, end, why, started) = (self.order.token, End::Lost, Some(why.into()), self.started);
-        let (usage, ended) = (Some(settle(self.confined, None)), self.room.clock.wall());
+        let (usage, ended) = (Some(self.confined.settle(None)), self.room.clock.wall());
         let event = ExecEvent::Ended { token, end, why, started, ended, result: None, usage, next: None };
         self.room.over(event).await;
     }
@@ -360,16 +360,6 @@ struct Dead {
     survivors: Vec<Survivor>,
     /// Of one in a container: what was said last.
     said: Option<Said>,
-}
-
-/// Reads the last counts and hands the cgroups on.
-fn settle(confined: Confined, spent: Option<Spent>) -> Usage {
-    let counts = confined.place.as_ref().map(Place::counts);
-    let usage = confined.usage(counts.as_ref(), spent);
-    if let (Some(place), Some(counts)) = (confined.place, counts) {
-        place.end(&counts);
-    }
-    usage
 }
 
 /// Waits for the end of a process, and brings it about: SIGTERM, grace, SIGKILL.

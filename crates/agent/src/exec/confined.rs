@@ -72,6 +72,21 @@ impl Confined {
         }
     }
 
+    /// Reads the last counts and hands the cgroups on.
+    pub(super) fn settle(self, spent: Option<Spent>) -> Usage {
+        let counts = self.place.as_ref().map(Place::counts);
+        self.settle_at(counts, spent)
+    }
+
+    /// The same, with the last counts.
+    pub(super) fn settle_at(self, counts: Option<Counts>, spent: Option<Spent>) -> Usage {
+        let usage = self.usage(counts.as_ref(), spent);
+        if let (Some(place), Some(counts)) = (self.place, counts) {
+            place.end(&counts);
+        }
+        usage
+    }
+
     /// Whether the kernel killed a process of it for want of memory, and what follows for an attempt that ended by itself.
     /// The cgroup's own count says it, never an exit code.
     pub(super) fn oom(&self, status: Status) -> Option<Oom> {

@@ -121,7 +121,7 @@ impl Room {
 
     pub(super) async fn put_scratch(&self, folder: Folder) {
         if folder.is_clean() {
-            self.scratch.put_empty(folder.path);
+            self.scratch.put_empty(folder);
         } else {
             let scratch = Arc::clone(&self.scratch);
             let _done = tokio::task::spawn_blocking(move || scratch.clear(&folder.path)).await;
@@ -280,7 +280,7 @@ impl Room {
         }
         let unmade = |error| format!("no scratch folder could be made: {error}");
         let is_private = is_asked || who.is_some_and(os::Who::is_other);
-        let folder = self.scratch.take(is_private).map_err(unmade)?;
+        let folder = self.scratch.take(is_private, self.clock.wall()).map_err(unmade)?;
         if is_private {
             os::close_folder(&folder.path).map_err(unmade)?;
             who.map_or(Ok(()), |who| who.give(&folder.path)).map_err(unmade)?;

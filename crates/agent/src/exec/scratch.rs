@@ -1,7 +1,7 @@
 //! Working folders for tasks that name none: each task has one to itself, empty when it starts.
 //!
 //! A folder that was left empty serves the next task, because making and removing one costs more
-//! than looking into it.
+//! than looking into it; and one whose time of change is the old one need not even be looked into.
 
 use std::{
     io,
@@ -10,8 +10,10 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
+use muster_core::time::{Timestamp, micros};
 use tracing::warn;
 
 /// Empty folders that are kept for the next tasks.
@@ -20,10 +22,18 @@ const SPARE_MAX: usize = 256;
 /// Folders of failed attempts that are kept; older ones go.
 const KEPT_MAX: usize = 100;
 
+/// A change that is older than this has a time of its own: file systems tell times in steps, the coarsest of two seconds.
+const SETTLED: Duration = Duration::from_secs(3);
+
+/// When something was last made, removed or renamed in a folder, or its rights changed. Nobody can set it back.
+type Changed = Duration;
+
 /// The folder of one attempt.
 #[derive(Debug)]
 pub(crate) struct Folder {
     pub(crate) path: PathBuf,
+    /// When it was empty, and its last change so long past that the next one has another time.
+    empty_at: Option<Changed>,
     /// It was made for this attempt, which may be another user's, and serves no other.
     pub(crate) is_private: bool,
 }
@@ -31,7 +41,11 @@ pub(crate) struct Folder {
 impl Folder {
     /// Whether the next task may have it as it is.
     pub(crate) fn is_clean(&self) -> bool {
-        !self.is_private && Scratch::is_empty(&self.path)
+        !self.is_private && (self.is_untouched() || Scratch::is_empty(&self.path))
+    }
+
+    fn is_untouched(&self) -> bool {
+        self.empty_at.is_some() && self.empty_at == changed(&self.path)
     }
 }
 
@@ -40,7 +54,7 @@ pub(crate) struct Scratch {
     root: PathBuf,
     kept: PathBuf,
     made: AtomicU64,
-    spare: Mutex<Vec<PathBuf>>,
+    spare: Mutex<Vec<Folder>>,
 }
 
 impl Scratch {
@@ -55,15 +69,17 @@ impl Scratch {
         Ok(Self { root, kept, made: AtomicU64::new(0), spare: Mutex::default() })
     }
 
-    /// An empty folder, which nobody had before if it is to be private.
-    pub(crate) fn take(&self, is_private: bool) -> io::Result<Folder> {
+    /// An empty folder, which nobody had before if it is to be private; taken `now`.
+    pub(crate) fn take(&self, is_private: bool, now: Timestamp) -> io::Result<Folder> {
         let spare = || self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        if let Some(path) = (!is_private).then(spare).flatten() {
-            return Ok(Folder { path, is_private });
+        if let Some(mut folder) = (!is_private).then(spare).flatten() {
+            folder.empty_at =
+                folder.empty_at.or_else(|| changed(&folder.path).filter(|change| is_settled(*change, now)));
+            return Ok(folder);
         }
         let path = self.root.join(self.made.fetch_add(1, Ordering::Relaxed).to_string());
         std::fs::create_dir(&path)?;
-        Ok(Folder { path, is_private })
+        Ok(Folder { path, is_private, empty_at: None })
     }
 
     /// Keeps what an attempt left, under `name`. Returns where; none: it left nothing. Blocks.
@@ -91,19 +107,22 @@ impl Scratch {
     /// Takes back a folder of which nothing was made.
     pub(crate) fn put_back(&self, folder: Folder) {
         match folder.is_clean() {
-            true => self.put_empty(folder.path),
+            true => self.put_empty(folder),
             false => self.clear(&folder.path),
         }
     }
 
     /// Takes back a folder that is empty, for the next task.
-    pub(crate) fn put_empty(&self, folder: PathBuf) {
+    pub(crate) fn put_empty(&self, mut folder: Folder) {
+        if !folder.is_untouched() {
+            folder.empty_at = None;
+        }
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         if spare.len() < SPARE_MAX {
             spare.push(folder);
         } else {
             drop(spare);
-            self.clear(&folder);
+            self.clear(&folder.path);
         }
     }
 
@@ -119,5 +138,81 @@ impl Scratch {
     /// Whether the task left nothing in it.
     pub(crate) fn is_empty(folder: &Path) -> bool {
         std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
+    }
+}
+
+#[cfg(unix)]
+fn changed(path: &Path) -> Option<Changed> {
+    use std::os::unix::fs::MetadataExt;
+    let found = std::fs::symlink_metadata(path).ok()?;
+    let (seconds, nanos) = (u64::try_from(found.ctime()).ok()?, u32::try_from(found.ctime_nsec()).ok()?);
+    Some(Duration::new(seconds, nanos))
+}
+
+/// What is told there can be set to anything.
+#[cfg(not(unix))]
+fn changed(_: &Path) -> Option<Changed> {
+    None
+}
+
+fn is_settled(change: Changed, now: Timestamp) -> bool {
+    now.since(Timestamp(micros(change))) > SETTLED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made() -> (tempfile::TempDir, Scratch) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let scratch = Scratch::new(dir.path().join("scratch"), dir.path().join("kept")).expect("it can be made");
+        (dir, scratch)
+    }
+
+    #[test]
+    fn a_folder_that_was_just_made_is_looked_into() {
+        let (_dir, scratch) = made();
+        let folder = scratch.take(false, Timestamp(0)).expect("a folder");
+        let made = Timestamp(micros(changed(&folder.path).unwrap_or_default()));
+        scratch.put_back(folder);
+        let again = scratch.take(false, made).expect("the same");
+        assert_eq!(again.empty_at, None, "a change in the same step would not show");
+        std::fs::write(again.path.join("left"), "").expect("it is ours");
+        assert!(!again.is_clean());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn whoever_leaves_something_in_a_folder_changes_its_time_whatever_else_is_set_back() {
+        let (_dir, scratch) = made();
+        let mut folder = scratch.take(false, Timestamp(0)).expect("a folder");
+        folder.empty_at = changed(&folder.path);
+        assert!(folder.is_untouched() && folder.is_clean());
+        let before = std::fs::metadata(&folder.path).and_then(|found| found.modified()).expect("it has a time");
+        // The next step of the file system's clock has come when a change shows.
+        while folder.is_untouched() {
+            std::fs::write(folder.path.join("left"), "").expect("it is ours");
+            let times = std::fs::FileTimes::new().set_modified(before);
+            std::fs::File::open(&folder.path).and_then(|dir| dir.set_times(times)).expect("it is ours");
+            if folder.is_untouched() {
+                std::fs::remove_file(folder.path.join("left")).expect("it is there");
+            }
+        }
+        assert!(!folder.is_clean());
+        std::fs::remove_file(folder.path.join("left")).expect("it is there");
+        assert!(folder.is_clean(), "it was looked into");
+        scratch.put_back(folder);
+        assert_eq!(
+            scratch.take(false, Timestamp(0)).expect("the same").empty_at,
+            None,
+            "its old time says nothing any more"
+        );
+    }
+
+    #[test]
+    fn only_a_change_long_past_counts() {
+        let now = Timestamp(0).after(SETTLED * 10);
+        let [long, just, never] = [8, 10, 12].map(|at| is_settled(SETTLED * at, now));
+        assert!(long && !just && !never, "a clock that was set back proves nothing");
     }
 }
