@@ -227,4 +227,8 @@ impl Processes for Hands {
     fn outlive_us(&self) -> bool {
         both!(self, _exec => false, _client => true)
     }
+
+    fn gathers(&self) -> bool {
+        both!(self, _exec => false, _client => true)
+    }
 }

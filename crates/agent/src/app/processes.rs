@@ -29,6 +29,10 @@ pub trait Processes: Send + 'static {
     fn outlive_us(&self) -> bool {
         false
     }
+    /// Whether ends that are not urgent come many at a time, so that nobody need wait for more of them.
+    fn gathers(&self) -> bool {
+        false
+    }
     /// See [`Exec::offer_gpus`].
     fn offer_gpus(&self, _all: &[u32]) {}
 }

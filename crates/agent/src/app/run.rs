@@ -183,7 +183,7 @@ impl<P: Processes> Agent<P> {
 
     /// Cancel safe in every branch: no event is lost when another one comes first.
     async fn wait(&self, sources: &mut Sources) -> News {
-        let unhurried = self.supervisor.offered() >= OFFERED_ENOUGH;
+        let unhurried = !self.processes.gathers() && self.supervisor.offered() >= OFFERED_ENOUGH;
         let pause = if unhurried { self.pause().min(READ_EVERY) } else { self.pause() };
         let blocked =
             self.up.as_ref().filter(|_| (!self.outbox.is_empty() && self.gathering.is_none()) || self.is_unsaid());

@@ -73,6 +73,11 @@ impl Desk {
         self.kept.is_empty() && self.offered.is_empty()
     }
 
+    /// How many orders can begin without the agent.
+    pub(super) fn offered(&self) -> usize {
+        self.offered.len()
+    }
+
     /// An agent is there. What it gets as the first message.
     pub(super) async fn welcome(&mut self, hello: Hello) -> Up {
         let version = VERSIONS.0.min(hello.newest);

@@ -30,6 +30,10 @@ const HELLO_LIMIT: Duration = Duration::from_secs(5);
 const FIRST_LIMIT: Duration = Duration::from_secs(30);
 /// Between two looks whether our folder is still there, when nobody else would tell us.
 const LOOK: Duration = Duration::from_secs(2);
+/// While so many orders can begin without the agent, what became of others is read together, [`READ_EVERY`] so often.
+const OFFERED_ENOUGH: usize = 8;
+/// Far less than the offers last, far more than one end costs.
+const READ_EVERY: Duration = Duration::from_millis(4);
 /// Events taken in at most before anything is said about them.
 const BURST: usize = 1024;
 /// While so much waits for the agent, nothing more is gathered for it: what is new of output is one word then, not many.
@@ -151,7 +155,8 @@ async fn wait(
     term: &mut Signal,
 ) -> News {
     let now = ears.clock.mono();
-    let pause = desk.fence_at().map_or(LOOK, |due| due.since(now)).min(LOOK);
+    let is_unhurried = desk.offered() >= OFFERED_ENOUGH;
+    let pause = desk.fence_at().map_or(LOOK, |due| due.since(now)).min(if is_unhurried { READ_EVERY } else { LOOK });
     let has_line = line.is_some();
     let moves = async {
         match line {
@@ -161,9 +166,9 @@ async fn wait(
     };
     tokio::select! {
         moved = moves => News::Moved(moved.unwrap_or(false)),
-        event = ears.events.recv() => event.map_or(News::Over, News::Event),
+        event = ears.events.recv(), if !is_unhurried => event.map_or(News::Over, News::Event),
         Some((line, hello)) = agents.recv() => News::Agent(line, hello),
-        () = ears.spools.has_news(), if has_line => News::Some,
+        () = ears.spools.has_news(), if has_line && !is_unhurried => News::Some,
         () = ears.deliveries.has_news() => News::Some,
         _ = term.recv() => News::Terminate,
         () = sleep(pause) => News::Some,
