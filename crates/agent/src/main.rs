@@ -98,7 +98,7 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn run(flags: Flags) -> anyhow::Result<()> {
     #[cfg(muster_mutants)]
     muster_common::mutant::from_env().map_err(anyhow::Error::msg)?;

@@ -10,6 +10,7 @@ mod run;
 mod secure;
 #[cfg(test)]
 mod tests;
+mod thread;
 
 use std::{sync::Arc, time::Duration};
 
@@ -139,7 +140,8 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
         tracker.spawn(secured.keep(stop.clone()));
     }
     let visits = Visits::new(grpc.clone(), engine, tracker.clone(), stop.clone());
-    tracker.spawn(spools.clone().ship(grpc, stop.clone()));
+    let shipping = thread::apart("muster-logs", spools.clone().ship(grpc, stop.clone()));
+    tracker.spawn(shipping.context("cannot start a thread")?);
     let (stops, stop_requests) = mpsc::channel(2);
     let ((changes, said), (news, machine)) = (mpsc::channel(1), mpsc::channel(4));
     let looking = stop.clone();
