@@ -28,6 +28,11 @@ pub(crate) fn stamp(folder: &Path) -> Result<PathBuf> {
     compile("stamp", include_str!("aid/stamp.c"), folder)
 }
 
+/// The task that writes much.
+pub(crate) fn flood(folder: &Path) -> Result<PathBuf> {
+    compile("flood", include_str!("aid/flood.c"), folder)
+}
+
 /// `/bin/true` per second by a bare `posix_spawn` and `waitpid`.
 pub(crate) fn bare_spawns(count: u32) -> Result<f64> {
     let folder = tempfile::tempdir()?;

@@ -5,6 +5,7 @@ mod aid;
 mod cluster;
 mod cold;
 mod figure;
+mod flood;
 mod handover;
 mod idle;
 mod latency;
@@ -58,6 +59,7 @@ fn main() -> Result<ExitCode> {
         latency::measure(&mut figures).await;
         output::measure(&mut figures).await;
         idle::measure(&mut figures).await;
+        flood::measure(&mut figures).await;
         million::measure(&mut figures).await;
     });
     if args.cold {

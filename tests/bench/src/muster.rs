@@ -37,7 +37,12 @@ impl Muster {
     /// The same on a store that is shared, where one is named.
     pub(crate) async fn start_on(shared: Option<String>) -> Result<Self> {
         let cpus = u32::try_from(aid::parallel()).context("that many processors")?;
-        let system = System::start(Options { cpus, shared, ..Options::default() })?;
+        Self::start_with(Options { cpus, shared, ..Options::default() }).await
+    }
+
+    /// The same, as the options say.
+    pub(crate) async fn start_with(options: Options) -> Result<Self> {
+        let system = System::start(options)?;
         let client = connect(system.address()).await?;
         Ok(Self { client, system })
     }
@@ -121,10 +126,20 @@ pub(crate) async fn connect(address: &str) -> Result<MusterClient<Channel>> {
 
 /// A job of one group of `count` tasks of one processor each; no program: an empty task.
 pub(crate) fn array(name: &str, program: Option<&str>, count: u32) -> v1::JobSpec {
-    let range = v1::RangeArray { first: 0, count, step: 1 };
-    let mut task = task(program.map(|program| vec![program.to_owned()]));
-    task.array = Some(v1::task_spec::Array::Range(range));
-    job(name, task)
+    self::count(job(name, task(program.map(|program| vec![program.to_owned()]))), count)
+}
+
+/// The same job, with so many of each of its tasks.
+pub(crate) fn count(mut job: v1::JobSpec, count: u32) -> v1::JobSpec {
+    for task in &mut job.tasks {
+        task.array = Some(v1::task_spec::Array::Range(v1::RangeArray { first: 0, count, step: 1 }));
+    }
+    job
+}
+
+/// A job of one task of one processor.
+pub(crate) fn program(name: &str, argv: Vec<String>) -> v1::JobSpec {
+    job(name, task(Some(argv)))
 }
 
 /// A job of one task that stamps the time into `file`.

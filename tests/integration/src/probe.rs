@@ -23,6 +23,20 @@ pub fn cpu(pid: u32) -> Result<Duration> {
     Ok(Duration::from_millis(ticks * 10))
 }
 
+/// Memory in bytes that is a process's own, now: not that of files, which others share.
+pub fn resident_own(pid: u32) -> Result<u64> {
+    status_kib(pid, "RssAnon:").map(|kib| kib * 1024)
+}
+
+/// A process whose parent is `pid` and whose first argument is this word.
+pub fn child(pid: u32, word: &str) -> Option<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().filter_map(|child| child.parse().ok()).find(|child: &u32| {
+        let line = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).nth(1) == Some(word.as_bytes())
+    })
+}
+
 fn status_kib(pid: u32, field: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid} is gone"))?;
     let line =

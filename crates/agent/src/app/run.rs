@@ -261,7 +261,13 @@ impl<P: Processes> Agent<P> {
                 // A hello belongs to its stream: it is sent before there can be another one.
                 self.act();
             }
-            link::Event::Input(input) => self.handle(input),
+            link::Event::Input(input) => {
+                if let Input::HeartbeatAcked { stamp, .. } = &input {
+                    let took = self.clock.mono().since(*stamp);
+                    debug!(took_us = took.as_micros(), "a heartbeat was answered");
+                }
+                self.handle(input);
+            }
             link::Event::Closed => {
                 self.outbox.clear();
                 self.up = None;
