@@ -9,6 +9,7 @@ mod backups;
 #[cfg(target_os = "linux")]
 mod booted;
 #[cfg(unix)]
+mod clock;
 mod cluster;
 
 #[cfg(unix)]
