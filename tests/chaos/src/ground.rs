@@ -95,6 +95,21 @@ impl Ground {
         command
     }
 
+    /// SIGKILL for the process in the network of `node` whose first argument is `word`; of several, the one that `pick`
+    /// says. Which it was.
+    pub(crate) fn kill_one(&self, node: &str, word: &str, pick: usize) -> Result<Option<i32>> {
+        let is_it = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).nth(1) == Some(word.as_bytes()) && lives(*pid)
+        };
+        let found: Vec<i32> = pids(&self.name(node))?.into_iter().filter(is_it).collect();
+        let pid = found.get(pick % found.len().max(1)).copied();
+        if let Some(pid) = pid {
+            let _gone_already = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        Ok(pid)
+    }
+
     /// Does `work` in the network of `node`; threads that it starts are there, too.
     pub(crate) fn inside<T: Send>(&self, node: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let path = format!("/run/netns/{}", self.name(node));
@@ -173,15 +188,17 @@ fn is_a_run(pid: u32) -> bool {
     name.trim_end() == "muster-chaos" && i32::try_from(pid).is_ok_and(lives)
 }
 
+/// All processes of a network; dead ones that nobody has collected yet are listed, too.
+fn pids(name: &str) -> Result<Vec<i32>> {
+    let listed = Command::new("ip").args(["netns", "pids", name]).output().context("could not start ip")?;
+    Ok(String::from_utf8_lossy(&listed.stdout).lines().filter_map(|line| line.trim().parse().ok()).collect())
+}
+
 /// Kills all processes of a network, until none is left.
 fn crash(name: &str) -> Result<()> {
     const LOOKS: u32 = 200;
     for _ in 0..LOOKS {
-        let listed = Command::new("ip").args(["netns", "pids", name]).output().context("could not start ip")?;
-        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-        // Dead ones that nobody has collected yet are listed, too.
-        let pids: Vec<i32> =
-            listed.lines().filter_map(|line| line.trim().parse().ok()).filter(|pid| lives(*pid)).collect();
+        let pids: Vec<i32> = pids(name)?.into_iter().filter(|pid| lives(*pid)).collect();
         if pids.is_empty() {
             return Ok(());
         }

@@ -83,6 +83,7 @@ impl Nemesis<'_> {
                 None => self.nobody(fault),
             },
             What::KillAgent => self.down(fault, Node::Agent(agent), lasts),
+            What::KillKeeper => self.kill_keeper(fault, Node::Agent(agent), lasts),
             What::CrashAgent => self.crash(fault, Node::Agent(agent), lasts),
             What::StopAgent => self.halt(fault, Node::Agent(agent), lasts),
             What::CutAgent => self.cut_agent(fault, agent, lasts),
@@ -139,6 +140,18 @@ impl Nemesis<'_> {
         self.cast.kill(node)?;
         self.stop.rest(lasts);
         self.cast.start(&self.ground, node)
+    }
+
+    /// What owns the tasks of an agent, which starts it again by itself.
+    fn kill_keeper(&self, fault: Fault, node: Node, lasts: Duration) -> Result<()> {
+        // The second use of a number: which of several.
+        let pick = usize::try_from(fault.lasts_ms).unwrap_or(0);
+        match self.ground.kill_one(&node.name(), "keeper", pick)? {
+            Some(pid) => self.note(fault, &format!("the keeper of {} killed, process {pid}", node.name())),
+            None => self.diary.note("missed", &format!("X3: {} had no keeper", node.name())),
+        }
+        self.stop.rest(lasts);
+        Ok(())
     }
 
     /// The whole machine.

@@ -19,6 +19,8 @@ pub(crate) enum What {
     StopLeader,
     /// X3: SIGKILL of an agent; its guard lives.
     KillAgent,
+    /// X3: SIGKILL of an agent's keeper; the agent lives.
+    KillKeeper,
     /// X4: an agent's machine is gone with all that ran there.
     CrashAgent,
     /// X5: SIGSTOP of an agent, longer than its leases live.
@@ -52,7 +54,7 @@ impl What {
         match self {
             Self::KillLeader => "X1",
             Self::StopLeader => "X2",
-            Self::KillAgent => "X3",
+            Self::KillAgent | Self::KillKeeper => "X3",
             Self::CrashAgent => "X4",
             Self::StopAgent => "X5",
             Self::CutAgent => "X6",
@@ -132,6 +134,7 @@ const ETCD: &[Row] = &[
 ];
 const AGENT: &[Row] = &[
     (What::KillAgent, 3, 200, 2_000),
+    (What::KillKeeper, 5, 100, 500),
     (What::CrashAgent, 5, 500, 7_000),
     (What::StopAgent, 5, LEASE_MS + 2_000, LEASE_MS * 3),
     (What::CutAgent, 10, 1_000, 8_000),
@@ -219,6 +222,7 @@ mod tests {
         for (id, least) in [
             ("X1", 10),
             ("X2", 5),
+            ("X3", 8),
             ("X4", 5),
             ("X5", 5),
             ("X6", 10),

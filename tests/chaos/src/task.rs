@@ -6,19 +6,25 @@
 use std::{
     env,
     fs::{File, OpenOptions, TryLockError},
+    hint,
     io::Write as _,
     path::PathBuf,
-    process::ExitCode,
+    process::{Command, ExitCode},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 
-use crate::now;
+use crate::{now, work::Does};
 
 /// Between two signs of life.
 const BEAT: Duration = Duration::from_millis(40);
+/// Between those of each of the many processes of a bomb.
+const BOMB_BEAT: Duration = Duration::from_millis(300);
+/// More than any task here may have.
+const HOG: usize = 256 << 20;
 
 /// What a task does.
 #[derive(clap::Args)]
@@ -41,6 +47,12 @@ pub(crate) struct Args {
     /// Attempts below this number fail
     #[arg(long, default_value_t = 0)]
     fails_below: u64,
+    /// What it does beside
+    #[arg(long, value_enum, default_value = "works")]
+    does: Does,
+    /// One of the many that a bomb made
+    #[arg(long)]
+    child: bool,
 }
 
 /// Runs as a task.
@@ -53,6 +65,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut say =
         move |word: &str, more: &str| file.write_all(format!("{word} {} {about}{more}\n", now::us()).as_bytes());
 
+    if args.child {
+        // It lives for as long as it is let.
+        loop {
+            multiply()?;
+            thread::sleep(BOMB_BEAT);
+            say("beat", "")?;
+        }
+    }
     let lock = args.witness.join(format!("lock.{}.{}", args.key, args.name));
     let lock = File::create(&lock).with_context(|| format!("{}", lock.display()))?;
     // Held until this process is dead, whatever kills it.
@@ -60,6 +80,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         say("overlap", "")?;
     }
     say("start", "")?;
+    match args.does {
+        Does::Works => {}
+        Does::Hogs => drop(hint::black_box(vec![1_u8; HOG])),
+        Does::Bombs => {
+            // Its children are born deaf.
+            sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::from(Signal::SIGTERM)), None)?;
+            multiply()?;
+        }
+    }
     let mut left = Duration::from_millis(args.ms);
     while !left.is_zero() {
         let pause = left.min(BEAT);
@@ -72,4 +101,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let fails = attempt.parse::<u64>().is_ok_and(|attempt| attempt < args.fails_below);
     say("end", if fails { " 3" } else { " 0" })?;
     Ok(if fails { ExitCode::from(3) } else { ExitCode::SUCCESS })
+}
+
+/// Two more of this process, in sessions of their own. Where there is no room for them, none.
+fn multiply() -> Result<()> {
+    let exe = env::current_exe().context("cannot tell where this program is")?;
+    for _ in 0..2 {
+        let made = Command::new("setsid").arg("--fork").arg(&exe).args(env::args_os().skip(1)).arg("--child").spawn();
+        if let Ok(mut made) = made {
+            let _forked = made.wait();
+        }
+    }
+    Ok(())
 }

@@ -76,12 +76,29 @@ pub(crate) fn until_over(people: &People<'_>, folder: &Path, within: Duration, s
                     explain(people, folder, line)?;
                 }
                 let path = folder.join("final.jsonl");
-                return std::fs::write(&path, lines).with_context(|| format!("could not write {}", path.display()));
+                std::fs::write(&path, &lines).with_context(|| format!("could not write {}", path.display()))?;
+                return ends(people, folder, &lines);
             }
             Err(error) if is_late => return Err(error.context("nobody says how the jobs ended")),
             _ => stop.rest(RETRY_EVERY),
         };
     }
+}
+
+/// How the attempts of jobs ended that failed.
+fn ends(people: &People<'_>, folder: &Path, lines: &str) -> Result<()> {
+    let path = folder.join("ends.jsonl");
+    let mut log = File::create(&path).with_context(|| format!("could not make {}", path.display()))?;
+    for line in lines.lines() {
+        let line: Value = serde_json::from_str(line).unwrap_or_default();
+        if line["state"] != "failed" {
+            continue;
+        }
+        let shown = people.ctl(0, &["show", &line["id"].to_string(), "--tasks", "-o", "json"], &[])?;
+        let shown: Value = serde_json::from_slice(&shown.stdout).with_context(|| format!("ctl show: {shown}"))?;
+        writeln!(log, "{shown}").context("could not write how attempts ended")?;
+    }
+    Ok(())
 }
 
 /// Why a job is not over, for whoever looks into it.

@@ -48,11 +48,47 @@ struct Task {
     ms: u64,
     fails_below: u64,
     after: &'static [&'static str],
+    does: Does,
 }
 
 impl Task {
     fn of(name: &'static str, cpus: u64, ms: u64) -> Self {
-        Self { name, cpus, ms, fails_below: 0, after: &[] }
+        Self { name, cpus, ms, fails_below: 0, after: &[], does: Does::Works }
+    }
+}
+
+/// Of a hog, far below what it takes.
+const HOG_MEMORY: &str = "32MiB";
+/// Of a bomb: so many processes at once.
+const BOMB_PIDS: u64 = 40;
+const BOMB_TIMEOUT: &str = "2s";
+
+/// What a task does beside its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Does {
+    Works,
+    /// X21: takes more memory than it asked for.
+    Hogs,
+    /// X20: forks without end into sessions of their own, deaf to SIGTERM.
+    Bombs,
+}
+
+impl Does {
+    /// How its last attempt ends if nothing else ends it; none: well.
+    fn must(self) -> Option<&'static str> {
+        match self {
+            Self::Works => None,
+            Self::Hogs => Some("oom"),
+            Self::Bombs => Some("timeout"),
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Works => "works",
+            Self::Hogs => "hogs",
+            Self::Bombs => "bombs",
+        }
     }
 }
 
@@ -99,7 +135,8 @@ impl People<'_> {
                     .map(|task| json!({ "name": task.name, "cpus": task.cpus, "after": task.after }))
                     .collect();
                 let line = json!({ "key": key, "job": job, "began_us": began, "acked_us": now::us(),
-                                   "on_lost": on_lost, "tasks": list });
+                                   "on_lost": on_lost, "tasks": list,
+                                   "must": tasks.iter().find_map(|task| task.does.must()) });
                 let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
                 return writeln!(log, "{line}").context("could not write the log of the people");
             }
@@ -134,8 +171,12 @@ impl People<'_> {
     }
 }
 
-/// W without its ticks: 3 short, 4 longer, 2 diamonds of nine.
+/// W without its ticks: 3 short, 4 longer, 2 diamonds of nine; and one of ten that does what it should not.
 fn any_job(dice: &mut Dice) -> (Vec<Task>, &'static str) {
+    if dice.chance(10) {
+        let (name, does) = if dice.chance(50) { ("hog", Does::Hogs) } else { ("bomb", Does::Bombs) };
+        return (vec![Task { does, ..Task::of(name, 500, 20_000) }], "retry");
+    }
     match dice.between(0, 8) {
         0..=2 => {
             let fails_below = if dice.chance(30) { 2 } else { 0 };
@@ -173,10 +214,20 @@ fn job_file(key: &str, tasks: &[Task], on_lost: &str, witness: &std::path::Path)
             format!("--cpus={}", task.cpus),
             format!("--ms={}", task.ms),
             format!("--fails-below={}", task.fails_below),
+            format!("--does={}", task.does.word()),
         ];
         let cpus = f64::from(u32::try_from(task.cpus).unwrap_or(0)) / 1000.0;
-        json!({ "name": task.name, "run": words, "cpus": cpus, "after": task.after, "on_lost": on_lost,
-                "cwd": "/", "retries": { "max": if task.fails_below > 0 { 5 } else { 0 }, "delay": "100ms" } })
+        let mut file = json!({ "name": task.name, "run": words, "cpus": cpus, "after": task.after, "on_lost": on_lost,
+                "cwd": "/", "retries": { "max": if task.fails_below > 0 { 5 } else { 0 }, "delay": "100ms" } });
+        match task.does {
+            Does::Works => {}
+            Does::Hogs => file["memory"] = HOG_MEMORY.into(),
+            Does::Bombs => {
+                file["pids"] = BOMB_PIDS.into();
+                (file["timeout"], file["grace"]) = (BOMB_TIMEOUT.into(), "500ms".into());
+            }
+        }
+        file
     };
     let file = json!({ "name": "w", "tasks": tasks.iter().map(one).collect::<Vec<_>>() });
     Ok(file.to_string().into_bytes())

@@ -17,6 +17,8 @@ pub(crate) struct Acked {
     pub(crate) began_us: u64,
     pub(crate) acked_us: u64,
     pub(crate) at_most_once: bool,
+    /// How its last attempt must end, if not well: what its task does must be stopped.
+    pub(crate) must: Option<String>,
     /// Name, and the names that it waits for.
     pub(crate) tasks: Vec<(String, Vec<String>)>,
 }
@@ -65,6 +67,8 @@ pub(crate) struct History {
     pub(crate) polls: Vec<Poll>,
     /// Each job's last state.
     pub(crate) finals: BTreeMap<u64, String>,
+    /// Of jobs that must not end well: how each attempt did.
+    pub(crate) ends: BTreeMap<u64, Vec<String>>,
     pub(crate) faults: Vec<Fault>,
     /// Thousandths of a processor by agent.
     pub(crate) capacity: BTreeMap<String, u64>,
@@ -84,6 +88,7 @@ impl History {
         history.people(&text("people.jsonl")?)?;
         history.polls(&text("polls.jsonl")?)?;
         history.finals = states(&text("final.jsonl")?)?;
+        history.ends = ends(&text("ends.jsonl")?)?;
         for line in text("faults.jsonl")?.lines() {
             let line: Value = serde_json::from_str(line).context("faults.jsonl")?;
             let word = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
@@ -145,6 +150,7 @@ impl History {
                 began_us: number(&line, "began_us")?,
                 acked_us: number(&line, "acked_us")?,
                 at_most_once: line["on_lost"] == "fail",
+                must: line["must"].as_str().map(str::to_owned),
                 tasks: tasks.collect(),
             });
         }
@@ -172,6 +178,17 @@ pub(crate) fn states(text: &str) -> Result<BTreeMap<u64, String>> {
     let one = |line: &str| {
         let line: Value = serde_json::from_str(line).context("a job's line is no JSON")?;
         Ok((number(&line, "id")?, line["state"].as_str().context("a job without a state")?.to_owned()))
+    };
+    text.lines().map(one).collect()
+}
+
+/// What `ctl show --tasks` said of jobs that must not end well, one in a line: how each attempt of theirs did.
+pub(crate) fn ends(text: &str) -> Result<BTreeMap<u64, Vec<String>>> {
+    let one = |line: &str| {
+        let line: Value = serde_json::from_str(line).context("ends.jsonl")?;
+        let attempts = line["tasks"].as_array().into_iter().flatten().filter_map(|task| task["attempts"].as_array());
+        let word = |attempt: &Value| attempt["end"]["kind"].as_str().unwrap_or("none").to_owned();
+        Ok((number(&line["job"], "id")?, attempts.flatten().map(word).collect()))
     };
     text.lines().map(one).collect()
 }

@@ -56,6 +56,8 @@ pub(crate) fn check(history: &History) -> Verdict {
     let found = &mut verdict.violations;
     found.extend(history.odd.iter().map(|text| Violation { kind: "witness", text: text.clone() }));
     rules::ends(history, found);
+    rules::stopped(history, found);
+    rules::survivors(history, found);
     rules::finals(history, found);
     rules::keys(history, found);
     rules::order(history, found);

@@ -18,12 +18,45 @@ pub(super) fn ends(history: &History, found: &mut Vec<Violation>) {
         let text = match history.finals.get(&job).map(String::as_str) {
             None => format!("job {job} ({key}) was acknowledged and is not there"),
             Some(state) if !is_final(state) => format!("job {job} ({key}) was acknowledged and is {state} at the end"),
+            Some("failed") if acked.must.is_some() => continue,
+            Some(state) if acked.must.is_some() => format!("job {job} ({key}) is {state}, and must have been stopped"),
             Some("succeeded") => continue,
             // Its machine was lost and it asked for no second attempt.
             Some("failed") if acked.at_most_once => continue,
             Some(state) => format!("job {job} ({key}) is {state}, and nothing that happened explains it"),
         };
         found.push(Violation { kind: "lost", text });
+    }
+}
+
+/// What had to be stopped was stopped for that reason and for no other; what else ended an attempt was that it was lost.
+pub(super) fn stopped(history: &History, found: &mut Vec<Violation>) {
+    for acked in &history.acked {
+        let Some(must) = &acked.must else { continue };
+        let Some((last, before)) = history.ends.get(&acked.job).and_then(|ends| ends.split_last()) else { continue };
+        if last != must || before.iter().any(|end| end != "lost") {
+            let text = format!("job {} ({}) had to end as {must}: {before:?}, then {last}", acked.job, acked.key);
+            found.push(Violation { kind: "blame", text });
+        }
+    }
+}
+
+/// Nothing of a job lives when it was seen as over.
+pub(super) fn survivors(history: &History, found: &mut Vec<Violation>) {
+    let mut over: BTreeMap<u64, u64> = BTreeMap::new();
+    for poll in &history.polls {
+        for job in poll.jobs.iter().filter(|(_, state)| is_final(state)).map(|(job, _)| *job) {
+            over.entry(job).or_insert(poll.ended_us);
+        }
+    }
+    for attempt in &history.attempts {
+        if let Some(seen_us) =
+            over.get(&attempt.job).filter(|seen_us| (attempt.start_us..attempt.last_us).contains(*seen_us))
+        {
+            let (job, name, ms) = (attempt.job, &attempt.name, (attempt.last_us - seen_us) / 1_000);
+            let text = format!("{job}.{name} on {} lived {ms} ms after its job was seen as over", attempt.agent);
+            found.push(Violation { kind: "survivor", text });
+        }
     }
 }
 

@@ -169,3 +169,35 @@ fn the_checker_names_nothing_of_the_product() {
         assert!(!text.contains("muster_"), "it must be able to contradict the product");
     }
 }
+
+const STOPPED: &str = r#"{"key":"a","job":1,"began_us":1,"acked_us":5,"on_lost":"retry","must":"oom","tasks":[{"name":"hog","after":[]}]}
+"#;
+
+fn stopped(state: &str, kinds_of: &[&str], witness: &str) -> Vec<&'static str> {
+    let mut history = history(STOPPED, witness);
+    history.polls("{\"began_us\":40,\"ended_us\":45,\"jobs\":{\"1\":\"failed\"}}\n").expect("it is right");
+    history.polls.remove(0);
+    history.finals = [(1, state.to_owned())].into();
+    let attempts: Vec<_> = kinds_of.iter().map(|kind| format!("{{\"end\":{{\"kind\":\"{kind}\"}}}}")).collect();
+    let shown = format!("{{\"job\":{{\"id\":1}},\"tasks\":[{{\"attempts\":[{}]}}]}}", attempts.join(","));
+    history.ends = history::ends(&shown).expect("it is right");
+    kinds(&history)
+}
+
+#[test]
+fn what_must_be_stopped_is_stopped_for_the_right_reason() {
+    let witness = "start 10 a hog 1 1 100 x 500\nbeat 20 a hog 1 1 100 x 500\n";
+    assert_eq!(stopped("failed", &["oom"], witness), [""; 0]);
+    assert_eq!(stopped("failed", &["lost", "lost", "oom"], witness), [""; 0]);
+    assert_eq!(stopped("failed", &["signal"], witness), ["blame"]);
+    assert_eq!(stopped("failed", &["oom", "oom"], witness), ["blame"]);
+    assert_eq!(stopped("failed", &["exit", "oom"], witness), ["blame"]);
+    assert!(stopped("succeeded", &["succeeded"], witness).contains(&"lost"));
+}
+
+#[test]
+fn what_lives_after_its_job_is_found() {
+    let witness = "start 10 a hog 1 1 100 x 500\nbeat 46 a hog 1 1 100 x 500\n";
+    assert_eq!(stopped("failed", &["oom"], witness), ["survivor"]);
+    assert_eq!(stopped("failed", &["oom"], &witness.replace("46", "44")), [""; 0]);
+}
