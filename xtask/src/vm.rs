@@ -1,7 +1,7 @@
 //! `cargo xtask vm`: the tests of limits once more, on a real kernel with cgroups of version 2 that this command boots.
 //!
-//! A virtual machine without a disk: Debian's cloud kernel, and our test program with what it needs in memory. Its
-//! console is our input, and libtest's lines there are the results.
+//! Debian's cloud kernel, our test program with what it needs in memory, and an empty disk for what is about disks. The
+//! machine's console is our input, and libtest's lines there are the results.
 
 mod archive;
 
@@ -23,6 +23,8 @@ const PACKAGES: &[&str] = &["qemu-system-x86", "linux-image-cloud-amd64", "busyb
 const LIMIT_S: &str = "540";
 /// The last word: then the exit code of the tests.
 const LAST: &str = "tests ended with ";
+/// Bytes of its disk, of which little is ever written.
+const DISK: u64 = 256 << 20;
 /// Said when the machine goes down.
 const CLEAN: &str = "cgroups left: []";
 
@@ -36,8 +38,9 @@ mount -t sysfs none /sys
 mount -t devtmpfs none /dev
 mount -t tmpfs none /tmp
 mount -t cgroup2 none /sys/fs/cgroup
-export PATH=/bin:/usr/bin HOME=/tmp TMPDIR=/tmp RUST_BACKTRACE=0 MUSTER_TEST_CGROUPS=2
-/bin/tests --test-threads 1 limits:: 2>&1
+mkdir /disk && mke2fs /dev/nvme0n1 >/dev/null && mount -t ext2 /dev/nvme0n1 /disk
+export PATH=/bin:/usr/bin HOME=/tmp TMPDIR=/tmp RUST_BACKTRACE=0 MUSTER_TEST_CGROUPS=2 MUSTER_TEST_DISK=/disk
+/bin/tests --test-threads 1 limits:: disks:: 2>&1
 root=$?
 echo '+memory +cpu +pids' > /sys/fs/cgroup/cgroup.subtree_control
 mkdir /sys/fs/cgroup/service
@@ -135,9 +138,13 @@ pub(crate) fn check(tally: &mut Tally) -> Result<()> {
     let tests = build()?;
     let memory = tree::target().join("vm-memory.cpio");
     write_memory(&memory, &machine, &tests)?;
+    let disk = tree::target().join("vm-disk.raw");
+    // A new one each time, with holes for all that is not written.
+    let made = fs::File::create(&disk).and_then(|file| file.set_len(DISK));
+    made.with_context(|| format!("could not make {}", disk.display()))?;
     let (mut last, mut is_clean) = (None, false);
     let mut results = 0;
-    let ended = step::watched(name, &mut boot(&machine, &memory), |line| {
+    let ended = step::watched(name, &mut boot(&machine, &memory, &disk), |line| {
         let line = line.trim_end_matches('\r').trim_end();
         results += usize::from(line.starts_with("test ") && line.contains(" ... "));
         tally.libtest_line(line);
@@ -198,7 +205,7 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     Ok(words.map(PathBuf::from).collect())
 }
 
-fn boot(machine: &Machine, memory: &Path) -> Command {
+fn boot(machine: &Machine, memory: &Path, disk: &Path) -> Command {
     let root = &machine.root;
     let mut command = Command::new("timeout");
     command.args(["--kill-after=5", LIMIT_S]).arg(root.join("usr/bin/qemu-system-x86_64"));
@@ -206,6 +213,9 @@ fn boot(machine: &Machine, memory: &Path) -> Command {
     command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"]);
     command.arg("-kernel").arg(&machine.kernel).arg("-initrd").arg(memory);
     command.args(["-append", "console=ttyS0 quiet loglevel=1 panic=-1 psi=1"]);
+    // Its kernel knows this kind of disk without modules.
+    command.arg("-drive").arg(format!("file={},format=raw,if=none,id=disk", disk.display()));
+    command.args(["-device", "nvme,drive=disk,serial=disk"]);
     command.args(["-nographic", "-nodefaults", "-no-reboot", "-serial", "stdio"]);
     for share in ["qemu", "seabios"] {
         command.arg("-L").arg(root.join("usr/share").join(share));

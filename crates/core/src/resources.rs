@@ -17,6 +17,39 @@ pub struct Request {
     pub named: BTreeMap<String, u64>,
 }
 
+/// How fast one attempt may use disks, in each second; none: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct IoLimits {
+    /// Bytes that it reads.
+    pub read: Option<u64>,
+    /// Bytes that it writes.
+    pub write: Option<u64>,
+    /// How often it reads.
+    pub read_ops: Option<u64>,
+    /// How often it writes.
+    pub write_ops: Option<u64>,
+}
+
+impl IoLimits {
+    /// With less than a page in a second, one that reads its own program would be taken for dead.
+    pub const BYTES_MIN: u64 = 4096;
+
+    /// Whether nothing is limited.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Each with the key of the job file that names it.
+    pub fn by_key(&self) -> [(&'static str, Option<u64>); 4] {
+        [
+            ("io_read", self.read),
+            ("io_write", self.write),
+            ("io_read_ops", self.read_ops),
+            ("io_write_ops", self.write_ops),
+        ]
+    }
+}
+
 /// One resource that does not suffice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shortage {

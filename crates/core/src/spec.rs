@@ -10,7 +10,7 @@ use crate::{
     container,
     container::Container,
     id::JobId,
-    resources::Request,
+    resources::{IoLimits, Request},
     run_as::{RunAs, Scratch},
     time::Timestamp,
 };
@@ -79,6 +79,8 @@ pub struct TaskSpec {
     pub cpu_limit: bool,
     /// How many processes and threads it may have at one time; none: no limit.
     pub pids: Option<u64>,
+    /// How fast it may use disks.
+    pub io: IoLimits,
     /// As whom it runs.
     pub run_as: RunAs,
     /// Whether it gets a folder to itself.
@@ -300,6 +302,7 @@ impl Default for TaskSpec {
             output_limit: None,
             cpu_limit: false,
             pids: None,
+            io: IoLimits::default(),
             run_as: RunAs::default(),
             scratch: Scratch::None,
             oom_retries: None,

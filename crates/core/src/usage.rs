@@ -37,11 +37,13 @@ impl Unenforced {
     pub const CPU: Self = Self(2);
     /// How many processes it may have.
     pub const PIDS: Self = Self(4);
+    /// How fast it may use disks.
+    pub const IO: Self = Self(8);
     /// All of these.
-    pub const ALL_OF_THEM: Self = Self(7);
+    pub const ALL_OF_THEM: Self = Self(15);
     /// Each with the key of the job file that asks for it.
-    pub const ALL: [(Self, &'static str); 3] =
-        [(Self::MEMORY, "memory"), (Self::CPU, "cpu_limit"), (Self::PIDS, "pids")];
+    pub const ALL: [(Self, &'static str); 4] =
+        [(Self::MEMORY, "memory"), (Self::CPU, "cpu_limit"), (Self::PIDS, "pids"), (Self::IO, "io")];
 
     /// Both.
     #[must_use]
@@ -100,8 +102,9 @@ mod tests {
 
     #[test]
     fn what_is_not_enforced_is_told_by_the_keys_that_ask_for_it() {
-        let some = Unenforced::MEMORY.and(Unenforced::PIDS);
-        assert_eq!(some.keys().collect::<Vec<_>>(), ["memory", "pids"]);
+        let some = Unenforced::MEMORY.and(Unenforced::PIDS).and(Unenforced::IO);
+        assert_eq!(some.keys().collect::<Vec<_>>(), ["memory", "pids", "io"]);
+        assert_eq!(Unenforced::ALL_OF_THEM.keys().count(), Unenforced::ALL.len());
         assert_eq!(Unenforced::default().keys().count(), 0);
     }
 }

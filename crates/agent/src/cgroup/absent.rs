@@ -32,6 +32,7 @@ pub(crate) struct Limits {
     pub(crate) memory: Option<u64>,
     cpu: bool,
     pub(crate) pids: Option<u64>,
+    io: bool,
 }
 
 /// See the other side.
@@ -45,7 +46,12 @@ pub(crate) struct Counts {
 
 impl Limits {
     pub(crate) fn of(spec: &TaskSpec) -> Self {
-        Self { memory: Some(spec.request.memory).filter(|bytes| *bytes > 0), cpu: spec.cpu_limit, pids: spec.pids }
+        Self {
+            memory: Some(spec.request.memory).filter(|bytes| *bytes > 0),
+            cpu: spec.cpu_limit,
+            pids: spec.pids,
+            io: !spec.io.is_empty(),
+        }
     }
 }
 
@@ -68,6 +74,10 @@ impl Groups {
 
     pub(crate) fn unenforced(&self) -> Unenforced {
         self.1.unenforced()
+    }
+
+    pub(crate) fn find_disks(&self, limits: &mut Limits, _folder: &Path) -> Unenforced {
+        if limits.io { Unenforced::IO } else { Unenforced::default() }
     }
 
     pub(crate) fn is_wanted(&self) -> bool {
@@ -102,6 +112,14 @@ impl Place {
         match *self {}
     }
 
+    pub(crate) fn missed(&self) -> Unenforced {
+        match *self {}
+    }
+
+    pub(crate) fn lift_io(&self) {
+        match *self {}
+    }
+
     pub(crate) fn memory_limit(&self) -> Option<u64> {
         match *self {}
     }
@@ -127,6 +145,7 @@ pub(crate) fn unenforced(limits: &Limits, missing: Unenforced) -> Unenforced {
         (limits.memory.is_some(), Unenforced::MEMORY),
         (limits.cpu, Unenforced::CPU),
         (limits.pids.is_some(), Unenforced::PIDS),
+        (limits.io, Unenforced::IO),
     ];
     let both = asked.into_iter().filter(|(is_asked, one)| *is_asked && missing.has(*one));
     both.fold(Unenforced::default(), |all, (_, one)| all.and(one))

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use tracing::warn;
 
 use super::{
+    disks,
     report::{Line, Report},
     trees::{Controller, Tree, Version},
 };
@@ -53,13 +54,23 @@ impl Ground {
         self.bases.iter().any(|base| base.version == Version::One)
     }
 
+    /// Whether the kernel holds to limits of disks.
+    pub(super) fn limits_io(&self) -> bool {
+        let file = |base: &Base| match base.version {
+            Version::One => base.dir.join("blkio.throttle.read_bps_device"),
+            Version::Two => base.dir.join("io.max"),
+        };
+        self.base_of(Controller::Io).is_some_and(|base| file(base).exists())
+    }
+
     pub(crate) fn v2(&self) -> Option<&Base> {
         self.bases.first().filter(|base| base.version == Version::Two)
     }
 }
 
-/// Makes the folder `name` in every tree that can do something, and says what is enforced.
-pub(super) fn take(trees: &[Tree], name: &str) -> (Ground, Report) {
+/// Makes the folder `name` in every tree that can do something, and says what is enforced; of disks, of the one on which
+/// `folder` lies.
+pub(super) fn take(trees: &[Tree], name: &str, folder: &Path) -> (Ground, Report) {
     let mut ground = Ground::default();
     let mut refused: Vec<(Controller, String)> = Vec::new();
     for tree in trees {
@@ -76,11 +87,11 @@ pub(super) fn take(trees: &[Tree], name: &str) -> (Ground, Report) {
             ground.bases.push(base);
         }
     }
-    let report = report(&ground, trees, &refused);
+    let report = report(&ground, trees, &refused, folder);
     (ground, report)
 }
 
-fn report(ground: &Ground, trees: &[Tree], refused: &[(Controller, String)]) -> Report {
+fn report(ground: &Ground, trees: &[Tree], refused: &[(Controller, String)], folder: &Path) -> Report {
     let found = |controller: Controller| match ground.base_of(controller) {
         Some(base) => Ok(shown(base)),
         None => Err(match refused.iter().rev().find(|(found, _)| *found == controller) {
@@ -94,10 +105,20 @@ fn report(ground: &Ground, trees: &[Tree], refused: &[(Controller, String)]) -> 
         (Some(first), false) => Ok(format!("by signals to all in {}", first.dir.display())),
         (None, _) => found(Controller::Memory),
     };
+    let io = found(Controller::Io).and_then(|by| match disks::under(folder) {
+        _ if !ground.limits_io() => Err("this kernel was built without limits of disks (blk-throttle)".to_owned()),
+        // What is written later from the kernel's memory is nobody's there.
+        Ok(disk) if ground.base_of(Controller::Io).is_some_and(|base| base.version == Version::One) => {
+            Ok(format!("{by}, for disk {disk}: what is read, and written directly or at once"))
+        }
+        Ok(disk) => Ok(format!("{by}, for disk {disk}")),
+        Err(why) => Err(why),
+    });
     let lines = [
         ("memory", found(Controller::Memory)),
         ("cpu", found(Controller::Cpu)),
         ("pids", found(Controller::Pids)),
+        ("io", io),
         ("kill", kill),
     ];
     Report(lines.into_iter().map(|(what, found)| Line { what, found }).collect())
@@ -139,7 +160,7 @@ fn take_v2(tree: &Tree, name: &str, refused: &mut Vec<(Controller, String)>) -> 
     let there: Vec<_> = Controller::ALL.into_iter().filter(named).collect();
     let dir = tree.own.join(name);
     if let Err(why) = make(&tree, &dir) {
-        let all = [Controller::Memory, Controller::Cpu, Controller::Pids].into_iter().chain(there);
+        let all = [Controller::Memory, Controller::Cpu, Controller::Pids, Controller::Io].into_iter().chain(there);
         refused.extend(all.map(|controller| (controller, why.clone())));
         return None;
     }

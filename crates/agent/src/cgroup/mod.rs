@@ -5,6 +5,7 @@
 //! *thread* stood that made it, so each starter's thread sits in cgroups that it shares with one attempt at a time, and
 //! leaves them to one that lasts.
 
+mod disks;
 mod ground;
 mod report;
 mod slot;
@@ -88,7 +89,7 @@ impl Groups {
         let (ground, report) = match enforce {
             Enforce::Off => (Ground::default(), Report::nothing("the configuration says so")),
             Enforce::Auto | Enforce::Required => match trees::read() {
-                Ok(trees) => ground::take(&trees, &format!("{}{instance}", ground::PREFIX)),
+                Ok(trees) => ground::take(&trees, &format!("{}{instance}", ground::PREFIX), run),
                 Err(error) => (Ground::default(), Report::nothing(&format!("/proc cannot be read: {error}"))),
             },
         };
@@ -124,6 +125,18 @@ impl Groups {
     /// Limits that are not.
     pub(crate) fn unenforced(&self) -> Unenforced {
         self.0.report.unenforced()
+    }
+
+    /// Finds the disks that an attempt uses which works in `folder`: that one's, and ours. Returns what of its limits cannot
+    /// hold there.
+    pub(crate) fn find_disks(&self, limits: &mut Limits, folder: &Path) -> Unenforced {
+        let Some(io) = &mut limits.io else { return Unenforced::default() };
+        if !self.0.ground.limits_io() {
+            return Unenforced::IO;
+        }
+        let (there, own) = (disks::under(folder).ok(), disks::under(&self.0.noted).ok());
+        io.disks = [there, own.filter(|_| own != there)];
+        if there.is_some() { Unenforced::default() } else { Unenforced::IO }
     }
 
     /// Whether the operator wants limits at all.
@@ -166,7 +179,7 @@ impl Groups {
         if !self.0.ground.has_v1() {
             return *limits;
         }
-        Limits { cpu_milli: None, pids: limits.pids.map(|pids| pids.saturating_add(1)), ..*limits }
+        Limits { cpu_milli: None, io: None, pids: limits.pids.map(|pids| pids.saturating_add(1)), ..*limits }
     }
 
     /// The cgroups of this thread.
@@ -233,7 +246,7 @@ impl Place {
 
     /// Whether it must be left to its attempt at once, since its thread must not be held to its limits.
     pub(crate) fn is_strict(&self) -> bool {
-        self.is_shared && self.limits.cpu_milli.is_some()
+        self.is_shared && (self.limits.cpu_milli.is_some() || self.limits.io.is_some())
     }
 
     /// The attempt lasts: this thread leaves it alone with its cgroups.
@@ -275,6 +288,17 @@ impl Place {
         self.slot.as_ref().map_or(0, Slot::oom_kills).saturating_sub(self.from.oom_kills)
     }
 
+    /// What it was not held to, though that seemed possible.
+    pub(crate) fn missed(&self) -> Unenforced {
+        let misses_io = self.slot.as_ref().is_some_and(|slot| slot.misses_io);
+        if misses_io { Unenforced::IO } else { Unenforced::default() }
+    }
+
+    /// Its disks are as fast as they are: it is being killed, and must not wait for them.
+    pub(crate) fn lift_io(&self) {
+        self.slot.iter().for_each(Slot::lift_io);
+    }
+
     /// The limit of memory, if it has one.
     pub(crate) fn memory_limit(&self) -> Option<u64> {
         self.limits.memory
@@ -289,6 +313,7 @@ impl Place {
     /// Hands its cgroups on, of which nothing is left. `counts` are its last.
     pub(crate) fn end(mut self, counts: &Counts) {
         let Some(mut slot) = self.slot.take() else { return };
+        slot.lift_io();
         let groups = self.groups.clone();
         let killed = self.from.oom_kills.saturating_add(counts.oom_kills);
         if !self.is_shared {
@@ -308,6 +333,7 @@ pub(crate) fn unenforced(limits: &Limits, missing: Unenforced) -> Unenforced {
         (limits.memory.is_some(), Unenforced::MEMORY),
         (limits.cpu_milli.is_some(), Unenforced::CPU),
         (limits.pids.is_some(), Unenforced::PIDS),
+        (limits.io.is_some(), Unenforced::IO),
     ];
     let both = asked.into_iter().filter(|(is_asked, one)| *is_asked && missing.has(*one));
     both.fold(Unenforced::default(), |all, (_, one)| all.and(one))

@@ -54,7 +54,7 @@ impl Report {
     /// Nothing is enforced, for one reason.
     pub(crate) fn nothing(why: &str) -> Self {
         let line = |what| Line { what, found: Err(why.to_owned()) };
-        Self(["memory", "cpu", "pids", "kill"].map(line).to_vec())
+        Self(["memory", "cpu", "pids", "io", "kill"].map(line).to_vec())
     }
 
     /// What is missing.
@@ -75,7 +75,7 @@ impl Report {
         self.0.iter().map(told).collect()
     }
 
-    /// The limits that attempts are not held to.
+    /// The limits that attempts are not held to, but those of disks, which each attempt asks about its own.
     pub(crate) fn unenforced(&self) -> Unenforced {
         let missing = |what: &str| self.0.iter().any(|line| line.what == what && line.found.is_err());
         let limits = [("memory", Unenforced::MEMORY), ("cpu", Unenforced::CPU), ("pids", Unenforced::PIDS)];

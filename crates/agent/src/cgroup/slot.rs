@@ -16,8 +16,10 @@ use std::{
 };
 
 use muster_core::spec::TaskSpec;
+use tracing::warn;
 
 use super::{
+    disks::{self, Io},
     ground::{self, Base, Ground},
     trees::{Controller, Version},
 };
@@ -41,6 +43,8 @@ pub(crate) struct Limits {
     pub(crate) cpu_milli: Option<u64>,
     /// Processes and threads.
     pub(crate) pids: Option<u64>,
+    /// How fast it uses disks, and which.
+    pub(crate) io: Option<Io>,
 }
 
 impl Limits {
@@ -52,6 +56,7 @@ impl Limits {
             weight_milli: request.cpu_milli,
             cpu_milli: Some(request.cpu_milli).filter(|cpus| spec.cpu_limit && *cpus > 0),
             pids: spec.pids,
+            io: Io::of(&spec.io),
         }
     }
 }
@@ -99,6 +104,10 @@ pub(crate) struct Slot {
     /// `cgroup.kill` was used in it. Linux 6.13 and later then kill everybody who is ever made inside, at once: they compare
     /// how often it was killed with how often its maker's own cgroup was.
     is_killed: AtomicBool,
+    /// The limits of disks were taken away before the next attempt came.
+    is_lifted: AtomicBool,
+    /// The limits of disks that were asked for could not be written.
+    pub(super) misses_io: bool,
 }
 
 impl Slot {
@@ -111,6 +120,8 @@ impl Slot {
             is_fresh: true,
             before: None,
             is_killed: AtomicBool::new(false),
+            is_lifted: AtomicBool::new(false),
+            misses_io: false,
         };
         for base in &ground.bases {
             match std::fs::create_dir(slot.dir(base)) {
@@ -204,8 +215,33 @@ impl Slot {
             let text = limits.pids.map_or_else(|| "max".to_owned(), |n| n.to_string());
             self.set(Controller::Pids, ("pids.max", text.clone()), ("pids.max", text))?;
         }
+        let io_before = if std::mem::take(self.is_lifted.get_mut()) { None } else { before.io };
         (self.written, self.is_fresh) = (*limits, false);
-        Ok(())
+        self.misses_io = false;
+        match self.limit_io(io_before, limits.io) {
+            // An attempt without its other limits would be worse; it says so.
+            Err(error) if limits.io.is_some() => {
+                warn!(%error, "an attempt is not held to its limits of disks");
+                self.misses_io = true;
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn limit_io(&self, before: Option<Io>, limits: Option<Io>) -> io::Result<()> {
+        let Some(base) = self.ground.base_of(Controller::Io).filter(|_| before != limits) else { return Ok(()) };
+        let dir = self.dir(base);
+        let lines = disks::lines(base.version, before, limits);
+        lines.into_iter().try_for_each(|(file, text)| write(&dir.join(file), &text))
+    }
+
+    /// Who waits for a slow disk cannot be killed while it waits, and what is written late must not go on slowly.
+    pub(crate) fn lift_io(&self) {
+        if self.written.io.is_some() && !self.is_lifted.load(Ordering::Relaxed) {
+            let is_lifted = self.limit_io(self.written.io, None).is_ok();
+            self.is_lifted.store(is_lifted, Ordering::Relaxed);
+        }
     }
 
     fn limit_memory(&self, before: Option<u64>, limit: Option<u64>) -> io::Result<()> {
@@ -303,6 +339,7 @@ impl Slot {
 
     /// Whether everybody in it can be killed with one word.
     pub(crate) fn kill(&self) -> bool {
+        self.lift_io();
         match self.ground.v2().filter(|_| self.ground.has_kill) {
             Some(base) => {
                 self.is_killed.store(true, Ordering::Relaxed);
@@ -395,7 +432,7 @@ mod tests {
     fn a_task_is_held_to_the_memory_that_it_asks_for_and_to_processors_only_where_it_asks() {
         let request = Request { cpu_milli: 1500, memory: 7, ..Request::default() };
         let spec = TaskSpec { request, ..TaskSpec::default() };
-        let limits = Limits { memory: Some(7), weight_milli: 1500, cpu_milli: None, pids: None };
+        let limits = Limits { memory: Some(7), weight_milli: 1500, ..Limits::default() };
         assert_eq!(Limits::of(&spec), limits);
         let strict = TaskSpec { cpu_limit: true, pids: Some(3), ..spec };
         assert_eq!(Limits::of(&strict), Limits { cpu_milli: Some(1500), pids: Some(3), ..limits });

@@ -16,12 +16,14 @@ pub(crate) enum Controller {
     Pids,
     /// Version 1 only: in version 2 every cgroup can be frozen and killed.
     Freezer,
+    /// How fast disks are used.
+    Io,
 }
 
 impl Controller {
-    pub(super) const ALL: [Self; 5] = [Self::Memory, Self::Cpu, Self::Cpuacct, Self::Pids, Self::Freezer];
+    pub(super) const ALL: [Self; 6] = [Self::Memory, Self::Cpu, Self::Cpuacct, Self::Pids, Self::Freezer, Self::Io];
 
-    /// What the kernel calls it.
+    /// What the kernel calls it in version 2; only one had another name before.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
@@ -29,10 +31,12 @@ impl Controller {
             Self::Cpuacct => "cpuacct",
             Self::Pids => "pids",
             Self::Freezer => "freezer",
+            Self::Io => "io",
         }
     }
 
     fn of(name: &str) -> Option<Self> {
+        let name = if name == "blkio" { "io" } else { name };
         Self::ALL.into_iter().find(|controller| controller.name() == name)
     }
 }
@@ -145,7 +149,7 @@ impl Mount {
 }
 
 /// Spaces and the like are written as `\040` there.
-fn path(text: &str) -> PathBuf {
+pub(super) fn path(text: &str) -> PathBuf {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, tail)) = rest.split_first() {
@@ -191,12 +195,14 @@ mod tests {
                       32 28 0:27 / /cg/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
                       33 28 0:28 / /cg/memory ro - cgroup cgroup rw,memory\n\
                       34 28 0:29 / /cg/unified rw - cgroup2 cgroup2 rw\n\
-                      35 28 0:30 / /cg/blkio rw - cgroup cgroup rw,blkio\n";
-        let places = "5:blkio:/\n4:memory:/a b\n3:cpu,cpuacct:/\n1:name=systemd:/x\n0::/\n";
+                      35 28 0:30 / /cg/blkio rw - cgroup cgroup rw,blkio\n\
+                      36 28 0:31 / /cg/cpuset rw - cgroup cgroup rw,cpuset\n";
+        let places = "6:cpuset:/\n5:blkio:/x\n4:memory:/a b\n3:cpu,cpuacct:/\n1:name=systemd:/x\n0::/\n";
         let expected = [
             (Version::Two, vec![], "/cg/unified".to_owned(), true),
             (Version::One, vec!["cpu", "cpuacct"], "/cg/cpu,cpuacct".to_owned(), true),
             (Version::One, vec!["memory"], "/cg/memory/a b".to_owned(), false),
+            (Version::One, vec!["io"], "/cg/blkio/x".to_owned(), true),
         ];
         assert_eq!(seen(mounts, places), expected);
     }

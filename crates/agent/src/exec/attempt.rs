@@ -434,6 +434,7 @@ impl<'a> Watch<'a> {
                 self.due_in(spec.grace);
             }
             Step::Asked => {
+                self.attempt.confined.place.iter().for_each(Place::lift_io);
                 leader.kill_group();
                 self.step = Step::Killed;
                 self.due_in(KILL_LIMIT);

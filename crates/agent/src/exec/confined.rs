@@ -68,7 +68,7 @@ impl Confined {
             cpu_system_us: Amount::new(system),
             read_bytes: Amount::new(spent.read_bytes),
             written_bytes: Amount::new(spent.written_bytes),
-            unenforced: self.unenforced,
+            unenforced: self.place.as_ref().map_or(self.unenforced, |place| self.unenforced.and(place.missed())),
         }
     }
 

@@ -49,6 +49,11 @@ impl Launch {
         Self { program, cwd, who: None, feeds: spec.stdin.as_ref().is_some_and(|stdin| !stdin.is_empty()) }
     }
 
+    /// Where it works.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.cwd
+    }
+
     /// Why it could not be started, in words for the person who wrote the job.
     pub(crate) fn explain(&self, error: &std::io::Error) -> String {
         let why = without_folder(&self.cwd).unwrap_or_else(|| os::explain(&self.program, &self.cwd, error));

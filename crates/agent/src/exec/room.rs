@@ -309,7 +309,7 @@ impl Room {
             give_files(who, &result, inputs.as_deref())
                 .map_err(|error| format!("its files could not be made its own: {error}"))?;
         }
-        let confined = self.confine(order);
+        let confined = self.confine(order, launch.folder());
         let _context = self.runtime.enter();
         let mut tries = 1;
         loop {
@@ -338,14 +338,15 @@ impl Room {
         contained::prepare(self.containers.as_ref(), order, container, (&self.base, &files), &folders)
     }
 
-    /// Makes ready what `order` is held by, on the thread that starts it.
-    fn confine(&self, order: &Order) -> Confined {
+    /// Makes ready what `order` is held by, which works in `folder`, on the thread that starts it.
+    fn confine(&self, order: &Order, folder: &Path) -> Confined {
         let (mut limits, is_contained) = (Limits::of(&order.spec), order.spec.container.is_some());
         if is_contained {
             limits.pids = limits.pids.map(|pids| pids.saturating_add(OWN_PIDS));
         }
+        let diskless = self.groups.find_disks(&mut limits, folder);
         let place = self.groups.prepare(&limits);
-        let missing = if place.is_some() { self.groups.unenforced() } else { Unenforced::ALL_OF_THEM };
+        let missing = if place.is_some() { self.groups.unenforced().and(diskless) } else { Unenforced::ALL_OF_THEM };
         // Better than nothing, but not what was asked for: each process is held to it, not all of them together.
         // An engine does not start under it.
         let stands_in = missing.has(Unenforced::MEMORY) && self.groups.is_wanted() && !is_contained;

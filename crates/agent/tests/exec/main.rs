@@ -3,6 +3,7 @@
 
 mod bench;
 mod beside;
+mod disks;
 mod ends;
 mod kills;
 mod limits;

@@ -247,6 +247,26 @@ fn placement() -> Vec<Field<Draft>> {
             |d: &mut Draft, v: Amount| d.spec.pids = Some(v.0),
             "How many processes and threads one task may have at a time, at least 1. No limit, if it is not given.",
         ),
+        field(
+            "io_read",
+            |d: &mut Draft, v: Bytes| d.spec.io.read = Some(v.0),
+            "How many bytes one task may read from disks in a second. No limit, if it is not given.",
+        ),
+        field(
+            "io_write",
+            |d: &mut Draft, v: Bytes| d.spec.io.write = Some(v.0),
+            "How many bytes one task may write to disks in a second. No limit, if it is not given.",
+        ),
+        field(
+            "io_read_ops",
+            |d: &mut Draft, v: Amount| d.spec.io.read_ops = Some(v.0),
+            "How often one task may read from disks in a second. No limit, if it is not given.",
+        ),
+        field(
+            "io_write_ops",
+            |d: &mut Draft, v: Amount| d.spec.io.write_ops = Some(v.0),
+            "How often one task may write to disks in a second. No limit, if it is not given.",
+        ),
         field("gpus", |d: &mut Draft, v: Amount| d.own.gpus = Some(v.0), "GPUs that one task takes.").or("0"),
         field(
             "resources",

@@ -1238,6 +1238,9 @@ pub struct TaskSpec {
     /// What it runs in; none: the machine itself.
     #[prost(message, optional, tag = "27")]
     pub container: ::core::option::Option<Container>,
+    /// How fast it may read from and write to disks; none: no limit.
+    #[prost(message, optional, tag = "28")]
+    pub io: ::core::option::Option<IoLimits>,
     #[prost(oneof = "task_spec::Command", tags = "3, 4")]
     pub command: ::core::option::Option<task_spec::Command>,
     #[prost(oneof = "task_spec::Array", tags = "15, 16")]
@@ -1259,6 +1262,18 @@ pub mod task_spec {
         #[prost(message, tag = "16")]
         Items(super::ItemsArray),
     }
+}
+/// Of each second; what is not there has no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IoLimits {
+    #[prost(uint64, optional, tag = "1")]
+    pub read_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "2")]
+    pub write_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "3")]
+    pub read_ops: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "4")]
+    pub write_ops: ::core::option::Option<u64>,
 }
 /// As whom a process runs; what is not said is as the agent has it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1545,7 +1560,7 @@ pub struct Usage {
     pub read_bytes: u64,
     #[prost(uint64, tag = "5")]
     pub written_bytes: u64,
-    /// Limits that the task asked for and was not held to, added: 1 memory, 2 processors, 4 processes.
+    /// Limits that the task asked for and was not held to, added: 1 memory, 2 processors, 4 processes, 8 disks.
     #[prost(uint32, tag = "6")]
     pub unenforced: u32,
 }
@@ -1942,7 +1957,7 @@ pub struct Facts {
     #[prost(message, repeated, tag = "8")]
     pub enforced: ::prost::alloc::vec::Vec<Enforced>,
 }
-/// One kind of limit ("memory", "cpu", "pids", "kill"): by what attempts are held to it, or why they are not.
+/// One kind of limit ("memory", "cpu", "pids", "io", "kill"): by what attempts are held to it, or why they are not.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Enforced {
     #[prost(string, tag = "1")]

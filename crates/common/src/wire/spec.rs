@@ -9,7 +9,7 @@ use muster_core::{
     container::{Container, Volume},
     id::JobId,
     requires::LabelRuleError,
-    resources::Request,
+    resources::{IoLimits, Request},
     spec::{After, Array, Command, JobSpec, On, OnLost, OomRetries, Priority, Requires, RetryPolicy, Role, TaskSpec},
     time::Timestamp,
 };
@@ -90,6 +90,7 @@ pub(super) fn runnable_to_proto(task: &TaskSpec) -> v1::TaskSpec {
         scratch: run_as::scratch_to_proto(task.scratch).into(),
         oom_retries: task.oom_retries.map(oom_retries_to_proto),
         container: task.container.as_ref().map(container_to_proto),
+        io: (!task.io.is_empty()).then(|| io_to_proto(&task.io)),
     }
 }
 
@@ -126,6 +127,7 @@ pub fn task_from_proto(task: v1::TaskSpec) -> Result<TaskSpec, Error> {
         scratch: run_as::scratch_from_proto(task.scratch)?,
         oom_retries: task.oom_retries.map(oom_retries_from_proto),
         container: task.container.map(container_from_proto),
+        io: task.io.map(io_from_proto).unwrap_or_default(),
     })
 }
 
@@ -147,6 +149,14 @@ pub fn request_from_proto(request: v1::Request) -> Request {
         gpus: request.gpus,
         named: request.named.into_iter().collect(),
     }
+}
+
+fn io_to_proto(io: &IoLimits) -> v1::IoLimits {
+    v1::IoLimits { read_bytes: io.read, write_bytes: io.write, read_ops: io.read_ops, write_ops: io.write_ops }
+}
+
+fn io_from_proto(io: v1::IoLimits) -> IoLimits {
+    IoLimits { read: io.read_bytes, write: io.write_bytes, read_ops: io.read_ops, write_ops: io.write_ops }
 }
 
 fn container_to_proto(container: &Container) -> v1::Container {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     container::{Container, check_image},
-    resources::Request,
+    resources::{IoLimits, Request},
     run_as::Scratch,
     spec::{Array, Command, LabelRule, OomRetries, Priority, Requires, RetryPolicy, TaskSpec},
 };
@@ -43,6 +43,7 @@ pub(super) fn check(task: &TaskSpec, at: &mut At<'_>) {
         "pids",
         if task.pids == Some(0) { Err("is 0; a task has at least one process".to_owned()) } else { Ok(()) },
     );
+    io(&task.io, at);
     if task.cpu_limit && task.request.cpu_milli == 0 && task.command != Command::Empty {
         at.add("cpu_limit", "limits to `cpus`, which is 0; give more, or leave it out");
     }
@@ -223,6 +224,18 @@ fn retry(retry: &RetryPolicy, at: &mut At<'_>) {
     }
     if let Some(index) = retry.exit_codes.iter().position(|code| *code == 0) {
         at.add(format_args!("retries.exit_codes[{index}]"), "0 means success, which is never retried");
+    }
+}
+
+fn io(io: &IoLimits, at: &mut At<'_>) {
+    for (key, amount) in io.by_key() {
+        let Some(amount) = amount else { continue };
+        let (least, what) = if key.ends_with("ops") { (1, "once") } else { (IoLimits::BYTES_MIN, "a page") };
+        if amount < least {
+            at.add(key, format!("{amount} is less than {least}, {what} in a second; leave it out for no limit"));
+        } else if amount > MAX_AMOUNT {
+            at.add(key, format!("{amount} is more than {MAX_AMOUNT}"));
+        }
     }
 }
 

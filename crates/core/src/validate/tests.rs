@@ -133,6 +133,15 @@ const TASK_RULES: &[(BreakTask, &str)] = &[
     ),
     (|t| t.pids = Some(0), "tasks[0].pids: is 0; a task has at least one process"),
     (
+        |t| t.io.read = Some(4095),
+        "tasks[0].io_read: 4095 is less than 4096, a page in a second; leave it out for no limit",
+    ),
+    (|t| t.io.write = Some(1 << 53), "tasks[0].io_write: 9007199254740992 is more than 9007199254740991"),
+    (
+        |t| t.io.write_ops = Some(0),
+        "tasks[0].io_write_ops: 0 is less than 1, once in a second; leave it out for no limit",
+    ),
+    (
         |t| (t.cpu_limit, t.request.cpu_milli) = (true, 0),
         "tasks[0].cpu_limit: limits to `cpus`, which is 0; give more, or leave it out",
     ),

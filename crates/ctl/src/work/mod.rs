@@ -75,6 +75,18 @@ struct TaskArgs {
     /// GPUs it takes
     #[arg(long, value_name = "N", requires = "command", conflicts_with = "file")]
     gpus: Option<u32>,
+    /// Bytes that it may read from disks in a second: 50MB
+    #[arg(long, value_name = "SIZE", requires = "command", conflicts_with = "file")]
+    io_read: Option<String>,
+    /// Bytes that it may write to disks in a second: 50MB
+    #[arg(long, value_name = "SIZE", requires = "command", conflicts_with = "file")]
+    io_write: Option<String>,
+    /// How often it may read from disks in a second
+    #[arg(long, value_name = "N", requires = "command", conflicts_with = "file")]
+    io_read_ops: Option<u64>,
+    /// How often it may write to disks in a second
+    #[arg(long, value_name = "N", requires = "command", conflicts_with = "file")]
+    io_write_ops: Option<u64>,
     /// Stop it after this: 30s, 5m
     #[arg(long, value_name = "TIME", requires = "command", conflicts_with = "file")]
     timeout: Option<String>,
@@ -202,13 +214,17 @@ impl WorkArgs {
             Ok(number) => json!(number),
             Err(_) => json!(text),
         });
-        let fields: [(&str, Option<Value>); 11] = [
+        let fields: [(&str, Option<Value>); 15] = [
             ("cwd", self.task.cwd.as_ref().map(|dir| json!(dir))),
             ("env", (!env.is_empty()).then_some(Value::Object(env))),
             ("image", self.task.image.as_ref().map(|image| json!(image))),
             ("cpus", self.task.cpus.map(|n| json!(n))),
             ("memory", self.task.memory.as_ref().map(|text| json!(text))),
             ("gpus", self.task.gpus.map(|n| json!(n))),
+            ("io_read", self.task.io_read.as_ref().map(|text| json!(text))),
+            ("io_write", self.task.io_write.as_ref().map(|text| json!(text))),
+            ("io_read_ops", self.task.io_read_ops.map(|n| json!(n))),
+            ("io_write_ops", self.task.io_write_ops.map(|n| json!(n))),
             ("timeout", self.task.timeout.as_ref().map(|text| json!(text))),
             ("retries", self.task.retries.map(|n| json!({ "max": n }))),
             ("oom_retries", self.task.oom_retries.map(|n| json!(n))),

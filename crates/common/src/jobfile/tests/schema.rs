@@ -48,7 +48,7 @@ fn the_schema_is_one_and_accepts_every_example() {
 }
 
 /// Every key of a task, and values that it does not take.
-const TASK_KEYS: &str = "run shell env cwd stdin stdin_file output_limit cpus memory cpu_limit pids gpus resources requires priority \
+const TASK_KEYS: &str = "run shell env cwd stdin stdin_file output_limit cpus memory cpu_limit pids io_read io_write io_read_ops io_write_ops gpus resources requires priority \
                          start_at timeout grace retries on_lost on_disconnect max_disconnect tags image volumes after array role name \
                          run_as scratch oom_retries";
 
@@ -63,6 +63,10 @@ fn bad_values() -> Vec<(&'static str, Value)> {
         ("memory", json!(-1)),
         ("cpu_limit", json!(1)),
         ("pids", json!("many")),
+        ("io_read", json!("50M")),
+        ("io_write", json!(-1)),
+        ("io_read_ops", json!("100MB")),
+        ("io_write_ops", json!(1.5)),
         ("volumes", json!(["/data"])),
         ("volumes", json!(["data:/data"])),
         ("volumes", json!(["/data:/data:z"])),

@@ -13,7 +13,7 @@ use muster_core::{
     fleet::{Cordon, Limits},
     id::{AgentId, JobId, TaskId, Token},
     record::{AgentRecord, Cancel, Enforced, Facts, Gpu, Job, Key, Meta, Offer, Piece, Queue, TaskResult},
-    resources::Request,
+    resources::{IoLimits, Request},
     run_as::{RunAs, Scratch},
     spec::{
         After, Array, Command, JobSpec, LabelRule, On, OnLost, OomRetries, Priority, Requires, RetryPolicy, Role,
@@ -138,6 +138,16 @@ fn ladders() -> impl Strategy<Value = OomRetries> {
     })
 }
 
+fn io_limits() -> impl Strategy<Value = IoLimits> {
+    let some = || option::of(any::<u64>());
+    (some(), some(), some(), some()).prop_map(|(read, write, read_ops, write_ops)| IoLimits {
+        read,
+        write,
+        read_ops,
+        write_ops,
+    })
+}
+
 fn containers() -> impl Strategy<Value = Container> {
     let volume = (words(), words(), any::<bool>());
     let volume = volume.prop_map(|(source, target, read_only)| Volume { source, target, read_only });
@@ -171,7 +181,7 @@ fn tasks_specs() -> impl Strategy<Value = TaskSpec> {
         option::of(durations()),
         (
             any::<bool>(),
-            option::of(any::<u64>()),
+            (option::of(any::<u64>()), io_limits()),
             run_as(),
             scratches(),
             option::of(ladders()),
@@ -182,7 +192,7 @@ fn tasks_specs() -> impl Strategy<Value = TaskSpec> {
         let (name, role, command, env, cwd, stdin) = who;
         let (request, (os, arch, labels), priority, timeout, retry, start_at) = needs;
         let (after, array, on_lost, tags, grace, output_limit, max_disconnect, limits) = rest;
-        let (cpu_limit, pids, run_as, scratch, oom_retries, container) = limits;
+        let (cpu_limit, (pids, io), run_as, scratch, oom_retries, container) = limits;
         TaskSpec {
             name,
             role,
@@ -205,6 +215,7 @@ fn tasks_specs() -> impl Strategy<Value = TaskSpec> {
             output_limit,
             cpu_limit,
             pids,
+            io,
             run_as,
             scratch,
             oom_retries,
