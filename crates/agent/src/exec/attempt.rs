@@ -1,10 +1,6 @@
 //! The life of one attempt from its process's start to its proven end.
 
-use std::{
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use muster_core::{
     record::TaskResult,
@@ -12,16 +8,14 @@ use muster_core::{
     state::End,
     time::{Mono, Timestamp},
 };
-use tokio::{
-    sync::Notify,
-    time::{Sleep, sleep},
-};
+use tokio::time::{Sleep, sleep};
 use tracing::{Span, debug, warn};
 
 use super::{
     ExecEvent, KillReason, Order,
     confined::Confined,
     contained::{self, Contained, Said},
+    control::Control,
     os::{Fresh, Leader, Running, Spent, Status, Survivor, end_members, terminate_members},
     outcome,
     pipes::Pipes,
@@ -48,39 +42,6 @@ const SETTLE_PAUSE: Duration = Duration::from_millis(5);
 const AGAIN: Duration = Duration::from_secs(1);
 /// Between two looks at whether a part of an attempt was killed for want of memory.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// Somebody's wish that an attempt end.
-#[derive(Default)]
-pub(super) struct Control {
-    wish: Mutex<Option<Wish>>,
-    changed: Notify,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Wish {
-    /// The first one counts.
-    pub(super) reason: KillReason,
-    /// When it must be dead; the earliest counts.
-    pub(super) by: Mono,
-}
-
-impl Control {
-    pub(super) fn kill(&self, reason: KillReason, by: Mono) {
-        let mut wish = self.wish.lock().unwrap_or_else(PoisonError::into_inner);
-        *wish = Some(wish.map_or(Wish { reason, by }, |old| Wish { reason: old.reason, by: old.by.min(by) }));
-        drop(wish);
-        self.changed.notify_one();
-    }
-
-    pub(super) fn wish(&self) -> Option<Wish> {
-        *self.wish.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for a wish. Cancel safe.
-    pub(super) async fn changed(&self) {
-        self.changed.notified().await;
-    }
-}
 
 /// An attempt whose process runs.
 pub(super) struct Attempt {

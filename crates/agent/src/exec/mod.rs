@@ -4,6 +4,7 @@ mod attempt;
 pub mod beside;
 mod confined;
 mod contained;
+mod control;
 mod env;
 pub mod guard;
 mod launch;
@@ -134,7 +135,7 @@ struct Instances {
 }
 
 struct Threads {
-    pool: Arc<Pool<(Arc<Order>, Arc<attempt::Control>)>>,
+    pool: Arc<Pool<(Arc<Order>, Arc<control::Control>)>>,
     runtime: Mutex<Option<Runtime>>,
     stop: CancellationToken,
     /// The task that keeps the guard alive; it ends within a limit of its own.

@@ -7,7 +7,7 @@ use std::{
 
 use muster_core::{id::Token, resources::Request, time::Mono};
 
-use super::{Order, attempt::Control, room::Live};
+use super::{Order, control::Control, room::Live};
 
 /// Offered and not begun, oldest first. One lock decides who has an order: who begins it, claims it or withdraws it.
 #[derive(Default)]

@@ -15,9 +15,11 @@ use tracing::Span;
 
 use super::{
     ExecEvent, Links, Order,
-    attempt::{Attempt, Control, Wish},
+    attempt::Attempt,
     confined::Confined,
-    contained, env,
+    contained,
+    control::{Control, Wish},
+    env,
     launch::{self, Launch},
     offers::Offers,
     os, outcome,
