@@ -75,6 +75,10 @@ pub struct TaskSpec {
     pub grace: Duration,
     /// Bytes of output kept for one attempt; none: the agent's default.
     pub output_limit: Option<u64>,
+    /// Bytes of output kept in each second, after a first burst; none: the agent's default.
+    pub log_rate: Option<u64>,
+    /// Variables of `env` whose values its output does not show.
+    pub mask: Vec<String>,
     /// It gets no more processor time than `request` says, even where processors are idle.
     pub cpu_limit: bool,
     /// How many processes and threads it may have at one time; none: no limit.
@@ -85,6 +89,8 @@ pub struct TaskSpec {
     pub run_as: RunAs,
     /// Whether it gets a folder to itself.
     pub scratch: Scratch,
+    /// Bytes that may lie in that folder; none: the agent's default.
+    pub scratch_size: Option<u64>,
     /// More memory for the attempt that follows one that needed more; none: it fails as it would anyway.
     pub oom_retries: Option<OomRetries>,
     /// What it runs in; none: the machine itself.
@@ -300,11 +306,14 @@ impl Default for TaskSpec {
             tags: Vec::new(),
             grace: Duration::from_secs(10),
             output_limit: None,
+            log_rate: None,
+            mask: Vec::new(),
             cpu_limit: false,
             pids: None,
             io: IoLimits::default(),
             run_as: RunAs::default(),
             scratch: Scratch::None,
+            scratch_size: None,
             oom_retries: None,
             container: None,
         }

@@ -107,6 +107,8 @@ pub enum End {
     Timeout,
     /// Killed for its memory limit.
     Oom,
+    /// Killed by us since more lay in its scratch folder than may.
+    ScratchFull,
     /// Its agent did not come back, or came back without it.
     Lost,
     /// Killed by us because a person asked.
@@ -125,6 +127,7 @@ impl fmt::Display for End {
             Self::Signal(number) => write!(f, "signal {number}"),
             Self::Timeout => f.write_str("timeout"),
             Self::Oom => f.write_str("out of memory"),
+            Self::ScratchFull => f.write_str("scratch full"),
             Self::Lost => f.write_str("lost"),
             Self::Cancelled => f.write_str("cancelled"),
             Self::NotStarted => f.write_str("not started"),

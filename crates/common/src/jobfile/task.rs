@@ -170,6 +170,12 @@ fn process() -> Vec<Field<Draft>> {
             "Variables, added to the clean environment that the agent makes. Added to those of `defaults`.",
         ),
         field(
+            "mask",
+            |d: &mut Draft, v: Vec<String>| d.spec.mask = v,
+            "Variables of `env` whose values, of 4 to 8192 bytes, are secret: in what the task writes, `***` stands in their \
+             place before it is kept or leaves the machine.",
+        ),
+        field(
             "cwd",
             |d: &mut Draft, v: Folder| d.spec.cwd = Some(v.0),
             "The working folder; a relative one starts at the submitter's folder, which is also the default.",
@@ -194,10 +200,22 @@ fn process() -> Vec<Field<Draft>> {
         )
         .or("\"none\""),
         field(
+            "scratch_size",
+            |d: &mut Draft, v: Bytes| d.spec.scratch_size = Some(v.0),
+            "How much may lie in the scratch folder of one attempt; one that leaves more there ends as `scratch_full`. The \
+             agent's limit, if it is not given.",
+        ),
+        field(
             "output_limit",
             |d: &mut Draft, v: Bytes| d.spec.output_limit = Some(v.0),
             "How much output of one attempt is kept: the head, and of it up to 64 KiB for the end; what lies between is \
              cut and said. The agent's limit, if it is not given.",
+        ),
+        field(
+            "log_rate",
+            |d: &mut Draft, v: Bytes| d.spec.log_rate = Some(v.0),
+            "How much output of one attempt is kept in a second, after a first burst of four seconds' worth; more is cut and \
+             said, and never holds the task up. The agent's, if it is not given; never more than the agent's most.",
         ),
     ]
 }

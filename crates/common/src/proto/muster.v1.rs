@@ -1241,6 +1241,15 @@ pub struct TaskSpec {
     /// How fast it may read from and write to disks; none: no limit.
     #[prost(message, optional, tag = "28")]
     pub io: ::core::option::Option<IoLimits>,
+    /// Bytes of output kept in each second, after a first burst; none: the agent's default.
+    #[prost(uint64, optional, tag = "29")]
+    pub log_rate_bytes: ::core::option::Option<u64>,
+    /// The most that may lie in its scratch folder; none: the agent's default.
+    #[prost(uint64, optional, tag = "30")]
+    pub scratch_size_bytes: ::core::option::Option<u64>,
+    /// Variables of `env` whose values are not shown in its output. An older agent shows them.
+    #[prost(string, repeated, tag = "31")]
+    pub mask: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(oneof = "task_spec::Command", tags = "3, 4")]
     pub command: ::core::option::Option<task_spec::Command>,
     #[prost(oneof = "task_spec::Array", tags = "15, 16")]
@@ -1718,6 +1727,8 @@ pub enum EndKind {
     Cancelled = 7,
     NotStarted = 8,
     KillFailed = 9,
+    /// More lay in its scratch folder than may. A release that does not know this refuses the record.
+    ScratchFull = 10,
 }
 impl EndKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1736,6 +1747,7 @@ impl EndKind {
             Self::Cancelled => "END_KIND_CANCELLED",
             Self::NotStarted => "END_KIND_NOT_STARTED",
             Self::KillFailed => "END_KIND_KILL_FAILED",
+            Self::ScratchFull => "END_KIND_SCRATCH_FULL",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1751,6 +1763,7 @@ impl EndKind {
             "END_KIND_CANCELLED" => Some(Self::Cancelled),
             "END_KIND_NOT_STARTED" => Some(Self::NotStarted),
             "END_KIND_KILL_FAILED" => Some(Self::KillFailed),
+            "END_KIND_SCRATCH_FULL" => Some(Self::ScratchFull),
             _ => None,
         }
     }

@@ -90,6 +90,9 @@ pub(super) fn runnable_to_proto(task: &TaskSpec) -> v1::TaskSpec {
         scratch: run_as::scratch_to_proto(task.scratch).into(),
         oom_retries: task.oom_retries.map(oom_retries_to_proto),
         container: task.container.as_ref().map(container_to_proto),
+        log_rate_bytes: task.log_rate,
+        scratch_size_bytes: task.scratch_size,
+        mask: task.mask.clone(),
         io: (!task.io.is_empty()).then(|| io_to_proto(&task.io)),
     }
 }
@@ -127,6 +130,9 @@ pub fn task_from_proto(task: v1::TaskSpec) -> Result<TaskSpec, Error> {
         scratch: run_as::scratch_from_proto(task.scratch)?,
         oom_retries: task.oom_retries.map(oom_retries_from_proto),
         container: task.container.map(container_from_proto),
+        log_rate: task.log_rate_bytes,
+        scratch_size: task.scratch_size_bytes,
+        mask: task.mask,
         io: task.io.map(io_from_proto).unwrap_or_default(),
     })
 }

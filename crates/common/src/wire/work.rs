@@ -119,6 +119,7 @@ pub fn end_to_proto(end: End, why: Option<&str>) -> v1::End {
         End::Cancelled => (v1::EndKind::Cancelled, 0),
         End::NotStarted => (v1::EndKind::NotStarted, 0),
         End::KillFailed => (v1::EndKind::KillFailed, 0),
+        End::ScratchFull => (v1::EndKind::ScratchFull, 0),
     };
     v1::End { kind: kind.into(), code, reason: text(why) }
 }
@@ -138,7 +139,8 @@ pub fn end_from_proto(end: v1::End) -> Result<(End, Option<Arc<str>>), Error> {
         Ok(v1::EndKind::Cancelled) => End::Cancelled,
         Ok(v1::EndKind::NotStarted) => End::NotStarted,
         Ok(v1::EndKind::KillFailed) => End::KillFailed,
-        Ok(v1::EndKind::Unknown) | Err(_) => return Err(unknown_value("end.kind", end.kind, "1 to 9")),
+        Ok(v1::EndKind::ScratchFull) => End::ScratchFull,
+        Ok(v1::EndKind::Unknown) | Err(_) => return Err(unknown_value("end.kind", end.kind, "1 to 10")),
     };
     Ok((kind, some_text(&end.reason)))
 }

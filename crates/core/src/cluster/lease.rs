@@ -215,10 +215,18 @@ fn next_state(task: &Task, retry: &RetryPolicy, on_lost: OnLost, end: End, losse
         End::Exit(code) if retried && (retry.exit_codes.is_empty() || retry.exit_codes.contains(&code)) => {
             State::Retrying
         }
-        End::Signal(_) | End::Timeout | End::Oom | End::NotStarted if retried && retry.exit_codes.is_empty() => {
+        End::Signal(_) | End::Timeout | End::Oom | End::ScratchFull | End::NotStarted
+            if retried && retry.exit_codes.is_empty() =>
+        {
             State::Retrying
         }
         // What survives a kill may still do work: nothing may run beside it.
-        End::Exit(_) | End::Signal(_) | End::Timeout | End::Oom | End::NotStarted | End::KillFailed => State::Failed,
+        End::Exit(_)
+        | End::Signal(_)
+        | End::Timeout
+        | End::Oom
+        | End::ScratchFull
+        | End::NotStarted
+        | End::KillFailed => State::Failed,
     }
 }

@@ -19,6 +19,12 @@ const MAX_DURATION: Duration = Duration::from_secs(100 * 366 * 86_400);
 const MAX_AMOUNT: u64 = (1 << 53) - 1;
 /// The most processors, in thousandths.
 const MAX_CPU_MILLI: u64 = 1_000_000_000;
+/// A shorter value stands in output by chance.
+const MASK_MIN: usize = 4;
+/// So much of the output may have to wait until it is known whether it is a value.
+const MASK_MAX: usize = 8192;
+/// Bytes in a second: room for what tells that something was left out.
+const LOG_RATE_MIN: u64 = 1000;
 const MAX_RETRIES: u32 = 1_000_000;
 const MAX_TAGS: usize = 100;
 /// Exit codes and label rules of one task.
@@ -38,6 +44,8 @@ pub(super) fn check(task: &TaskSpec, at: &mut At<'_>) {
             format!("has {size} bytes; at most {MAX_STDIN} are accepted: keep more in a file that the task opens"),
         );
     }
+    mask(task, at);
+    room(task, at);
     request(&task.request, at);
     at.expect(
         "pids",
@@ -224,6 +232,42 @@ fn retry(retry: &RetryPolicy, at: &mut At<'_>) {
     }
     if let Some(index) = retry.exit_codes.iter().position(|code| *code == 0) {
         at.add(format_args!("retries.exit_codes[{index}]"), "0 means success, which is never retried");
+    }
+}
+
+/// What is masked must be there, and be told apart from ordinary words.
+fn mask(task: &TaskSpec, at: &mut At<'_>) {
+    if task.mask.len() > MAX_LISTED {
+        at.add("mask", format!("has {} entries; at most {MAX_LISTED} are accepted", task.mask.len()));
+    }
+    for (index, name) in task.mask.iter().enumerate() {
+        let verdict = match task.env.get(name).map(String::len) {
+            None => Err(format!("names {name:?}, which is no variable of `env`")),
+            Some(size) if size < MASK_MIN => Err(format!(
+                "names {name:?}, whose value has {size} bytes; it needs at least {MASK_MIN}, or `***` would stand where it \
+                 was not meant"
+            )),
+            Some(size) if size > MASK_MAX => {
+                Err(format!("names {name:?}, whose value has {size} bytes; at most {MASK_MAX} are looked for"))
+            }
+            Some(_) => Ok(()),
+        };
+        at.expect(format_args!("mask[{index}]"), verdict);
+    }
+}
+
+/// How much it may leave on its machine.
+fn room(task: &TaskSpec, at: &mut At<'_>) {
+    for (key, amount, least) in [("log_rate", task.log_rate, LOG_RATE_MIN), ("scratch_size", task.scratch_size, 1)] {
+        let Some(amount) = amount else { continue };
+        if amount < least {
+            at.add(key, format!("{amount} is less than {least}; leave it out for what the agent allows"));
+        } else if amount > MAX_AMOUNT {
+            at.add(key, format!("{amount} is more than {MAX_AMOUNT}"));
+        }
+    }
+    if task.scratch_size.is_some() && task.scratch == Scratch::None && task.container.is_none() {
+        at.add("scratch_size", "needs `scratch = \"private\"`: it is the size of that folder");
     }
 }
 

@@ -132,6 +132,31 @@ const TASK_RULES: &[(BreakTask, &str)] = &[
         "tasks[0].cwd: is a folder in the container, which is named from its root",
     ),
     (|t| t.pids = Some(0), "tasks[0].pids: is 0; a task has at least one process"),
+    (|t| t.log_rate = Some(999), "tasks[0].log_rate: 999 is less than 1000; leave it out for what the agent allows"),
+    (
+        |t| (t.scratch, t.scratch_size) = (Scratch::Private, Some(0)),
+        "tasks[0].scratch_size: 0 is less than 1; leave it out for what the agent allows",
+    ),
+    (
+        |t| t.scratch_size = Some(5),
+        "tasks[0].scratch_size: needs `scratch = \"private\"`: it is the size of that folder",
+    ),
+    (|t| t.mask = vec!["PIN".into()], "tasks[0].mask[0]: names \"PIN\", which is no variable of `env`"),
+    (
+        |t| {
+            t.env.insert("PIN".into(), "123".into());
+            t.mask = vec!["PIN".into()];
+        },
+        "tasks[0].mask[0]: names \"PIN\", whose value has 3 bytes; it needs at least 4, or `***` would stand where it was not \
+         meant",
+    ),
+    (
+        |t| {
+            t.env.insert("KEY".into(), "x".repeat(8193));
+            t.mask = vec!["KEY".into()];
+        },
+        "tasks[0].mask[0]: names \"KEY\", whose value has 8193 bytes; at most 8192 are looked for",
+    ),
     (
         |t| t.io.read = Some(4095),
         "tasks[0].io_read: 4095 is less than 4096, a page in a second; leave it out for no limit",

@@ -3,7 +3,10 @@
 use muster_common::proto::v1;
 use serde::Serialize;
 
-use super::{resources::Resources, tally::Tally};
+use super::{
+    resources::{Resources, bytes},
+    tally::Tally,
+};
 use crate::output::{
     Page,
     table::{Cell, Column, Table},
@@ -26,10 +29,63 @@ pub(crate) struct Group {
     image: Option<String>,
     after: Vec<After>,
     resources: Resources,
+    limits: Limits,
     priority: i32,
     timeout_seconds: Option<f64>,
     retries_max: u32,
     tags: Vec<String>,
+}
+
+/// What one attempt is held to beside `resources`; what is not there is not limited, or as its agent says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+struct Limits {
+    cpu: bool,
+    pids: Option<u64>,
+    io_read_bytes: Option<u64>,
+    io_write_bytes: Option<u64>,
+    io_read_ops: Option<u64>,
+    io_write_ops: Option<u64>,
+    scratch_bytes: Option<u64>,
+    output_bytes: Option<u64>,
+    /// In a second.
+    log_rate_bytes: Option<u64>,
+    /// Variables whose values its output does not show.
+    mask: Vec<String>,
+}
+
+impl Limits {
+    fn of(spec: &v1::TaskSpec) -> Self {
+        let io = spec.io.unwrap_or_default();
+        Self {
+            cpu: spec.cpu_limit,
+            pids: spec.pids,
+            io_read_bytes: io.read_bytes,
+            io_write_bytes: io.write_bytes,
+            io_read_ops: io.read_ops,
+            io_write_ops: io.write_ops,
+            scratch_bytes: spec.scratch_size_bytes,
+            output_bytes: spec.output_limit_bytes,
+            log_rate_bytes: spec.log_rate_bytes,
+            mask: spec.mask.clone(),
+        }
+    }
+
+    /// `at most 40 processes, 50.0 MiB/s read`; those of the machine alone.
+    fn text(&self) -> Option<String> {
+        let rate = |amount: Option<u64>, what| Some(format!("{}/s {what}", bytes(amount?)));
+        let often = |amount: Option<u64>, what| Some(format!("{} {what}/s", amount?));
+        let all = [
+            self.cpu.then(|| "its cpus".to_owned()),
+            self.pids.map(|pids| format!("{pids} processes")),
+            rate(self.io_read_bytes, "read"),
+            rate(self.io_write_bytes, "written"),
+            often(self.io_read_ops, "reads"),
+            often(self.io_write_ops, "writes"),
+            self.scratch_bytes.map(|size| format!("{} of scratch", bytes(size))),
+        ];
+        let all: Vec<String> = all.into_iter().flatten().collect();
+        (!all.is_empty()).then(|| format!("at most {}", all.join(", ")))
+    }
 }
 
 /// What a group waits for.
@@ -76,6 +132,7 @@ fn one(group: v1::GroupSummary, spec: v1::TaskSpec) -> Group {
         v1::Role::Setup => "setup",
         v1::Role::Teardown => "teardown",
     };
+    let limits = Limits::of(&spec);
     let (run, shell) = match spec.command {
         Some(v1::task_spec::Command::Argv(argv)) => (Some(argv.args), None),
         Some(v1::task_spec::Command::Shell(text)) => (None, Some(text)),
@@ -93,6 +150,7 @@ fn one(group: v1::GroupSummary, spec: v1::TaskSpec) -> Group {
         image: spec.container.map(|container| container.image),
         after: spec.after.into_iter().map(After::from).collect(),
         resources: spec.request.into(),
+        limits,
         priority: spec.priority,
         timeout_seconds: spec.timeout_ms.map(|ms| time::seconds(ms.saturating_mul(1000))),
         retries_max: spec.retry.map_or(0, |retry| retry.max),
@@ -101,6 +159,11 @@ fn one(group: v1::GroupSummary, spec: v1::TaskSpec) -> Group {
 }
 
 impl Group {
+    fn needs(&self) -> String {
+        let limits = self.limits.text().map(|limits| format!("; {limits}"));
+        format!("{}{}", self.resources.text(), limits.unwrap_or_default())
+    }
+
     fn command(&self) -> String {
         match (&self.run, &self.shell) {
             (Some(argv), _) => argv.join(" "),
@@ -126,9 +189,33 @@ pub(crate) fn table(groups: &[Group], page: &Page) -> String {
             group.tasks.to_string().into(),
             group.tally.text().into(),
             if after.is_empty() { "-".into() } else { after.into() },
-            group.resources.text().into(),
+            group.needs().into(),
             group.command().into(),
         ]);
     }
     page.table(&table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_attempt_is_held_to_is_told_beside_what_it_needs() {
+        let io = v1::IoLimits { read_bytes: Some(50 << 20), write_ops: Some(7), ..v1::IoLimits::default() };
+        let spec = v1::TaskSpec {
+            request: Some(v1::Request { cpu_milli: 1000, ..v1::Request::default() }),
+            cpu_limit: true,
+            pids: Some(40),
+            io: Some(io),
+            scratch_size_bytes: Some(1 << 30),
+            mask: vec!["TOKEN".into()],
+            ..v1::TaskSpec::default()
+        };
+        let group = one(v1::GroupSummary::default(), spec);
+        let text = "1 cpu; at most its cpus, 40 processes, 50.0 MiB/s read, 7 writes/s, 1.0 GiB of scratch";
+        assert_eq!(group.needs(), text);
+        assert_eq!(group.limits.mask, ["TOKEN"]);
+        assert_eq!(one(v1::GroupSummary::default(), v1::TaskSpec::default()).needs(), "");
+    }
 }

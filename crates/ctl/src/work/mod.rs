@@ -87,6 +87,15 @@ struct TaskArgs {
     /// How often it may write to disks in a second
     #[arg(long, value_name = "N", requires = "command", conflicts_with = "file")]
     io_write_ops: Option<u64>,
+    /// Give it a scratch folder of its own, in which at most so much may lie: 1GB
+    #[arg(long, value_name = "SIZE", requires = "command", conflicts_with = "file")]
+    scratch_size: Option<String>,
+    /// Bytes of its output that are kept in a second: 1MB
+    #[arg(long, value_name = "SIZE", requires = "command", conflicts_with = "file")]
+    log_rate: Option<String>,
+    /// A variable of --env whose value its output must not show (may be repeated)
+    #[arg(long, value_name = "NAME", requires = "command", conflicts_with = "file")]
+    mask: Vec<String>,
     /// Stop it after this: 30s, 5m
     #[arg(long, value_name = "TIME", requires = "command", conflicts_with = "file")]
     timeout: Option<String>,
@@ -214,7 +223,7 @@ impl WorkArgs {
             Ok(number) => json!(number),
             Err(_) => json!(text),
         });
-        let fields: [(&str, Option<Value>); 15] = [
+        let fields: [(&str, Option<Value>); 19] = [
             ("cwd", self.task.cwd.as_ref().map(|dir| json!(dir))),
             ("env", (!env.is_empty()).then_some(Value::Object(env))),
             ("image", self.task.image.as_ref().map(|image| json!(image))),
@@ -225,6 +234,10 @@ impl WorkArgs {
             ("io_write", self.task.io_write.as_ref().map(|text| json!(text))),
             ("io_read_ops", self.task.io_read_ops.map(|n| json!(n))),
             ("io_write_ops", self.task.io_write_ops.map(|n| json!(n))),
+            ("scratch", self.task.scratch_size.as_ref().map(|_| json!("private"))),
+            ("scratch_size", self.task.scratch_size.as_ref().map(|text| json!(text))),
+            ("log_rate", self.task.log_rate.as_ref().map(|text| json!(text))),
+            ("mask", (!self.task.mask.is_empty()).then(|| json!(self.task.mask))),
             ("timeout", self.task.timeout.as_ref().map(|text| json!(text))),
             ("retries", self.task.retries.map(|n| json!({ "max": n }))),
             ("oom_retries", self.task.oom_retries.map(|n| json!(n))),

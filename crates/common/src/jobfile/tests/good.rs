@@ -118,6 +118,11 @@ fn sizes_are_texts_with_units_or_bytes() {
         assert_eq!(task(&format!("memory = {text}")).request.memory, bytes, "{text}");
     }
     assert_eq!(task("output_limit = \"1MiB\"").output_limit, Some(1 << 20));
+    let found = task(
+        "log_rate = \"1MB\"\nscratch = \"private\"\nscratch_size = \"1GB\"\nmask = [\"A\"]\nenv = { A = \"hush\" }",
+    );
+    assert_eq!((found.log_rate, found.scratch_size), (Some(1_000_000), Some(1_000_000_000)));
+    assert_eq!(found.mask, ["A"]);
     let io = task("io_read = \"50MB\"\nio_write = 8192\nio_read_ops = 100\nio_write_ops = 7").io;
     assert_eq!(io.by_key().map(|(_, amount)| amount), [Some(50_000_000), Some(8192), Some(100), Some(7)]);
 }

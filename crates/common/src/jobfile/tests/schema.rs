@@ -50,7 +50,7 @@ fn the_schema_is_one_and_accepts_every_example() {
 /// Every key of a task, and values that it does not take.
 const TASK_KEYS: &str = "run shell env cwd stdin stdin_file output_limit cpus memory cpu_limit pids io_read io_write io_read_ops io_write_ops gpus resources requires priority \
                          start_at timeout grace retries on_lost on_disconnect max_disconnect tags image volumes after array role name \
-                         run_as scratch oom_retries";
+                         run_as scratch oom_retries log_rate scratch_size mask";
 
 fn bad_values() -> Vec<(&'static str, Value)> {
     vec![
@@ -103,6 +103,10 @@ fn bad_values() -> Vec<(&'static str, Value)> {
         ("run_as/groups", json!("wheel")),
         ("run_as/what", json!(1)),
         ("scratch", json!("always")),
+        ("scratch_size", json!("much")),
+        ("log_rate", json!("1M")),
+        ("mask", json!("TOKEN")),
+        ("mask", json!([1])),
         ("oom_retries", json!(-1)),
         ("oom_retries/factor", json!(0.5)),
         ("oom_retries/cap", json!("2G")),

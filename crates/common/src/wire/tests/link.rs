@@ -90,7 +90,7 @@ fn a_report_that_cannot_be_is_refused_with_its_place() {
     let table = [
         (report(None), "what: is missing"),
         (report(ended(None, None)), "end: is missing"),
-        (report(ended(Some(v1::End::default()), None)), "end.kind: 0 is not known to this build; it knows 1 to 9"),
+        (report(ended(Some(v1::End::default()), None)), "end.kind: 0 is not known to this build; it knows 1 to 10"),
         (
             report(ended(end(), payload(RESULT_INLINE_MAX + 1, 0))),
             "result.json: 65537 bytes; more than 65536 go by PutResult",

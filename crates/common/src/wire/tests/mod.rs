@@ -183,7 +183,7 @@ fn tasks_specs() -> impl Strategy<Value = TaskSpec> {
             any::<bool>(),
             (option::of(any::<u64>()), io_limits()),
             run_as(),
-            scratches(),
+            (scratches(), option::of(any::<u64>()), option::of(any::<u64>()), vec(words(), 0..3)),
             option::of(ladders()),
             option::of(containers()),
         ),
@@ -192,7 +192,7 @@ fn tasks_specs() -> impl Strategy<Value = TaskSpec> {
         let (name, role, command, env, cwd, stdin) = who;
         let (request, (os, arch, labels), priority, timeout, retry, start_at) = needs;
         let (after, array, on_lost, tags, grace, output_limit, max_disconnect, limits) = rest;
-        let (cpu_limit, (pids, io), run_as, scratch, oom_retries, container) = limits;
+        let (cpu_limit, (pids, io), run_as, (scratch, scratch_size, log_rate, mask), oom_retries, container) = limits;
         TaskSpec {
             name,
             role,
@@ -218,6 +218,9 @@ fn tasks_specs() -> impl Strategy<Value = TaskSpec> {
             io,
             run_as,
             scratch,
+            scratch_size,
+            log_rate,
+            mask,
             oom_retries,
             container,
         }
@@ -241,6 +244,7 @@ fn ends() -> impl Strategy<Value = End> {
         Just(End::Cancelled),
         Just(End::NotStarted),
         Just(End::KillFailed),
+        Just(End::ScratchFull),
     ]
 }
 
