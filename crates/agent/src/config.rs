@@ -57,6 +57,10 @@ pub struct Config {
     pub log_limit: u64,
     /// Bytes of output of all attempts together that the controller does not have yet.
     pub log_quota: u64,
+    /// Bytes of output kept for one attempt in a second whose task says nothing; none: no limit.
+    pub log_rate: Option<u64>,
+    /// The most that a task gets of that, whatever it asks for; none: no limit.
+    pub log_rate_max: Option<u64>,
     /// What it joins with, if it has no certificate yet.
     pub join: Option<JoinToken>,
     /// Plain text is spoken to other machines, too: whoever says so trusts the network.
@@ -90,6 +94,8 @@ impl Default for Config {
             machine: host::Overrides::default(),
             log_limit: 256 << 20,
             log_quota: 4 << 30,
+            log_rate: None,
+            log_rate_max: None,
             join: None,
             insecure: false,
             credential: Credential::None,
@@ -143,6 +149,12 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     text.parse().or_else(|_| text::size(text))
 }
 
+/// Bytes in a second; with none at all nothing would ever be kept.
+fn rate(text: &str) -> Result<u64, String> {
+    bytes(text)
+        .and_then(|n| if n < 1000 { Err(format!("`{text}` is less than 1000 bytes in a second")) } else { Ok(n) })
+}
+
 const KEYS: &[Key<Config>] = &[
     ("data", |config, value| words(value).map(|path| config.data_dir = PathBuf::from(path))),
     ("controllers", |config, value| controllers(value).map(|list| config.controllers = list)),
@@ -162,6 +174,8 @@ const KEYS: &[Key<Config>] = &[
     ("join", |config, value| join(value).map(|token| config.join = Some(token))),
     ("insecure", |config, value| truth(value).map(|insecure| config.insecure = insecure)),
     ("log_quota", |config, value| bytes(&number(value)).map(|n| config.log_quota = n)),
+    ("log_rate", |config, value| rate(&number(value)).map(|n| config.log_rate = Some(n))),
+    ("log_rate_max", |config, value| rate(&number(value)).map(|n| config.log_rate_max = Some(n))),
     ("limits", |config, value| limits(value).map(|enforce| config.enforce = enforce)),
     ("run_as", |config, value| run_as(value, &mut config.rules)),
     ("pass_env", |config, value| variables(value).map(|names| config.rules.pass_env = names)),
@@ -278,13 +292,14 @@ mod tests {
     #[test]
     fn a_file_sets_what_it_names_and_leaves_the_rest() {
         let text = "data = '/srv/agent'\ncontrollers = ['http://a:1', 'b:2']\nname = 'big'\ncpus = 1.5\n\
-                    memory = '2GiB'\ngpus = 2\nlog_limit = 1_000\n[resources]\nlicence = 3\n[labels]\nzone = 'a'\n";
+                    memory = '2GiB'\ngpus = 2\nlog_limit = 1_000\nlog_rate = '1MB'\nlog_rate_max = '8MiB'\n[resources]\nlicence = 3\n[labels]\nzone = 'a'\n";
         let config = Config::parse(text).expect("it is right");
         assert_eq!(config.data_dir, PathBuf::from("/srv/agent"));
         assert_eq!(config.controllers, ["http://a:1", "b:2"]);
         assert_eq!(config.machine.name.as_deref(), Some("big"));
         assert_eq!((config.machine.cpu_milli, config.machine.gpus), (Some(1500), Some(2)));
         assert_eq!((config.machine.memory, config.log_limit), (Some(2 << 30), 1000));
+        assert_eq!((config.log_rate, config.log_rate_max), (Some(1_000_000), Some(8 << 20)));
         assert_eq!(config.machine.named.get("licence"), Some(&3));
         assert_eq!(config.machine.labels.get("zone").map(String::as_str), Some("a"));
         assert_eq!(config.log_quota, Config::default().log_quota);
@@ -298,6 +313,7 @@ mod tests {
             ("reserve = 1", "`reserve` must be a table"),
             ("reserve = { fish = 1 }", "`reserve` has `fish`, which is not known; known are: cpus"),
             ("reserve = { cpus = 'many' }", "`reserve` has `cpus`, which `many` is no number of processors"),
+            ("log_rate = 0", "`log_rate` `0` is less than 1000 bytes in a second"),
             ("drain = 'soon'", "`drain` "),
         ] {
             let problems = Config::parse(text).expect_err("it is wrong");

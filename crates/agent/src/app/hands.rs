@@ -67,8 +67,13 @@ pub(super) async fn take(
     grpc: &logs::Grpc,
     (before, uid, engine): (Before, &str, Option<&Arc<Engine>>),
 ) -> anyhow::Result<Taken> {
-    let limits =
-        logs::Config { data_dir: data_dir.to_owned(), attempt_limit: config.log_limit, total_limit: config.log_quota };
+    let limits = logs::Config {
+        data_dir: data_dir.to_owned(),
+        attempt_limit: config.log_limit,
+        total_limit: config.log_quota,
+        rate: config.log_rate,
+        rate_max: config.log_rate_max,
+    };
     let carry = |spools: &Spools| Links {
         inputs: Arc::new(grpc.clone()),
         results: Arc::new(grpc.clone()),
@@ -82,6 +87,8 @@ pub(super) async fn take(
             name: name.to_owned(),
             log_limit: limits.attempt_limit,
             log_quota: limits.total_limit,
+            log_rate: limits.rate,
+            log_rate_max: limits.rate_max,
             limits: config.enforce,
             user: config.rules.user.clone(),
             users: config.rules.users.as_ref().map(|users| users.join(",")),

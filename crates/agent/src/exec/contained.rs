@@ -10,7 +10,10 @@ use std::{
 use muster_core::{container::Container, spec::TaskSpec};
 
 use super::{Order, env, launch::Launch, os};
-use crate::containers::{Engine, Folders, Plan, Seen};
+use crate::{
+    containers::{Engine, Folders, Plan, Seen},
+    logs::Mask,
+};
 
 /// What an engine says last is kept for people, to this length.
 const SAID_MAX: usize = 2048;
@@ -96,6 +99,14 @@ impl Said {
         self.0.extend_from_slice(bytes);
         let over = self.0.len().saturating_sub(SAID_MAX);
         self.0.drain(..over);
+    }
+
+    /// What is secret is not told either.
+    pub(super) fn hide(mut self, mask: Option<&Mask>) -> Self {
+        if let Some(mask) = mask {
+            self.0 = mask.whole(&self.0);
+        }
+        self
     }
 
     /// Why no container ran, in the engine's words.

@@ -59,8 +59,9 @@ impl Pipes {
 
     /// Nothing more is taken. Returns what was said on stderr in the end.
     pub(super) fn finish(self) -> Option<Said> {
+        let said = self.said.map(|said| said.hide(self.spool.mask()));
         self.spool.finish();
-        self.said
+        said
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {

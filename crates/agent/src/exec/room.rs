@@ -11,7 +11,7 @@ use muster_common::{clock::Clock, telemetry};
 use muster_core::{container::Container, id::Token, run_as, state::End, time::Timestamp, usage::Unenforced};
 use tokio::{runtime::Handle, sync::mpsc};
 use tokio_util::task::TaskTracker;
-use tracing::Span;
+use tracing::{Span, warn};
 
 use super::{
     ExecEvent, Links, Order,
@@ -31,7 +31,7 @@ use super::{
 use crate::{
     cgroup::{Groups, Limits, unenforced},
     containers::{Engine, Folders, OWN_PIDS},
-    logs::{Head, Spool},
+    logs::{Head, Mask, Spool},
 };
 
 /// A machine without room for another process gets so many tries, so far apart.
@@ -95,7 +95,16 @@ impl Live {
 impl Room {
     pub(super) fn spool(&self, order: &Order) -> Spool {
         let head = Head { token: order.token, task: order.task, attempt: order.attempt };
-        self.links.spools.attempt(head, order.spec.output_limit)
+        let spec = &order.spec;
+        let secret = spec.mask.iter().filter_map(|name| spec.env.get(name)).map(String::as_bytes);
+        let (mask, limit) = match Mask::of(secret) {
+            Ok(mask) => (mask, spec.output_limit),
+            Err(error) => {
+                warn!(token = %order.token, %error, "nothing of an attempt's output is kept: its secrets cannot be looked for");
+                (None, Some(0))
+            }
+        };
+        self.links.spools.attempt(head, limit, spec.log_rate).masking(mask)
     }
 
     /// Where an attempt writes its result; in a container, in a folder that is seen there.

@@ -58,6 +58,12 @@ pub struct Setup {
     /// Bytes of output of all attempts together that the controller does not have yet
     #[arg(long)]
     pub log_quota: u64,
+    /// Bytes of output kept for one attempt in a second whose task says nothing
+    #[arg(long)]
+    pub log_rate: Option<u64>,
+    /// The most that a task gets of that
+    #[arg(long)]
+    pub log_rate_max: Option<u64>,
     /// Whether attempts must be held to their limits
     #[arg(long)]
     pub limits: Enforce,
@@ -95,14 +101,20 @@ impl Setup {
         ];
         let who = [("--user", &self.user), ("--users", &self.users), ("--containers", &self.containers)];
         let who = who.into_iter().filter_map(|(flag, value)| Some((flag, OsString::from(value.as_ref()?))));
-        pairs.into_iter().chain(who).flat_map(|(flag, value)| [flag.into(), value]).collect()
+        let sizes = [
+            ("--log-rate", self.log_rate),
+            ("--log-rate-max", self.log_rate_max),
+        ];
+        let sizes = sizes.into_iter().filter_map(|(flag, size)| Some((flag, size?.to_string().into())));
+        pairs.into_iter().chain(who).chain(sizes).flat_map(|(flag, value)| [flag.into(), value]).collect()
     }
 
     /// As whom tasks run.
     fn rules(&self) -> exec::Rules {
         let names = |text: &String| text.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
         let users = self.users.as_ref().map(names);
-        exec::Rules { user: self.user.clone(), users, pass_env: names(&self.pass_env) }
+        let (user, pass_env) = (self.user.clone(), names(&self.pass_env));
+        exec::Rules { user, users, pass_env }
     }
 
     /// What tells one program with its settings from another: the program's own file counts, for that is what an upgrade
@@ -110,9 +122,10 @@ impl Setup {
     fn fingerprint(&self, program: &Path) -> String {
         use std::os::unix::fs::MetadataExt;
         let file = std::fs::metadata(program).map(|file| (file.len(), file.mtime(), file.mtime_nsec()));
-        let Self { name, log_limit, log_quota, limits, containers, .. } = self;
+        let Self { name, log_limit, log_quota, log_rate, log_rate_max, limits, containers, .. } = self;
+        let rates = (log_rate, log_rate_max);
         let (version, rules) = (env!("CARGO_PKG_VERSION"), self.rules());
-        format!("{version} {:?} {name} {log_limit} {log_quota} {limits} {rules:?} {containers:?}", file.ok())
+        format!("{version} {:?} {name} {log_limit} {log_quota} {rates:?} {limits} {rules:?} {containers:?}", file.ok())
     }
 
     fn socket(&self) -> PathBuf {
@@ -158,8 +171,13 @@ fn take_lock(path: &Path) -> anyhow::Result<File> {
 
 async fn keep(setup: Setup) -> anyhow::Result<()> {
     let clock = clock();
-    let logs =
-        logs::Config { data_dir: setup.data.clone(), attempt_limit: setup.log_limit, total_limit: setup.log_quota };
+    let logs = logs::Config {
+        data_dir: setup.data.clone(),
+        attempt_limit: setup.log_limit,
+        total_limit: setup.log_quota,
+        rate: setup.log_rate,
+        rate_max: setup.log_rate_max,
+    };
     let spools = Spools::to_write(&logs).context("cannot use the output spool")?;
     let deliveries = Arc::new(deliver::Deliveries::default());
     let links = exec::Links {

@@ -5,6 +5,8 @@
 mod apart;
 mod bulk;
 mod frame;
+mod mask;
+mod rate;
 mod ship;
 mod spool;
 mod tail;
@@ -28,6 +30,7 @@ pub use apart::Notice;
 pub use bulk::{Bulk, Grpc};
 pub use frame::{Head, Stream};
 pub(crate) use frame::{Scratch, with_scratch};
+pub use mask::Mask;
 pub use ship::{Uplink, Wire};
 pub use spool::Spool;
 
@@ -40,12 +43,16 @@ pub struct Config {
     pub attempt_limit: u64,
     /// Bytes of all attempts together that the controller does not have yet.
     pub total_limit: u64,
+    /// Bytes of one attempt in a second, where its spec says nothing; none: no limit.
+    pub rate: Option<u64>,
+    /// The most that a spec gets of that, whatever it asks for; none: no limit.
+    pub rate_max: Option<u64>,
 }
 
 impl Config {
-    /// The usual limits: 256 MiB an attempt, 4 GiB together.
+    /// The usual limits: 256 MiB an attempt, 4 GiB together, as fast as they come.
     pub fn new(data_dir: PathBuf) -> Self {
-        Self { data_dir, attempt_limit: 256 << 20, total_limit: 4 << 30 }
+        Self { data_dir, attempt_limit: 256 << 20, total_limit: 4 << 30, rate: None, rate_max: None }
     }
 }
 
@@ -60,6 +67,8 @@ pub(crate) struct Shared {
     folder: PathBuf,
     attempt_limit: u64,
     total_limit: u64,
+    rate: Option<u64>,
+    rate_max: Option<u64>,
     /// Bytes in files.
     used: AtomicU64,
     board: Mutex<Board>,
@@ -109,6 +118,8 @@ impl Spools {
             folder,
             attempt_limit: config.attempt_limit,
             total_limit: config.total_limit,
+            rate: config.rate,
+            rate_max: config.rate_max,
             used: AtomicU64::new(0),
             board: Mutex::default(),
             news: Notify::new(),
@@ -118,10 +129,13 @@ impl Spools {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// A writer for one attempt; nothing is made before its first byte.
-    pub fn attempt(&self, head: Head, limit: Option<u64>) -> Spool {
-        let entry = Entry::new(self.shared.path(head.token), head);
-        Spool::new(Arc::clone(&self.shared), Arc::new(entry), limit.unwrap_or(self.shared.attempt_limit))
+    /// A writer for one attempt that asks for no more than `limit` in all and `rate` in a second; nothing is made before
+    /// its first byte.
+    pub fn attempt(&self, head: Head, limit: Option<u64>, rate: Option<u64>) -> Spool {
+        let shared = &self.shared;
+        let entry = Entry::new(shared.path(head.token), head);
+        let rate = [rate.or(shared.rate), shared.rate_max].into_iter().flatten().min();
+        Spool::new(Arc::clone(shared), Arc::new(entry), limit.unwrap_or(shared.attempt_limit), rate)
     }
 
     /// Ships until `stop`. Run it once.

@@ -14,6 +14,8 @@ use muster_core::time::Timestamp;
 use super::{
     Entry, Shared,
     frame::{DATA_MAX, Scratch, Stream, cut_record, data_record, with_scratch},
+    mask::Mask,
+    rate::Rate,
     tail::Tail,
 };
 
@@ -30,6 +32,8 @@ pub struct Spool {
     /// Bytes of the attempt that may still be kept, without the tail.
     left: u64,
     limit: u64,
+    rate: Option<Rate>,
+    mask: Option<Mask>,
     lanes: [Lane; 2],
     tail: Tail,
     last_at: Timestamp,
@@ -43,6 +47,12 @@ struct Lane {
     cut: Option<Cut>,
 }
 
+impl Lane {
+    fn is_too_fast(&self) -> bool {
+        matches!(self.cut, Some(Cut { why: Why::Rate(_), .. }))
+    }
+}
+
 /// What is being left out.
 struct Cut {
     why: Why,
@@ -54,6 +64,8 @@ struct Cut {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Why {
     Attempt(u64),
+    /// Bytes in a second.
+    Rate(u64),
     Total(u64),
     Disk(String),
 }
@@ -62,6 +74,9 @@ impl Why {
     fn text(&self) -> String {
         match self {
             Self::Attempt(limit) => format!("the attempt wrote more than its limit of {limit} bytes"),
+            Self::Rate(limit) => {
+                format!("the attempt wrote faster than its log_rate of {limit} bytes in a second allows")
+            }
             Self::Total(limit) => format!("the agent keeps at most {limit} bytes of output that is not yet delivered"),
             Self::Disk(error) => format!("the agent could not write to its disk: {error}"),
         }
@@ -69,23 +84,51 @@ impl Why {
 }
 
 impl Spool {
-    pub(super) fn new(shared: Arc<Shared>, entry: Arc<Entry>, limit: u64) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, entry: Arc<Entry>, limit: u64, rate: Option<u64>) -> Self {
         let lanes = [Lane::default(), Lane::default()];
-        let tail = TAIL_MAX.min(limit / 2);
+        let rate = rate.map(Rate::new);
+        // What a cut keeps is written when it ends: it must fit into half a burst, for cuts end when that came in.
+        let burst = rate.as_ref().map_or(u64::MAX, Rate::burst);
+        let tail = TAIL_MAX.min(limit / 2).min(burst / 2);
         let left = limit - tail;
         let tail = Tail::new(usize::try_from(tail).unwrap_or(0));
-        Self { shared, entry, file: None, left, limit, lanes, tail, last_at: Timestamp(0) }
+        Self { shared, entry, file: None, left, limit, rate, mask: None, lanes, tail, last_at: Timestamp(0) }
+    }
+
+    /// Shows none of what `mask` hides; offsets are those of what is shown.
+    pub(crate) fn masking(self, mask: Option<Mask>) -> Self {
+        Self { mask, ..self }
+    }
+
+    pub(crate) fn mask(&self) -> Option<&Mask> {
+        self.mask.as_ref()
     }
 
     /// Keeps the first `len` bytes of `scratch`, which the task wrote next to `stream`.
     pub(crate) fn take(&mut self, stream: Stream, at: Timestamp, scratch: &mut Scratch, len: usize) {
         self.last_at = at;
+        let Some(mask) = &mut self.mask else { return self.keep(stream, at, scratch, len) };
+        let shown = mask.push(stream, scratch.data(0, len));
+        self.keep_all(stream, at, scratch, &shown);
+    }
+
+    fn keep_all(&mut self, stream: Stream, at: Timestamp, scratch: &mut Scratch, bytes: &[u8]) {
+        for part in bytes.chunks(DATA_MAX) {
+            scratch.room()[..part.len()].copy_from_slice(part);
+            self.keep(stream, at, scratch, part.len());
+        }
+    }
+
+    fn keep(&mut self, stream: Stream, at: Timestamp, scratch: &mut Scratch, len: usize) {
+        self.end_rate_cuts(at);
         if self.lanes[stream as usize].cut.is_some() && !self.resume(stream, at) {
             self.leave_out(stream, at, scratch.data(0, len));
             return;
         }
         let total_left = self.shared.room();
-        let kept = usize::try_from(self.left.min(total_left)).unwrap_or(usize::MAX).min(len);
+        let rate_left = self.rate_left(at);
+        let may = self.left.min(total_left).min(rate_left);
+        let kept = usize::try_from(may).unwrap_or(usize::MAX).min(len);
         let offset = self.lanes[stream as usize].offset;
         if kept > 0 {
             // The tail of a split frame is saved first: the head of the record overwrites nothing of it.
@@ -94,11 +137,15 @@ impl Spool {
                 self.leave_out(stream, at, scratch.data(0, len));
                 return;
             }
-            self.left -= kept as u64;
+            self.pay(kept as u64);
             self.lanes[stream as usize].offset += kept as u64;
         }
         if kept < len {
-            let full = if self.left == 0 { Why::Attempt(self.limit) } else { Why::Total(self.shared.total_limit) };
+            let full = match &self.rate {
+                _ if self.left == 0 => Why::Attempt(self.limit),
+                Some(rate) if rate_left <= total_left => Why::Rate(rate.per_second()),
+                _ => Why::Total(self.shared.total_limit),
+            };
             self.begin_cut(stream, full);
             self.leave_out(stream, at, scratch.data(kept, len));
         }
@@ -118,11 +165,22 @@ impl Spool {
     pub fn finish(mut self) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let at = self.last_at;
+            if let Some(rest) = self.mask.as_mut().map(|mask| mask.finish(stream)) {
+                with_scratch(|scratch| self.keep_all(stream, at, scratch, &rest));
+            }
             if self.close_cut(stream, at).is_err() {
                 self.tell_from_memory(stream, at);
             }
         }
         self.shared.over(&self.entry);
+    }
+
+    /// So much of what the attempt may write was written.
+    fn pay(&mut self, bytes: u64) {
+        self.left -= bytes;
+        if let Some(rate) = &mut self.rate {
+            rate.take(bytes);
+        }
     }
 
     fn begin_cut(&mut self, stream: Stream, why: Why) {
@@ -166,16 +224,43 @@ impl Spool {
     fn resume(&mut self, stream: Stream, at: Timestamp) -> bool {
         let Some(cut) = &self.lanes[stream as usize].cut else { return true };
         let may = match cut.why {
-            Why::Attempt(_) => false,
+            Why::Attempt(_) | Why::Rate(_) => false,
             Why::Total(limit) => self.shared.room() > limit / 8,
             Why::Disk(_) => true,
         };
+        may && self.go_on(stream, at)
+    }
+
+    /// The streams share one rate: they are cut, and go on, together, or the one that writes more often would have it all.
+    fn rate_left(&mut self, at: Timestamp) -> u64 {
+        let Some(rate) = &mut self.rate else { return u64::MAX };
+        let room = rate.room(at);
+        if self.lanes.iter().any(Lane::is_too_fast) { 0 } else { room }
+    }
+
+    /// Not for each byte that comes in: every cut that ends writes a record.
+    fn end_rate_cuts(&mut self, at: Timestamp) {
+        if self.rate.as_mut().is_none_or(|rate| rate.room(at) < rate.burst() / 2) {
+            return;
+        }
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let (is_spent, lane) = (self.left <= self.tail.len(stream), &mut self.lanes[stream as usize]);
+            match &mut lane.cut {
+                Some(Cut { why: why @ Why::Rate(_), .. }) if is_spent => *why = Why::Attempt(self.limit),
+                Some(Cut { why: Why::Rate(_), .. }) => _ = self.go_on(stream, at),
+                _ => {}
+            }
+        }
+    }
+
+    /// Ends a cut of which nothing is left out any more, if the attempt may still write what it kept.
+    fn go_on(&mut self, stream: Stream, at: Timestamp) -> bool {
         let kept = self.tail.len(stream);
-        if !may || self.left <= kept || self.close_cut(stream, at).is_err() {
+        if self.left <= kept || self.close_cut(stream, at).is_err() {
             return false;
         }
         // Bytes like all others now: there will be another tail.
-        self.left -= kept;
+        self.pay(kept);
         true
     }
 
@@ -219,5 +304,173 @@ impl Spool {
         }
         self.shared.written(&self.entry, records.len() as u64);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_core::id::{JobId, TaskId, Token};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::logs::{
+        Config, Head, Spools,
+        frame::{Content, FILE_HEAD, Parsed, parse},
+    };
+
+    const RATE: u64 = 10_000;
+
+    /// What is on disk of one stream: what was kept, and what was cut and why. Its offsets have no gap.
+    #[derive(Debug, Default)]
+    struct Kept {
+        data: Vec<u8>,
+        cut: u64,
+        whys: Vec<String>,
+        end: u64,
+    }
+
+    struct Rig {
+        folder: tempfile::TempDir,
+        spool: Spool,
+    }
+
+    impl Rig {
+        fn new(change: impl FnOnce(&mut Config), limit: Option<u64>, rate: Option<u64>) -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            let mut config = Config::new(folder.path().to_owned());
+            change(&mut config);
+            let head = Head { token: Token(1), task: TaskId::new(JobId(1), 0), attempt: 1 };
+            let spool = Spools::open(&config).expect("a spool").attempt(head, limit, rate);
+            Self { folder, spool }
+        }
+
+        fn say(&mut self, at_ms: u64, stream: Stream, len: usize) {
+            self.spool.append(stream, Timestamp(at_ms * 1000), &vec![b'x'; len]);
+        }
+
+        fn read(self) -> [Kept; 2] {
+            self.spool.finish();
+            let mut kept = [Kept::default(), Kept::default()];
+            let bytes = std::fs::read(self.folder.path().join("spool/1.log")).unwrap_or_default();
+            let mut rest = bytes.get(FILE_HEAD..).unwrap_or_default();
+            while let Parsed::Frame(frame, len) = parse(rest) {
+                let lane = &mut kept[frame.stream as usize];
+                assert_eq!(frame.offset, lane.end, "a gap");
+                match frame.content {
+                    Content::Data(data) => {
+                        lane.data.extend_from_slice(data);
+                        lane.end += data.len() as u64;
+                    }
+                    Content::Cut(bytes, why) => {
+                        lane.cut += bytes;
+                        lane.end += bytes;
+                        lane.whys.push(why);
+                    }
+                }
+                rest = &rest[len..];
+            }
+            assert_eq!(rest, b"", "half a record");
+            kept
+        }
+    }
+
+    #[test]
+    fn a_burst_is_kept_and_what_comes_faster_than_the_rate_is_cut_and_told() {
+        let mut rig = Rig::new(|_| {}, None, Some(RATE));
+        rig.say(0, Stream::Stdout, 40_000);
+        rig.say(1, Stream::Stdout, 1_000_000);
+        // Half a burst is back: what was kept of the end is written, and then all goes on.
+        rig.say(2_100, Stream::Stdout, 500);
+        rig.say(4_000, Stream::Stdout, 500);
+        let [out, err] = rig.read();
+        assert_eq!((out.data.len(), out.cut, err.end), (40_000 + 10 + 20_000 + 1000, 1_000_000 - 20_010, 0));
+        assert_eq!(out.whys, ["the attempt wrote faster than its log_rate of 10000 bytes in a second allows"; 2]);
+    }
+
+    #[test]
+    fn output_at_its_rate_is_never_cut_and_both_streams_have_it_together() {
+        let mut rig = Rig::new(|_| {}, None, Some(RATE));
+        for tenth in 0..600 {
+            rig.say(tenth * 100, if tenth % 2 == 0 { Stream::Stdout } else { Stream::Stderr }, 1000);
+        }
+        let [out, err] = rig.read();
+        assert_eq!((out.data.len(), err.data.len(), out.cut + err.cut), (300_000, 300_000, 0));
+        let mut rig = Rig::new(|_| {}, None, Some(RATE));
+        for second in 0..60 {
+            rig.say(second * 1000, Stream::Stdout, 10_000);
+            rig.say(second * 1000, Stream::Stderr, 10_000);
+        }
+        let [out, err] = rig.read();
+        assert!(out.cut > 0 && err.cut > 0, "{} and {}", out.cut, err.cut);
+        assert_eq!([&out, &err].map(|kept| kept.data.len() as u64 + kept.cut), [600_000; 2]);
+    }
+
+    #[test]
+    fn an_attempt_has_its_own_rate_or_the_agents_and_never_more_than_the_agents_most() {
+        // The agent's, its most, the task's; what of a million bytes is kept: a burst, and half of one for the end.
+        let table = [
+            (None, None, None, 1_000_000),
+            (Some(RATE), None, None, 60_000),
+            (Some(RATE), None, Some(2 * RATE), 120_000),
+            (Some(RATE), None, Some(RATE / 2), 30_000),
+            (Some(RATE), Some(3 * RATE), Some(9 * RATE), 180_000),
+            (None, Some(RATE), None, 60_000),
+        ];
+        for (rate, rate_max, own, kept) in table {
+            let mut rig = Rig::new(|config| (config.rate, config.rate_max) = (rate, rate_max), None, own);
+            rig.say(0, Stream::Stdout, 1_000_000);
+            let [out, _] = rig.read();
+            assert_eq!(out.data.len(), kept, "{rate:?} {rate_max:?} {own:?}");
+        }
+    }
+
+    #[test]
+    fn who_writes_too_fast_for_long_comes_to_the_limit_of_all_as_others_do() {
+        let mut rig = Rig::new(|_| {}, Some(100_000), Some(RATE));
+        for second in 0..100 {
+            rig.say(second * 1000, Stream::Stdout, 20_000);
+        }
+        let [out, _] = rig.read();
+        assert!((80_000..=100_000).contains(&out.data.len()), "{}", out.data.len());
+        assert_eq!(out.data.len() as u64 + out.cut, 2_000_000);
+        assert!(out.whys.iter().any(|why| why.contains("limit of 100000 bytes")), "{:?}", out.whys);
+    }
+
+    #[test]
+    fn what_is_masked_is_nowhere_on_the_disk_and_offsets_are_of_what_is_shown() {
+        let mut rig = Rig::new(|_| {}, None, None);
+        let mask = Mask::of([b"hunter2".as_slice()]).expect("one");
+        rig.spool = rig.spool.masking(mask);
+        for piece in ["say hun", "ter", "2 twice: hunter2", "\n", "hunt"] {
+            rig.spool.append(Stream::Stderr, Timestamp(5), piece.as_bytes());
+        }
+        // More than one record, with values where it is split.
+        let long = "hunter2.".repeat(30_000);
+        rig.spool.append(Stream::Stdout, Timestamp(6), long.as_bytes());
+        let [out, err] = rig.read();
+        assert_eq!(String::from_utf8_lossy(&err.data), "say *** twice: ***\nhunt");
+        assert_eq!(String::from_utf8_lossy(&out.data), "***.".repeat(30_000));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_written_when_every_byte_is_kept_or_told_and_the_rate_holds(
+            words in proptest::collection::vec((0_u64..3000, any::<bool>(), 0_usize..30_000), 1..60),
+        ) {
+            let mut rig = Rig::new(|_| {}, None, Some(RATE));
+            let (mut at, mut said) = (0, [0, 0]);
+            for (wait_ms, is_stderr, len) in words {
+                at += wait_ms;
+                said[usize::from(is_stderr)] += len as u64;
+                rig.say(at, if is_stderr { Stream::Stderr } else { Stream::Stdout }, len);
+            }
+            let kept = rig.read();
+            for (lane, said) in kept.iter().zip(said) {
+                prop_assert_eq!(lane.end, said);
+            }
+            let all: u64 = kept.iter().map(|lane| lane.data.len() as u64).sum();
+            // A burst, what came in, and the end.
+            prop_assert!(all <= 4 * RATE + RATE * at / 1000 + 2 * RATE, "{all} in {at} ms");
+        }
     }
 }

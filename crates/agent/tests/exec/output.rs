@@ -200,3 +200,44 @@ async fn a_disk_that_takes_nothing_does_not_stop_a_task() {
     assert!(log.last);
     assert_ne!(over.token, Token(0));
 }
+
+#[tokio::test]
+async fn who_floods_is_kept_to_its_rate_without_being_held_up_and_its_end_is_kept() {
+    let mut bench = Bench::new().await;
+    let text = "yes 0123456789abcde | head -c 20000000; echo the end";
+    let over = bench.run(TaskSpec { log_rate: Some(50_000), ..shell(text) }).await;
+    assert_eq!(over.end, End::Succeeded);
+    bench.drained().await;
+    let log = bench.controller.log(over.token);
+    let cut: u64 = log.cuts.iter().map(|(_, _, bytes, _)| bytes).sum();
+    assert_eq!(log.stdout.len() as u64 + cut, 20_000_008, "every byte is kept or counted");
+    // At that rate all of it would take minutes.
+    let seconds = over.ended.since(over.started).as_secs() + 1;
+    assert!(log.stdout.len() as u64 <= 50_000 * (6 + seconds), "{} bytes in {seconds} s", log.stdout.len());
+    assert!(log.stdout.ends_with(b"the end\n"), "the end is kept");
+    assert!(log.cuts.iter().all(|(_, _, _, why)| why.contains("log_rate of 50000 bytes")), "{:?}", log.cuts);
+}
+
+#[tokio::test]
+async fn a_secret_in_the_environment_never_reaches_the_disk_or_the_controller() {
+    let mut bench = Bench::new().await;
+    let secret = "s3cr3t-of-ours";
+    let env = [("TOKEN", secret), ("OTHER", "in-the-open")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    // Short, in two writes, on both streams, of one that lasts, and at its very end.
+    let text =
+        "echo token $TOKEN, other $OTHER; printf s3cr3t >&2; sleep 0.1; printf -- '-of-ours\\n' >&2; printf s3cr3t-of";
+    let spec = TaskSpec { env: env.into(), mask: vec!["TOKEN".into()], ..shell(text) };
+    bench.controller.set(|state| state.keep_nothing = true);
+    let over = bench.run(spec.clone()).await;
+    let token = over.token;
+    let log = wait_for("all of it", || Some(bench.controller.log(token)).filter(|log| log.last)).await;
+    assert_eq!(over.end, End::Succeeded, "{}", over.why);
+    let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert_eq!(shown(&log.stdout), "token ***, other in-the-open\ns3cr3t-of");
+    assert_eq!(shown(&log.stderr), "***\n");
+    let spooled = std::fs::read(bench.dir.join(format!("spool/{token}.log"))).expect("not forgotten");
+    assert!(!spooled.windows(secret.len()).any(|part| part == secret.as_bytes()), "it lies on the disk");
+    let over = bench.run(TaskSpec { mask: Vec::new(), ..spec }).await;
+    let log = wait_for("all of it", || Some(bench.controller.log(over.token)).filter(|log| log.last)).await;
+    assert_eq!(shown(&log.stderr), format!("{secret}\n"), "only where it is asked for");
+}

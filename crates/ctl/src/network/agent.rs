@@ -97,7 +97,7 @@ impl Processes for Attempts {
         self.running().insert(order.token, kill);
         let (clock, exec, world) = (self.clock, self.exec.clone(), self.world.clone());
         let head = Head { token: order.token, task: order.task, attempt: order.attempt };
-        let mut spool = self.spools.attempt(head, None);
+        let mut spool = self.spools.attempt(head, None, None);
         let place = {
             let mut seen = world.lock();
             let (agent, task) = (self.name.clone(), order.spec.name.clone());
