@@ -176,6 +176,7 @@ const KEYS: &[Key<Config>] = &[
     ("log_quota", |config, value| bytes(&number(value)).map(|n| config.log_quota = n)),
     ("log_rate", |config, value| rate(&number(value)).map(|n| config.log_rate = Some(n))),
     ("log_rate_max", |config, value| rate(&number(value)).map(|n| config.log_rate_max = Some(n))),
+    ("scratch_size", |config, value| bytes(&number(value)).map(|n| config.rules.scratch_size = Some(n))),
     ("limits", |config, value| limits(value).map(|enforce| config.enforce = enforce)),
     ("run_as", |config, value| run_as(value, &mut config.rules)),
     ("pass_env", |config, value| variables(value).map(|names| config.rules.pass_env = names)),
@@ -292,7 +293,7 @@ mod tests {
     #[test]
     fn a_file_sets_what_it_names_and_leaves_the_rest() {
         let text = "data = '/srv/agent'\ncontrollers = ['http://a:1', 'b:2']\nname = 'big'\ncpus = 1.5\n\
-                    memory = '2GiB'\ngpus = 2\nlog_limit = 1_000\nlog_rate = '1MB'\nlog_rate_max = '8MiB'\n[resources]\nlicence = 3\n[labels]\nzone = 'a'\n";
+                    memory = '2GiB'\ngpus = 2\nlog_limit = 1_000\nlog_rate = '1MB'\nlog_rate_max = '8MiB'\nscratch_size = '3GB'\n[resources]\nlicence = 3\n[labels]\nzone = 'a'\n";
         let config = Config::parse(text).expect("it is right");
         assert_eq!(config.data_dir, PathBuf::from("/srv/agent"));
         assert_eq!(config.controllers, ["http://a:1", "b:2"]);
@@ -300,6 +301,7 @@ mod tests {
         assert_eq!((config.machine.cpu_milli, config.machine.gpus), (Some(1500), Some(2)));
         assert_eq!((config.machine.memory, config.log_limit), (Some(2 << 30), 1000));
         assert_eq!((config.log_rate, config.log_rate_max), (Some(1_000_000), Some(8 << 20)));
+        assert_eq!(config.rules.scratch_size, Some(3_000_000_000));
         assert_eq!(config.machine.named.get("licence"), Some(&3));
         assert_eq!(config.machine.labels.get("zone").map(String::as_str), Some("a"));
         assert_eq!(config.log_quota, Config::default().log_quota);

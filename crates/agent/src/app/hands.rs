@@ -89,6 +89,7 @@ pub(super) async fn take(
             log_quota: limits.total_limit,
             log_rate: limits.rate,
             log_rate_max: limits.rate_max,
+            scratch_size: config.rules.scratch_size,
             limits: config.enforce,
             user: config.rules.user.clone(),
             users: config.rules.users.as_ref().map(|users| users.join(",")),

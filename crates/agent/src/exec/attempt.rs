@@ -19,6 +19,7 @@ use super::{
     os::{Fresh, Leader, Running, Spent, Status, Survivor, end_members, terminate_members},
     outcome,
     pipes::Pipes,
+    quota::{self, Quota},
     room::{Entry, Room},
     scratch::Folder,
 };
@@ -63,6 +64,8 @@ enum Cause {
     Wish(KillReason),
     /// The kernel killed a part of it for want of memory.
     Oom,
+    /// So many bytes lay in its scratch folder.
+    ScratchFull(u64),
 }
 
 impl Attempt {
@@ -173,7 +176,7 @@ impl Attempt {
         let (end, mut why, result) = self.judge(&dead).await;
         self.room.discard_files(&self.order).await;
         if let Some(folder) = self.scratch.take() {
-            let is_failed = matches!(end, End::Exit(_) | End::Signal(_) | End::Timeout | End::Oom);
+            let is_failed = matches!(end, End::Exit(_) | End::Signal(_) | End::Timeout | End::Oom | End::ScratchFull);
             if is_failed && self.order.spec.scratch == run_as::Scratch::KeepOnFailure {
                 let kept = self.room.keep_scratch(&self.order, folder).await;
                 why = why
@@ -291,6 +294,10 @@ impl Attempt {
                 (End::Timeout, Some(why.into()), None)
             }
             (Some(Cause::Wish(reason)), _) => (reason.end(), Some(reason.text().into()), None),
+            (Some(Cause::ScratchFull(found)), _) => {
+                let why = quota::why(found, self.order.spec.scratch_size, &self.room.rules);
+                (End::ScratchFull, Some(why.into()), None)
+            }
             (Some(Cause::Oom), _) => (End::Oom, oom.map(|oom| oom.why.into()), None),
             (None, Status::Exit(0)) => {
                 match outcome::collect(&self.order, &self.room.result_path(&self.order), &*self.room.links.results)
@@ -333,6 +340,7 @@ struct Watch<'a> {
     /// When the next look is due at whether a part of it was killed for want of memory; only where the kernel does not
     /// kill the rest itself.
     look: Option<(Mono, Pin<Box<Sleep>>)>,
+    quota: Quota,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -346,7 +354,8 @@ enum Step {
 
 impl<'a> Watch<'a> {
     fn new(attempt: &'a Attempt) -> Self {
-        let mut watch = Self { attempt, cause: None, step: Step::Runs, timer: None, look: None };
+        let quota = attempt.room.quota(&attempt.order, attempt.scratch.as_ref());
+        let mut watch = Self { attempt, cause: None, step: Step::Runs, timer: None, look: None, quota };
         watch.look_later();
         if let Some(limit) = attempt.order.spec.timeout {
             watch.due_in(limit);
@@ -368,6 +377,7 @@ impl<'a> Watch<'a> {
                         return (self.cause, self.step);
                     }
                 }
+                found = self.quota.passed(), if self.step == Step::Runs => self.stop(leader, Cause::ScratchFull(found)),
                 () = pipes.pump(), if pipes.is_open() => {}
             }
         }
@@ -389,10 +399,8 @@ impl<'a> Watch<'a> {
     fn advance(&mut self, leader: &Leader) -> bool {
         match self.step {
             Step::Runs => {
-                let spec = &self.attempt.order.spec;
-                self.cause = Some(Cause::Timeout(spec.timeout.unwrap_or_default()));
-                self.ask(leader);
-                self.due_in(spec.grace);
+                let limit = self.attempt.order.spec.timeout.unwrap_or_default();
+                self.stop(leader, Cause::Timeout(limit));
             }
             Step::Asked => {
                 self.attempt.confined.place.iter().for_each(Place::lift_io);
@@ -403,6 +411,13 @@ impl<'a> Watch<'a> {
             Step::Killed => return true,
         }
         false
+    }
+
+    /// Asks it to end, and leaves it its grace.
+    fn stop(&mut self, leader: &Leader, cause: Cause) {
+        self.cause = Some(cause);
+        self.ask(leader);
+        self.due_in(self.attempt.order.spec.grace);
     }
 
     /// Half of an attempt that lost a part for want of memory is ended, as version 2 does it by itself.

@@ -110,7 +110,7 @@ impl Confined {
 }
 
 /// Bytes for people.
-fn shown(bytes: u64) -> String {
+pub(super) fn shown(bytes: u64) -> String {
     match bytes {
         0..1_048_576 => format!("{bytes} bytes"),
         _ if bytes.is_multiple_of(1 << 30) => format!("{} GiB", bytes >> 30),

@@ -14,6 +14,7 @@ pub(crate) mod os;
 mod outcome;
 mod pipes;
 mod pool;
+mod quota;
 mod room;
 mod rules;
 mod scratch;

@@ -24,6 +24,7 @@ use super::{
     offers::Offers,
     os, outcome,
     pool::Pool,
+    quota::Quota,
     rules::Rules,
     scratch::{Folder, Scratch},
     transfer::fetch_inputs,
@@ -105,6 +106,13 @@ impl Room {
             }
         };
         self.links.spools.attempt(head, limit, spec.log_rate).masking(mask)
+    }
+
+    /// Looks at how much an attempt leaves in `folder`, or in its container's.
+    pub(super) fn quota(&self, order: &Order, folder: Option<&Folder>) -> Quota {
+        let limit = order.spec.scratch_size.or(self.rules.scratch_size);
+        let inside = order.spec.container.as_ref().map(|_| Folders::of(&self.files, order.token).scratch);
+        Quota::of(inside.or_else(|| folder.map(|folder| folder.path.clone())), limit, self.clock)
     }
 
     /// Where an attempt writes its result; in a container, in a folder that is seen there.

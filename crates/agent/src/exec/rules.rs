@@ -9,6 +9,8 @@ pub struct Rules {
     pub users: Option<Vec<String>>,
     /// Variables of the agent's environment that tasks get.
     pub pass_env: Vec<String>,
+    /// Bytes that may lie in the scratch folder of a task that does not say; none: no limit.
+    pub scratch_size: Option<u64>,
 }
 
 impl Rules {

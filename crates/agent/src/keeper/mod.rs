@@ -64,6 +64,9 @@ pub struct Setup {
     /// The most that a task gets of that
     #[arg(long)]
     pub log_rate_max: Option<u64>,
+    /// Bytes that may lie in the scratch folder of a task that does not say
+    #[arg(long)]
+    pub scratch_size: Option<u64>,
     /// Whether attempts must be held to their limits
     #[arg(long)]
     pub limits: Enforce,
@@ -104,6 +107,7 @@ impl Setup {
         let sizes = [
             ("--log-rate", self.log_rate),
             ("--log-rate-max", self.log_rate_max),
+            ("--scratch-size", self.scratch_size),
         ];
         let sizes = sizes.into_iter().filter_map(|(flag, size)| Some((flag, size?.to_string().into())));
         pairs.into_iter().chain(who).chain(sizes).flat_map(|(flag, value)| [flag.into(), value]).collect()
@@ -114,7 +118,7 @@ impl Setup {
         let names = |text: &String| text.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
         let users = self.users.as_ref().map(names);
         let (user, pass_env) = (self.user.clone(), names(&self.pass_env));
-        exec::Rules { user, users, pass_env }
+        exec::Rules { user, users, pass_env, scratch_size: self.scratch_size }
     }
 
     /// What tells one program with its settings from another: the program's own file counts, for that is what an upgrade

@@ -5,10 +5,11 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use muster_agent::{
     cgroup::Enforce,
-    exec::{ExecEvent, KillReason},
+    exec::{ExecEvent, KillReason, Rules},
 };
 use muster_core::{
     resources::Request,
+    run_as::Scratch,
     spec::TaskSpec,
     state::End,
     usage::{Unenforced, Usage},
@@ -263,4 +264,42 @@ async fn without_cgroups_attempts_say_what_they_were_not_held_to() {
     assert_eq!(usage.unenforced, Unenforced::MEMORY.and(Unenforced::PIDS));
     assert!(usage.memory_peak.get() >= 150 * MIB, "{usage:?}");
     assert_eq!(noted(&bench.dir), Vec::<std::path::PathBuf>::new());
+}
+
+#[tokio::test]
+async fn who_fills_its_scratch_folder_is_ended_and_told_so_and_its_neighbour_lives() {
+    let mut bench = Bench::new().await;
+    let scratch = |text: &str, size| TaskSpec { scratch: Scratch::Private, scratch_size: Some(size), ..shell(text) };
+    let neighbour =
+        bench.start(scratch("dd if=/dev/zero of=file bs=65536 count=16 2>/dev/null; exec sleep 1000", 4 * MIB));
+    assert!(matches!(bench.event().await, ExecEvent::Started { .. }));
+    // Files and folders, and what is written to them after they were opened.
+    let fills = "mkdir -p a/b; i=0; while :; do i=$((i+1)); dd if=/dev/zero of=a/b/$i bs=65536 count=4 2>/dev/null; sleep 0.01; done";
+    let over = bench.run(scratch(fills, 4 * MIB)).await;
+    assert_eq!(over.end, End::ScratchFull, "{}", over.why);
+    assert!(over.why.contains("more than its scratch_size of 4 MiB: let it remove"), "{}", over.why);
+    bench.exec.kill(neighbour, KillReason::Cancelled, Duration::ZERO);
+    assert_eq!(bench.over().await.end, End::Cancelled, "the neighbour was ended too");
+    // Nothing of it stays, and the next one begins with an empty folder.
+    let (over, out, _) = bench.output(scratch("ls -A | wc -l", 4 * MIB)).await;
+    assert_eq!((over.end, out.trim()), (End::Succeeded, "0"), "{}", over.why);
+    assert_eq!(std::fs::read_dir(bench.dir.join("run/scratch")).expect("there").count(), 0);
+}
+
+#[tokio::test]
+async fn the_agents_own_limit_of_scratch_holds_where_a_task_names_none() {
+    let rules = Rules { scratch_size: Some(2 * MIB), ..Rules::default() };
+    let mut bench = Bench::with_rules(rules).await;
+    let fills = shell("dd if=/dev/zero of=file bs=1048576 count=8 2>/dev/null; exec sleep 1000");
+    let over = bench.run(fills.clone()).await;
+    assert_eq!(over.end, End::ScratchFull, "{}", over.why);
+    assert!(over.why.contains("more than this agent's scratch_size of 2 MiB"), "{}", over.why);
+    // A task may say more, and is asked first: it may still bring itself to an end.
+    let own = TaskSpec {
+        scratch: Scratch::Private,
+        scratch_size: Some(64 * MIB),
+        timeout: Some(Duration::from_secs(3)),
+        ..fills
+    };
+    assert_eq!(bench.run(own).await.end, End::Timeout);
 }

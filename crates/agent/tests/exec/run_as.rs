@@ -134,7 +134,7 @@ async fn a_private_folder_goes_with_its_attempt_and_stays_when_it_failed_if_aske
 
 #[tokio::test]
 async fn whom_it_may_not_be_is_told_and_nothing_runs() {
-    let rules = Rules { user: Some("nobody".into()), users: Some(vec![USER.into()]), pass_env: Vec::new() };
+    let rules = Rules { user: Some("nobody".into()), users: Some(vec![USER.into()]), ..Rules::default() };
     let Some(mut bench) = as_root("rules", rules).await else { return };
     let (_, out) = told(&mut bench, argv(&["id", "-un"])).await;
     assert_eq!(out, "nobody\n", "who names nobody is whom the operator says");

@@ -228,7 +228,7 @@ mod tests {
 
     fn rules(user: Option<&str>, users: Option<&[&str]>) -> Rules {
         let users = users.map(|users| users.iter().map(|user| (*user).to_owned()).collect());
-        Rules { user: user.map(Into::into), users, pass_env: Vec::new() }
+        Rules { user: user.map(Into::into), users, ..Rules::default() }
     }
 
     #[test]
