@@ -36,6 +36,31 @@ memory = "16MiB"
 oom_retries = 3
 "#;
 
+const GREEDY: &str = r#"
+name = "greedy"
+
+[[tasks]]
+name = "fills"
+scratch = "private"
+scratch_size = "1MiB"
+grace = "1s"
+shell = 'dd if=/dev/zero of=file bs=1048576 count=8 2>/dev/null; exec sleep 1000'
+
+[[tasks]]
+name = "talks"
+log_rate = "1kB"
+mask = ["TOKEN"]
+env = { TOKEN = "hunter2222" }
+shell = 'echo $TOKEN; head -c 100000 /dev/zero | tr "\\0" x; echo; echo the end: $TOKEN'
+
+[[tasks]]
+name = "slow"
+cwd = "@FOLDER@"
+io_write = "1MB"
+io_read_ops = 1000
+shell = 'echo > file'
+"#;
+
 /// The cgroups that the agent of `system` noted as its own; none: it may make none here.
 fn cgroups(system: &System) -> Vec<std::path::PathBuf> {
     let text = std::fs::read_to_string(system.folder().join("agent/run/cgroups")).unwrap_or_default();
@@ -105,6 +130,39 @@ fn a_task_that_needs_more_memory_gets_more_until_it_is_enough() -> Result<()> {
     for (reason, limit) in reasons.iter().zip(["16 MiB", "32 MiB", "64 MiB"]) {
         ensure!(reason.contains(limit), "{reason}");
     }
+    Ok(())
+}
+
+#[test]
+fn scratch_output_secrets_and_disks_are_limited_as_a_job_says_and_people_are_told() -> Result<()> {
+    let system = System::plain()?;
+    let folder = system.folder().display().to_string();
+    let job = system.submit("greedy.toml", &GREEDY.replace("@FOLDER@", &folder))?;
+    let (ctl, number) = (system.ctl(), job.to_string());
+    ctl.finished(job, wait::LIMIT)?;
+    let shown = ctl.json(&["show", &number, "--tasks"])?;
+    let end = &task(&shown, "fills")?["attempts"][0]["end"];
+    ensure!(end["kind"] == "scratch_full", "{end}");
+    let reason = end["reason"].as_str().unwrap_or_default();
+    ensure!(reason.contains("more than its scratch_size of 1 MiB: let it remove"), "{reason}");
+    for name in ["talks", "slow"] {
+        ensure!(task(&shown, name)?["state"] == "succeeded", "{shown}");
+    }
+    let unheld = &task(&shown, "slow")?["attempts"][0]["usage"]["unenforced"];
+    let is_told = *unheld == serde_json::json!([]) || *unheld == serde_json::json!(["io"]);
+    ensure!(is_told, "{unheld}");
+    let groups = shown["groups"].as_array().context("no groups")?;
+    let limits: Vec<_> = groups.iter().map(|group| &group["limits"]).collect();
+    ensure!(limits[0]["scratch_bytes"] == 1 << 20 && limits[1]["log_rate_bytes"] == 1000, "{limits:?}");
+    ensure!(limits[1]["mask"][0] == "TOKEN" && limits[2]["io_write_bytes"] == 1_000_000, "{limits:?}");
+
+    let ran = wait::until("its whole output", || {
+        let ran = ctl.run(&["logs", &format!("{number}.talks")])?;
+        Ok(if ran.text().ends_with("the end: ***\n") { Look::Done(ran) } else { Look::NotYet(ran.to_string()) })
+    })?;
+    ensure!(ran.text().starts_with("***\nxxx") && !ran.text().contains("hunter"), "{ran}");
+    ensure!(ran.stdout.len() < 8000, "{} bytes", ran.stdout.len());
+    ensure!(ran.to_string().contains("its log_rate of 1000 bytes"), "{ran}");
     Ok(())
 }
 
