@@ -114,6 +114,7 @@ mod bench {
             rules: Rules::default(),
             containers: None,
             guard: None,
+            estate: None,
         };
         let (exec, mut events) = Exec::new(config, links).await?;
         let command = Command::Argv(vec!["true".into()]);

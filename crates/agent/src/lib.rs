@@ -15,5 +15,10 @@ pub mod journal;
 pub mod keeper;
 pub mod link;
 pub mod logs;
+#[cfg(unix)]
+pub mod safe;
+#[cfg(windows)]
+#[path = "safe/absent.rs"]
+pub mod safe;
 pub mod supervisor;
 mod visits;

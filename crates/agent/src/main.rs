@@ -29,8 +29,11 @@ const STOP_LIMIT: Duration = Duration::from_secs(120);
 /// The word that turns this program into the guard of another instance of it.
 const GUARD: &str = "guard";
 
-/// The word that turns it into the keeper of what runs.
+/// The word that turns it into the keeper of what runs; a safe says it.
 const KEEPER: &str = "keeper";
+
+/// The word that turns it into the safe of a keeper, which it starts.
+const SAFE: &str = "safe";
 
 /// Runs tasks on this machine and reports to a controller.
 #[derive(Clone, Debug, Parser)]
@@ -87,6 +90,8 @@ fn main() -> ExitCode {
         Some(word) if word == GUARD => return guard::main(args),
         #[cfg(unix)]
         Some(word) if word == KEEPER => return muster_agent::keeper::main(args),
+        #[cfg(unix)]
+        Some(word) if word == SAFE => return muster_agent::safe::main(args),
         _ => {}
     }
     match run(Flags::parse()) {
@@ -192,7 +197,7 @@ fn configuration(flags: Flags) -> anyhow::Result<Config> {
     machine.named.extend(flags.resource);
     machine.labels.extend(flags.label);
     let exe = std::env::current_exe().context("cannot tell where this program is")?;
-    config.keeper = Some(guard::Program { exe: exe.clone(), args: vec![OsString::from(KEEPER)] });
+    config.keeper = Some(guard::Program { exe: exe.clone(), args: vec![OsString::from(SAFE)] });
     config.guard = Some(guard::Program { exe, args: vec![OsString::from(GUARD)] });
     Ok(config)
 }

@@ -104,7 +104,7 @@ pub(super) async fn take(
     let _nobody_else = uid;
     let spools = Spools::open(&limits).with_context(unusable)?;
     if let Some(engine) = engine {
-        engine.remove_leftovers().await;
+        engine.remove_leftovers(&[]).await;
     }
     let settings = exec::Config {
         data_dir: data_dir.to_owned(),
@@ -115,6 +115,7 @@ pub(super) async fn take(
         rules: config.rules.clone(),
         containers: engine.cloned(),
         guard: config.guard.clone(),
+        estate: None,
     };
     let (exec, events) = Exec::new(settings, carry(&spools)).await?;
     let found = exec.sweep(&before.leftovers).await;
@@ -139,7 +140,10 @@ async fn take_keeper(
         let wire = wire.clone();
         move |bytes| wire.shipped(bytes)
     };
-    let spools = Spools::to_ship(limits, &joined.writing, on_forget)
+    // Those that run and wrote nothing yet may begin to before we look.
+    let live = joined.alive.iter().filter(|alive| alive.process.is_some()).map(|alive| alive.order.token);
+    let written = joined.writing.iter().copied().chain(live).collect();
+    let spools = Spools::to_ship(limits, &written, on_forget)
         .with_context(|| format!("cannot use the output spool in {}", limits.data_dir.display()))?;
     let alive = joined.alive.clone();
     let is_gone = |left: &&Leftover| !alive.iter().any(|alive| alive.order.token == left.token);

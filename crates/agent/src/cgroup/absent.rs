@@ -2,6 +2,7 @@
 
 mod report;
 
+use std::collections::BTreeSet;
 use std::{path::Path, time::Duration};
 
 use muster_core::{record::Enforced, spec::TaskSpec, usage::Unenforced};
@@ -56,7 +57,7 @@ impl Limits {
 }
 
 impl Groups {
-    pub(crate) fn open(enforce: Enforce, _instance: &str, _run: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(enforce: Enforce, _instance: &str, _run: &Path, _kept: &BTreeSet<u64>) -> Result<Self, Error> {
         let report = Report::nothing("this system has no control groups");
         match report.missing().filter(|_| enforce == Enforce::Required) {
             Some(missing) => Err(Error(missing)),

@@ -21,6 +21,8 @@ use super::{
 pub(super) const PREFIX: &str = "muster-";
 /// The leaf into which an agent moves. The same as `DelegateSubgroup=agent` of systemd makes.
 const LEAF: &str = "agent";
+/// More of the same program do not stand above one another.
+const ABOVE: usize = 2;
 /// What has no name in a v2 tree: every cgroup there counts processor time and can be frozen, also beside version 1.
 const BUILT_IN: [Controller; 2] = [Controller::Cpuacct, Controller::Freezer];
 
@@ -182,6 +184,8 @@ fn make(tree: &Tree, dir: &Path) -> Result<(), String> {
     }
     match std::fs::create_dir(dir) {
         Ok(()) => Ok(()),
+        // Of the keeper whose work we go on with: nobody else knows the name.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(format!(
             "this user may not make cgroups in {shown}; run the agent as root, or as a service with Delegate=yes"
         )),
@@ -238,15 +242,20 @@ pub(super) fn step_back(base: &Base) {
     let _somebody_stays = std::fs::remove_dir(leaf);
 }
 
-/// This process, and the one that started it if that is the same program, whose file an upgrade may have replaced.
+/// This process, and those above it that are the same program, whose file an upgrade may have replaced: the safe of a
+/// keeper, and the agent that started that.
 fn ourselves() -> Vec<String> {
     let exe = |pid: &str| {
         let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?.into_os_string().into_string().ok()?;
         Some(path.strip_suffix(" (deleted)").map_or(path.clone(), str::to_owned))
     };
-    let parent = nix::unistd::getppid().to_string();
-    let parent = Some(parent).filter(|parent| exe(parent).is_some_and(|theirs| Some(theirs) == exe("self")));
-    [std::process::id().to_string()].into_iter().chain(parent).collect()
+    let parent = |pid: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("PPid:")).map(|parent| parent.trim().to_owned())
+    };
+    let own = exe("self");
+    let above = |pid: &String| parent(pid).filter(|parent| own.is_some() && exe(parent) == own);
+    std::iter::successors(Some(std::process::id().to_string()), above).take(ABOVE + 1).collect()
 }
 
 fn why_not(own: &Path, controller: Controller, error: &io::Error) -> String {

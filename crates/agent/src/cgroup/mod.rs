@@ -14,6 +14,8 @@ mod trees;
 
 use std::{
     cell::RefCell,
+    collections::BTreeSet,
+    fs::File,
     io,
     path::{Path, PathBuf},
     sync::{
@@ -79,9 +81,13 @@ pub(crate) struct Place {
 impl Groups {
     /// Takes what this machine has. `instance` names our folders, and `run` is where they are noted. Ends and removes
     /// what an earlier agent left in its own.
-    pub(crate) fn open(enforce: Enforce, instance: &str, run: &Path) -> Result<Self, Error> {
+    /// Of an earlier keeper of this instance, the cgroups with the numbers `kept` stay as they are.
+    pub(crate) fn open(enforce: Enforce, instance: &str, run: &Path, kept: &BTreeSet<u64>) -> Result<Self, Error> {
         let noted = run.join("cgroups");
-        let earlier = ground::earlier(&noted);
+        let name = format!("{}{instance}", ground::PREFIX);
+        let (own, earlier): (Vec<_>, _) =
+            ground::earlier(&noted).into_iter().partition(|dir| dir.file_name().is_some_and(|found| *found == *name));
+        let made = sweep::clear_but(&own, kept, sweep::LIMIT);
         let (left, _) = sweep::clear(&earlier, sweep::LIMIT);
         if !left.is_empty() {
             warn!(cgroups = ?left, "cgroups of an earlier agent cannot be emptied; they are tried again at the next start");
@@ -89,7 +95,7 @@ impl Groups {
         let (ground, report) = match enforce {
             Enforce::Off => (Ground::default(), Report::nothing("the configuration says so")),
             Enforce::Auto | Enforce::Required => match trees::read() {
-                Ok(trees) => ground::take(&trees, &format!("{}{instance}", ground::PREFIX), run),
+                Ok(trees) => ground::take(&trees, &name, run),
                 Err(error) => (Ground::default(), Report::nothing(&format!("/proc cannot be read: {error}"))),
             },
         };
@@ -98,7 +104,7 @@ impl Groups {
             ground: Arc::new(ground),
             enforce,
             report,
-            made: AtomicU64::new(0),
+            made: AtomicU64::new(made),
             spare: Mutex::default(),
             noted,
         };
@@ -172,6 +178,14 @@ impl Groups {
                 }
             }
         }
+    }
+
+    /// The cgroups with this number, in which an attempt is that an earlier keeper started. What was counted when it began
+    /// is `from`, and `peak` the file through which its highest use of memory is told.
+    pub(crate) fn adopt(&self, number: u64, limits: &Limits, from: Counts, peak: Option<File>) -> Option<Place> {
+        let is_there = self.0.ground.bases.iter().any(|base| base.dir.join(number.to_string()).exists());
+        let slot = is_there.then(|| Slot::adopt(&self.0.ground, number, limits, peak))?;
+        Some(Place { groups: self.clone(), slot: Some(slot), limits: *limits, from, is_shared: false })
     }
 
     /// Limits while this thread shares the cgroup: it counts as one process more, and must never be held up itself.
@@ -268,6 +282,12 @@ impl Place {
             }
             slot.close_files();
         }
+    }
+
+    /// What [`Groups::adopt`] needs to go on with it.
+    pub(crate) fn remains(&self) -> (Option<u64>, &Counts, Option<File>) {
+        let peak = self.slot.as_ref().and_then(Slot::peak);
+        (self.slot.as_ref().map(Slot::number), &self.from, peak)
     }
 
     /// What was counted since it began.

@@ -101,7 +101,8 @@ pub(crate) struct Slot {
     /// How many were killed for want of memory by the end of its last attempt, when the mark of the highest use went back
     /// as well. Nobody lived in it since.
     before: Option<u64>,
-    /// `cgroup.kill` was used in it. Linux 6.13 and later then kill everybody who is ever made inside, at once: they compare
+    /// It serves no other attempt: it is an earlier keeper's, or `cgroup.kill` was used in it. Linux 6.13 and later then
+    /// kill everybody who is ever made inside, at once: they compare
     /// how often it was killed with how often its maker's own cgroup was.
     is_killed: AtomicBool,
     /// The limits of disks were taken away before the next attempt came.
@@ -138,6 +139,30 @@ impl Slot {
         }
         slot.open();
         Ok(slot)
+    }
+
+    /// One that an earlier keeper made, for the attempt that is in it and for no other.
+    pub(super) fn adopt(ground: &Arc<Ground>, number: u64, limits: &Limits, peak: Option<File>) -> Self {
+        Self {
+            ground: Arc::clone(ground),
+            number,
+            files: Files { peak, ..Files::default() },
+            written: *limits,
+            is_fresh: false,
+            before: None,
+            is_killed: AtomicBool::new(true),
+            is_lifted: AtomicBool::new(false),
+            misses_io: false,
+        }
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// In version 2 the highest use since a mark is told by this open file alone.
+    pub(super) fn peak(&self) -> Option<File> {
+        self.files.peak.as_ref()?.try_clone().ok()
     }
 
     fn dir(&self, base: &Base) -> PathBuf {

@@ -1,9 +1,12 @@
 //! Ends what is in cgroups that nobody needs any more, and removes them.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     time::Duration,
 };
+
+use tracing::warn;
 
 use super::{ground, slot::members};
 use crate::exec::kill_members;
@@ -34,6 +37,22 @@ pub(super) fn clear(dirs: &[PathBuf], limit: Duration) -> (Vec<PathBuf>, bool) {
         std::thread::sleep(PAUSE);
         waited += PAUSE;
     }
+}
+
+/// Does that with what is in `dirs`, which are one keeper's, but for the numbers `kept`. Returns the first number that was
+/// never used there.
+pub(super) fn clear_but(dirs: &[PathBuf], kept: &BTreeSet<u64>, limit: Duration) -> u64 {
+    let entries = dirs.iter().flat_map(|dir| std::fs::read_dir(dir).into_iter().flatten().flatten());
+    let number = |dir: &PathBuf| dir.file_name()?.to_str()?.parse::<u64>().ok();
+    let numbered = entries.filter_map(|entry| Some((number(&entry.path())?, entry.path())));
+    let numbered: Vec<_> = numbered.filter(|(_, dir)| dir.is_dir()).collect();
+    let next = numbered.iter().map(|(number, _)| number + 1).max().unwrap_or(0);
+    let others = numbered.into_iter().filter(|(number, _)| !kept.contains(number)).map(|(_, dir)| dir);
+    let (left, _) = clear(&others.collect::<Vec<_>>(), limit);
+    if !left.is_empty() {
+        warn!(cgroups = ?left, "cgroups of an earlier keeper cannot be emptied; they are tried again at the end");
+    }
+    next
 }
 
 /// Removes `dirs` once everybody in them has gone by himself. Returns those that are left after `limit`.

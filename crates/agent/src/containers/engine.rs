@@ -179,9 +179,11 @@ impl Engine {
         );
     }
 
-    /// Removes what an earlier instance left, whose processes are dead; only asking is waited for. Before anything starts.
-    pub async fn remove_leftovers(self: &Arc<Self>) {
-        let left = self.leftovers().await;
+    /// Removes what an earlier instance left, whose processes are dead, but for the containers named in `live`; only asking is
+    /// waited for. Before anything starts.
+    pub async fn remove_leftovers(self: &Arc<Self>, live: &[String]) {
+        let mut left = self.leftovers().await;
+        left.retain(|name| !live.contains(name));
         tokio::spawn(Arc::clone(self).remove_all(left));
     }
 
@@ -201,7 +203,7 @@ impl Engine {
 
     async fn leftovers(&self) -> Vec<String> {
         let filter = format!("--filter=label={}", Self::label(&self.owner));
-        let why = match self.run(&["ps", "--all", "--quiet", "--no-trunc", &filter], REMOVE_LIMIT).await {
+        let why = match self.run(&["ps", "--all", "--format={{.Names}}", &filter], REMOVE_LIMIT).await {
             Ok(output) if output.status.success() => {
                 let text = String::from_utf8_lossy(&output.stdout);
                 return text.split_whitespace().map(str::to_owned).collect();

@@ -1,6 +1,6 @@
 //! The life of one attempt from its process's start to its proven end.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use muster_core::{
     record::TaskResult,
@@ -8,25 +8,27 @@ use muster_core::{
     state::End,
     time::{Mono, Timestamp},
 };
-use tokio::time::{Sleep, sleep};
+use tokio::time::sleep;
 use tracing::{Span, debug, warn};
 
 use super::{
-    ExecEvent, KillReason, Order,
+    ExecEvent, Order,
     confined::Confined,
     contained::{self, Contained, Said},
     control::Control,
-    os::{Fresh, Leader, Running, Spent, Status, Survivor, end_members, terminate_members},
+    deposit::Deposit,
+    ending::{Cause, Stage, Step, Watch},
+    os::{Fresh, Leader, Running, Spent, Status, Survivor, end_members},
     outcome,
     pipes::Pipes,
-    quota::{self, Quota},
+    quota,
     room::{Entry, Room},
     scratch::Folder,
 };
 use crate::{cgroup::Place, logs::Spool};
 
 /// After SIGKILL, for the kernel to do it; what lives then is in a system call that does not end (C10).
-const KILL_LIMIT: Duration = Duration::from_secs(2);
+pub(super) const KILL_LIMIT: Duration = Duration::from_secs(2);
 /// How long a starter's thread waits for the end of what it started: longer than a short task takes
 /// on a busy machine, shorter than anybody notices of an order that finds all starters waiting.
 const LINGER: Duration = Duration::from_millis(8);
@@ -41,8 +43,6 @@ const SETTLE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Between two tries to kill what survived.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Between two looks at whether a part of an attempt was killed for want of memory.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// An attempt whose process runs.
 pub(super) struct Attempt {
@@ -53,19 +53,12 @@ pub(super) struct Attempt {
     pub(super) confined: Confined,
     pub(super) scratch: Option<Folder>,
     pub(super) started: Timestamp,
+    /// The same on the clock that limits are counted on.
+    pub(super) began: Mono,
     /// From the start to the last word.
     pub(super) span: Span,
-}
-
-/// Why we are ending it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    Timeout(Duration),
-    Wish(KillReason),
-    /// The kernel killed a part of it for want of memory.
-    Oom,
-    /// So many bytes lay in its scratch folder.
-    ScratchFull(u64),
+    /// What a keeper that comes after us finds of it; none: nobody will go on with it.
+    pub(super) deposit: Option<Deposit>,
 }
 
 impl Attempt {
@@ -91,7 +84,10 @@ impl Attempt {
         self.confined.place.iter_mut().for_each(Place::leave);
         let _context = room.runtime.enter();
         match fresh.watch() {
-            Ok(running) => room.track(self.run(running, spool)),
+            Ok(running) => {
+                self.deposit = Deposit::make(&self, &running);
+                room.track(self.run(running, spool, Stage::default()));
+            }
             Err(error) => {
                 spool.finish();
                 let why = format!("its process could not be watched and was killed: {error}");
@@ -131,26 +127,39 @@ impl Attempt {
         room.over_at_once(&self.order, word)
     }
 
-    /// Runs to the end and tells of it, exactly once.
-    async fn run(self, running: Running, spool: Spool) {
+    /// Runs to the end, from where it is, and tells of it, exactly once.
+    pub(super) async fn run(self, running: Running, spool: Spool, stage: Stage) {
         let Running { mut leader, identity, stdin, stdout, stderr } = running;
         let token = self.order.token;
-        self.room.tell(ExecEvent::Started { token, at: self.started, identity }).await;
-        let mut pipes = Pipes::new(self.room.clock, stdout, stderr, spool, Said::of(&self.order.spec));
-        if let Some(stdin) = stdin {
-            pipes.feed(stdin, Arc::clone(&self.order.spec));
+        if !self.is_adopted() {
+            self.room.tell(ExecEvent::Started { token, at: self.started, identity }).await;
         }
-        let (cause, step) = Watch::new(&self).until_exit(&leader, &mut pipes).await;
+        let way = self.deposit.as_ref().and_then(Deposit::way);
+        let mut pipes =
+            Pipes::new(self.room.clock, stdout, stderr, spool, Said::of(&self.order.spec)).through(token, way);
+        if let Some(stdin) = stdin {
+            match &self.deposit {
+                Some(deposit) => pipes.feed_by(deposit.feed(stdin)),
+                None => pipes.feed(stdin, Arc::clone(&self.order.spec)),
+            }
+        }
+        let (cause, step) = Watch::new(&self, stage, &leader).until_exit(&leader, &mut pipes).await;
         let is_settled = step != Step::Killed && self.settle_container(&mut pipes).await;
         let (status, survivors) = self.clear(cause, &mut leader, &mut pipes).await;
         let (spent, said) = (leader.spent(), pipes.finish());
+        let is_unknown = status.is_none() && leader.is_dead();
         drop(leader);
         let is_put_away = is_settled && matches!(status, Some(Status::Exit(_)));
         let contained = self.contained().filter(|_| !is_put_away);
-        self.conclude(Dead { cause, status, spent, survivors, said }).await;
+        self.conclude(Dead { cause, status, is_unknown, spent, survivors, said }).await;
         if let Some(contained) = contained {
             contained.remove().await;
         }
+    }
+
+    /// Whether an earlier keeper started it.
+    fn is_adopted(&self) -> bool {
+        self.deposit.as_ref().is_some_and(Deposit::is_adopted)
     }
 
     fn contained(&self) -> Option<Contained> {
@@ -174,7 +183,6 @@ impl Attempt {
 
     async fn conclude(mut self, dead: Dead) {
         let (end, mut why, result) = self.judge(&dead).await;
-        self.room.discard_files(&self.order).await;
         if let Some(folder) = self.scratch.take() {
             let is_failed = matches!(end, End::Exit(_) | End::Signal(_) | End::Timeout | End::Oom | End::ScratchFull);
             if is_failed && self.order.spec.scratch == run_as::Scratch::KeepOnFailure {
@@ -192,23 +200,42 @@ impl Attempt {
         self.span.record("end", tracing::field::display(end));
         debug!(token = %self.order.token, %end, "attempt over");
         let room = Arc::clone(&self.room);
-        let (token, started) = (self.order.token, self.started);
-        if end != End::KillFailed {
-            let (usage, ended) = (Some(self.confined.settle(dead.spent)), room.clock.wall());
-            return room.over(ExecEvent::Ended { token, end, why, started, ended, result, usage, next: None }).await;
-        }
+        let (token, started, ended) = (self.order.token, self.started, room.clock.wall());
         let counts = self.confined.place.as_ref().map(Place::counts);
         let usage = Some(self.confined.usage(counts.as_ref(), dead.spent));
-        let ended = room.clock.wall();
-        room.over(ExecEvent::Ended { token, end, why, started, ended, result: None, usage, next: None }).await;
+        let result = result.filter(|_| end != End::KillFailed);
+        let event = ExecEvent::Ended { token, end, why, started, ended, result, usage, next: None };
+        if let Some(deposit) = &self.deposit {
+            deposit.ended(&event, self.order.task);
+        }
+        // Only now: who has to find its end once more needs them.
+        room.discard_files(&self.order).await;
+        if end == End::KillFailed {
+            room.over(event).await;
+            return self.survive(dead.spent).await;
+        }
+        if let (Some(place), Some(counts)) = (self.confined.place, counts) {
+            place.end(&counts);
+        }
+        room.over(event).await;
+    }
+
+    /// Its end was told, and something of it lives.
+    pub(super) async fn survive(self, spent: Option<Spent>) {
         self.outlast().await;
-        let (end, why, ended) = (End::Lost, Some("what survived it is dead now".into()), room.clock.wall());
-        let usage = Some(self.confined.settle(dead.spent));
-        room.tell(ExecEvent::Ended { token, end, why, started, ended, result: None, usage, next: None }).await;
+        let room = Arc::clone(&self.room);
+        let (token, started, ended) = (self.order.token, self.started, room.clock.wall());
+        let (end, why) = (End::Lost, Some("what survived it is dead now".into()));
+        let usage = Some(self.confined.settle(spent));
+        let event = ExecEvent::Ended { token, end, why, started, ended, result: None, usage, next: None };
+        if let Some(deposit) = &self.deposit {
+            deposit.ended(&event, self.order.task);
+        }
+        room.tell(event).await;
     }
 
     /// It runs and cannot be watched.
-    async fn lose(self, why: String) {
+    pub(super) async fn lose(self, why: String) {
         let survivors = match self.confined.place.as_ref().and_then(Place::slot) {
             Some(slot) => end_members(slot, self.room.clock, KILL_LIMIT).await,
             None => Vec::new(),
@@ -219,6 +246,9 @@ impl Attempt {
         let (token, end, why, started) = (self.order.token, End::Lost, Some(why.into()), self.started);
         let (usage, ended) = (Some(self.confined.settle(None)), self.room.clock.wall());
         let event = ExecEvent::Ended { token, end, why, started, ended, result: None, usage, next: None };
+        if let Some(deposit) = &self.deposit {
+            deposit.ended(&event, self.order.task);
+        }
         self.room.over(event).await;
     }
 
@@ -247,7 +277,7 @@ impl Attempt {
         let token = self.order.token;
         leader.kill_group();
         if cause.is_none() && tokio::time::timeout(CLOSE_LIMIT, pipes.drain()).await.is_ok() {
-            let status = leader.reap();
+            let status = self.reap(leader).await;
             // Nobody holds its pipes and nobody is in its group: nearly every attempt ends here. One
             // that went into hiding with closed pipes is found by the look for strays.
             let deserted = self.confined.is_deserted();
@@ -264,7 +294,15 @@ impl Attempt {
         if drained.is_err() {
             warn!(%token, "somebody outside the attempt holds its output open; what they write is not kept");
         }
-        (leader.reap(), survivors)
+        (self.reap(leader).await, survivors)
+    }
+
+    /// How the first process ended; none: it has not, or nobody can tell. What is known of it is known to our heirs first.
+    async fn reap(&self, leader: &mut Leader) -> Option<Status> {
+        match &self.deposit {
+            Some(deposit) => deposit.reap(leader).await,
+            None => leader.reap(),
+        }
     }
 
     /// Everybody in its cgroups; without them, everybody who carries its mark.
@@ -278,6 +316,10 @@ impl Attempt {
     /// What its end is called.
     async fn judge(&self, dead: &Dead) -> (End, Option<Arc<str>>, Option<TaskResult>) {
         let survivors = &dead.survivors;
+        if dead.is_unknown && survivors.is_empty() {
+            let why = "it ended, and how is not known: the keeper that started it was killed, and its safe too";
+            return (End::Lost, Some(why.into()), None);
+        }
         let Some(status) = dead.status.filter(|_| survivors.is_empty()) else {
             let list = survivors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             return (End::KillFailed, Some(format!("still alive after SIGKILL: {list}").into()), None);
@@ -324,143 +366,10 @@ impl Attempt {
 struct Dead {
     cause: Option<Cause>,
     status: Option<Status>,
+    /// It is dead, and there is nobody who could know its status.
+    is_unknown: bool,
     spent: Option<Spent>,
     survivors: Vec<Survivor>,
     /// Of one in a container: what was said last.
     said: Option<Said>,
-}
-
-/// Waits for the end of a process, and brings it about: SIGTERM, grace, SIGKILL.
-struct Watch<'a> {
-    attempt: &'a Attempt,
-    cause: Option<Cause>,
-    step: Step,
-    /// When the next step is due; a timer only where there is a limit.
-    timer: Option<(Mono, Pin<Box<Sleep>>)>,
-    /// When the next look is due at whether a part of it was killed for want of memory; only where the kernel does not
-    /// kill the rest itself.
-    look: Option<(Mono, Pin<Box<Sleep>>)>,
-    quota: Quota,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    Runs,
-    /// SIGTERM was sent.
-    Asked,
-    /// SIGKILL was sent.
-    Killed,
-}
-
-impl<'a> Watch<'a> {
-    fn new(attempt: &'a Attempt) -> Self {
-        let quota = attempt.room.quota(&attempt.order, attempt.scratch.as_ref());
-        let mut watch = Self { attempt, cause: None, step: Step::Runs, timer: None, look: None, quota };
-        watch.look_later();
-        if let Some(limit) = attempt.order.spec.timeout {
-            watch.due_in(limit);
-        }
-        watch
-    }
-
-    /// Returns when the leader is dead, or [`KILL_LIMIT`] after it was killed.
-    async fn until_exit(mut self, leader: &Leader, pipes: &mut Pipes) -> (Option<Cause>, Step) {
-        loop {
-            self.heed_wish(leader);
-            tokio::select! {
-                biased;
-                () = leader.exited() => return (self.cause, self.step),
-                () = self.attempt.control.changed() => {}
-                () = wait(&mut self.look) => self.look_at_memory(leader),
-                () = wait(&mut self.timer) => {
-                    if self.advance(leader) {
-                        return (self.cause, self.step);
-                    }
-                }
-                found = self.quota.passed(), if self.step == Step::Runs => self.stop(leader, Cause::ScratchFull(found)),
-                () = pipes.pump(), if pipes.is_open() => {}
-            }
-        }
-    }
-
-    /// A wish may come at any time, and a later one may be in more of a hurry.
-    fn heed_wish(&mut self, leader: &Leader) {
-        let Some(wish) = self.attempt.control.wish() else { return };
-        if self.step == Step::Runs {
-            self.cause = Some(Cause::Wish(wish.reason));
-            self.ask(leader);
-            self.due_at(wish.by);
-        } else if self.step == Step::Asked && self.timer.as_ref().is_none_or(|(at, _)| wish.by < *at) {
-            self.due_at(wish.by);
-        }
-    }
-
-    /// The timer is over. Whether there is nothing more that we can do.
-    fn advance(&mut self, leader: &Leader) -> bool {
-        match self.step {
-            Step::Runs => {
-                let limit = self.attempt.order.spec.timeout.unwrap_or_default();
-                self.stop(leader, Cause::Timeout(limit));
-            }
-            Step::Asked => {
-                self.attempt.confined.place.iter().for_each(Place::lift_io);
-                leader.kill_group();
-                self.step = Step::Killed;
-                self.due_in(KILL_LIMIT);
-            }
-            Step::Killed => return true,
-        }
-        false
-    }
-
-    /// Asks it to end, and leaves it its grace.
-    fn stop(&mut self, leader: &Leader, cause: Cause) {
-        self.cause = Some(cause);
-        self.ask(leader);
-        self.due_in(self.attempt.order.spec.grace);
-    }
-
-    /// Half of an attempt that lost a part for want of memory is ended, as version 2 does it by itself.
-    fn look_at_memory(&mut self, leader: &Leader) {
-        let killed = self.attempt.confined.place.as_ref().is_some_and(|place| place.oom_kills() > 0);
-        if killed && self.step == Step::Runs {
-            self.cause = Some(Cause::Oom);
-            leader.kill_group();
-            self.step = Step::Killed;
-            self.due_in(KILL_LIMIT);
-        }
-        self.look_later();
-    }
-
-    fn look_later(&mut self) {
-        let watched =
-            self.step == Step::Runs && self.attempt.confined.place.as_ref().is_some_and(Place::kills_one_by_one);
-        self.look = watched.then(|| (self.attempt.room.clock.mono(), Box::pin(sleep(LOOK))));
-    }
-
-    fn ask(&mut self, leader: &Leader) {
-        leader.terminate();
-        // An engine hands it on to the container's first process, which must not hear it twice.
-        let is_contained = self.attempt.order.spec.container.is_some();
-        if let Some(slot) = self.attempt.confined.place.as_ref().and_then(Place::slot).filter(|_| !is_contained) {
-            terminate_members(slot);
-        }
-        self.step = Step::Asked;
-    }
-
-    fn due_in(&mut self, wait: Duration) {
-        self.due_at(self.attempt.room.clock.mono().after(wait));
-    }
-
-    fn due_at(&mut self, at: Mono) {
-        let wait = at.since(self.attempt.room.clock.mono());
-        self.timer = Some((at, Box::pin(sleep(wait))));
-    }
-}
-
-async fn wait(timer: &mut Option<(Mono, Pin<Box<Sleep>>)>) {
-    match timer {
-        Some((_, sleep)) => sleep.as_mut().await,
-        None => std::future::pending().await,
-    }
 }

@@ -42,18 +42,18 @@ const HOLD: u8 = b'h';
 const FOREVER: u64 = u64::MAX;
 /// An agent that is not frozen ends its attempts itself when their leases end, and says so within this. Well below the
 /// margin that a controller waits before it gives work away.
-const HEAR_WITHIN: Duration = Duration::from_millis(500);
+pub(crate) const HEAR_WITHIN: Duration = Duration::from_millis(500);
 /// The guard reads at once; one that does not is stopped itself, and must not keep the agent.
 const TELL_WITHIN: Duration = Duration::from_secs(1);
 /// Words that wait for the guard; a full line only makes the pipe wait.
 const WORDS: usize = 16;
 /// After a sudden end, so many looks in a row must find nobody: what was just being started may
 /// show its environment only a little later.
-const LOOKS: u32 = 3;
+pub(crate) const LOOKS: u32 = 3;
 /// A guard that is not ready by then will not be.
 const READY_LIMIT: Duration = Duration::from_secs(10);
 /// Within this the guard kills what can be killed.
-const SWEEP_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const SWEEP_LIMIT: Duration = Duration::from_secs(10);
 /// Between a guard's unexpected end and the next one.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
 
@@ -147,7 +147,7 @@ fn listen(pipe: &mut impl Read, say: &mpsc::SyncSender<Word>) {
     }
 }
 
-fn complain(text: &str) {
+pub(crate) fn complain(text: &str) {
     let _nobody_to_tell = writeln!(std::io::stderr(), "muster guard: {text}");
 }
 
@@ -218,6 +218,25 @@ pub(super) async fn keep(mut guard: Guard, mut watched: Watched, stop: Cancellat
     drop(guard.pipe);
     if tokio::time::timeout(SWEEP_LIMIT, guard.child.wait()).await.is_err() {
         warn!("the guard process is still busy; it is left alone");
+    }
+}
+
+/// The same by the safe that we came from, until that is dead; then by a guard.
+#[cfg(unix)]
+pub(super) async fn keep_by_safe(safe: crate::safe::Safe, mut watched: Watched, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return safe.farewell(),
+            () = safe.gone() => break,
+            Ok(()) = watched.lease_ends.changed() => {
+                let ends = *watched.lease_ends.borrow_and_update();
+                safe.hold(ends.map(|ends| ends.since(watched.clock.mono())));
+            }
+        }
+    }
+    if let Some(guard) = another(&watched, &stop).await {
+        watched.lease_ends.mark_changed();
+        keep(guard, watched, stop).await;
     }
 }
 

@@ -1,11 +1,20 @@
 //! Owns every process that the agent starts: starts, feeds, watches and ends it, and says so only when it is dead.
 
+#[cfg(unix)]
+mod adopt;
 mod attempt;
 pub mod beside;
 mod confined;
 mod contained;
 mod control;
+#[cfg(unix)]
+pub(crate) mod deposit;
+#[cfg(windows)]
+#[path = "deposit_absent.rs"]
+mod deposit;
+mod ending;
 mod env;
+mod estate;
 pub mod guard;
 mod launch;
 mod offers;
@@ -20,6 +29,7 @@ mod rules;
 mod scratch;
 mod transfer;
 
+pub use estate::Estate;
 pub use order::{Alive, ExecEvent, KillReason, Leftover, Order, ProcessIdentity, Swept};
 #[cfg(unix)]
 pub(crate) use os::kill_members;
@@ -28,6 +38,7 @@ pub(crate) use transfer::fetch_inputs;
 pub use transfer::{Inputs, Results, TransferError};
 
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -80,6 +91,8 @@ pub struct Config {
     pub containers: Option<Arc<Engine>>,
     /// How to start the guard: a program that becomes [`guard::main`]; none: no guard (tests only).
     pub guard: Option<guard::Program>,
+    /// What outlives us, and what was left to us; then the guard is only for when that is dead.
+    pub estate: Option<Estate>,
 }
 
 /// What `exec` needs from other rooms.
@@ -156,16 +169,13 @@ impl Exec {
             let path = path.to_owned();
             move |source| Error::Folder { path, source }
         };
-        empty_folder(&files).map_err(broken(&files))?;
-        let scratch = Scratch::new(run.join("scratch"), config.data_dir.join("kept")).map_err(broken(&run))?;
-        let way = [&run, &files, &run.join("scratch"), &config.data_dir.join("kept")];
-        os::open_way(&config.data_dir, &way).map_err(broken(&config.data_dir))?;
+        let scratch = take_folders(&config, &run, &files)?;
         if let Some(missing) = os::missing_rights() {
             info!(missing, "what tasks cannot ask for here");
         }
-        let instances = Instances::begin(run.join("instances")).map_err(broken(&run))?;
+        let instances = Instances::begin(run.join("instances"), config.estate.as_ref()).map_err(broken(&run))?;
         // Before there is a runtime, which must not be dropped here.
-        let groups = Groups::open(config.enforce, &instances.own, &run)?;
+        let groups = Groups::open(config.enforce, &instances.own, &run, &Estate::slots_of(config.estate.as_ref()))?;
         info!(limits = groups.report(), "what attempts are held to");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WATCHERS)
@@ -206,6 +216,7 @@ impl Exec {
             hunter: os::Hunter::start(config.clock, Arc::clone(&instances.own), is_live).map_err(Error::Threads)?,
             groups,
             containers: config.containers,
+            estate: config.estate,
             pool: Arc::clone(&threads.pool),
             runtime: runtime.handle().clone(),
             tracker: TaskTracker::new(),
@@ -224,18 +235,13 @@ impl Exec {
     async fn begin(&self, guard: Option<guard::Program>) -> Result<(), Error> {
         if let Some(program) = guard.filter(|_| cfg!(unix)) {
             let (own, stop) = (Arc::clone(&self.instances.own), self.threads.stop.clone());
-            let first = program.clone();
-            let cookie = Arc::clone(&own);
-            // On our own threads: the runtime that starts a child is the one that may wait for it.
-            let started = self.room.runtime.spawn(async move { guard::start(&first, &cookie).await }).await;
-            let guard = started.map_err(|error| Error::Threads(io::Error::other(error)))??;
             let watched = guard::Watched {
                 program,
                 instance: own,
                 clock: self.room.clock,
                 lease_ends: self.threads.lease_ends.subscribe(),
             };
-            self.threads.guard.spawn_on(guard::keep(guard, watched, stop), &self.room.runtime);
+            self.have_guarded(watched, stop).await?;
         }
         let room = Arc::downgrade(&self.room);
         let work = move |(order, control)| {
@@ -245,6 +251,22 @@ impl Exec {
             }
         };
         self.threads.pool.start(starters(), work).map_err(Error::Threads)
+    }
+
+    /// By the safe, as long as there is one; else by a process of its own.
+    async fn have_guarded(&self, watched: guard::Watched, stop: CancellationToken) -> Result<(), Error> {
+        #[cfg(unix)]
+        if let Some(estate) = &self.room.estate {
+            let safe = estate.safe.clone();
+            self.threads.guard.spawn_on(guard::keep_by_safe(safe, watched, stop), &self.room.runtime);
+            return Ok(());
+        }
+        let (first, cookie) = (watched.program.clone(), Arc::clone(&watched.instance));
+        // On our own threads: the runtime that starts a child is the one that may wait for it.
+        let started = self.room.runtime.spawn(async move { guard::start(&first, &cookie).await }).await;
+        let guard = started.map_err(|error| Error::Threads(io::Error::other(error)))??;
+        self.threads.guard.spawn_on(guard::keep(guard, watched, stop), &self.room.runtime);
+        Ok(())
     }
 
     /// This machine has these GPUs now; `kept` are those of attempts that go on from an earlier instance.
@@ -358,6 +380,10 @@ impl Exec {
         if tokio::time::timeout(STOP_LIMIT, self.room.tracker.wait()).await.is_err() {
             warn!("some attempts did not end; the guard will kill what they left");
         }
+        if self.room.estate.is_some() {
+            // The safe does it, too, but only when we are gone.
+            self.room.hunter.hunt_instances(vec![Arc::clone(&self.instances.own)], guard::SWEEP_LIMIT).await;
+        }
         // The guard last: it kills whatever there still is.
         self.threads.stop.cancel();
         self.threads.guard.close();
@@ -387,14 +413,17 @@ impl Drop for Threads {
 }
 
 impl Instances {
-    /// Notes a new cookie beside those that are not swept yet, before anything is started under it.
-    fn begin(file: PathBuf) -> io::Result<Self> {
+    /// Notes a new cookie, or that of our estate, beside those that are not swept yet, before anything is started under it.
+    fn begin(file: PathBuf, estate: Option<&Estate>) -> io::Result<Self> {
+        let own: Arc<str> = match estate {
+            Some(estate) => Arc::clone(&estate.cookie),
+            None => uuid::Uuid::new_v4().simple().to_string().into(),
+        };
         let earlier: Vec<Arc<str>> = match std::fs::read_to_string(&file) {
-            Ok(text) => text.lines().filter(|line| !line.is_empty()).map(Into::into).collect(),
+            Ok(text) => text.lines().filter(|line| !line.is_empty() && **line != *own).map(Into::into).collect(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
-        let own: Arc<str> = uuid::Uuid::new_v4().simple().to_string().into();
         let lines: String = earlier.iter().chain([&own]).map(|cookie| format!("{cookie}\n")).collect();
         write_whole(&file, &lines)?;
         Ok(Self { file, own, earlier: Mutex::new(earlier) })
@@ -412,6 +441,28 @@ impl Instances {
 pub(crate) fn gpus_of_survivors(leftovers: &[Leftover], found: &[Swept]) -> Vec<(Token, Vec<u32>)> {
     let survivors = leftovers.iter().zip(found).filter(|(_, found)| **found == Swept::Survives);
     survivors.filter_map(|(left, _)| Some((left.token, host::of_process(left.identity.as_ref()?.pid)))).collect()
+}
+
+/// Makes the folders, empty but for what goes on.
+fn take_folders(config: &Config, run: &Path, files: &Path) -> Result<Scratch, Error> {
+    let broken = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Folder { path, source }
+    };
+    let heir = config.estate.as_ref().filter(|estate| estate.is_heir);
+    match heir {
+        // Among them are those of attempts that go on, and of orders that are on their way to us.
+        Some(_) => std::fs::create_dir_all(files),
+        None => empty_folder(files),
+    }
+    .map_err(broken(files))?;
+    let (scratch, kept) = (run.join("scratch"), config.data_dir.join("kept"));
+    let way = [&run.to_owned(), &files.to_owned(), &scratch, &kept];
+    let none = BTreeSet::new();
+    let used = heir.map_or(&none, |heir| &heir.folders);
+    let folders = Scratch::new(scratch.clone(), kept.clone(), used).map_err(broken(run))?;
+    os::open_way(&config.data_dir, &way).map_err(broken(&config.data_dir))?;
+    Ok(folders)
 }
 
 /// All of it or, after a crash, what was there before.

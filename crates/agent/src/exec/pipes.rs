@@ -8,12 +8,12 @@ use std::{
 
 use futures::future::BoxFuture;
 use muster_common::clock::Clock;
-use muster_core::spec::TaskSpec;
+use muster_core::{id::Token, spec::TaskSpec};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use super::{
     contained::Said,
-    os::{Input, Output},
+    os::{Input, Output, Sluice},
 };
 use crate::logs::{Spool, Stream, with_scratch};
 
@@ -26,11 +26,24 @@ pub(super) struct Pipes {
     spool: Spool,
     /// The end of stderr, where somebody may ask for it.
     said: Option<Said>,
+    token: Token,
+    /// What is read goes this way, so that our death loses nothing of it.
+    way: Option<Arc<Sluice>>,
 }
 
 impl Pipes {
     pub(super) fn new(clock: Clock, stdout: Output, stderr: Output, spool: Spool, said: Option<Said>) -> Self {
-        Self { clock, stdout: Some(stdout), stderr: Some(stderr), feed: None, spool, said }
+        Self { clock, stdout: Some(stdout), stderr: Some(stderr), feed: None, spool, said, token: Token(0), way: None }
+    }
+
+    /// The same, read by a way that outlives us; those are the bytes of `token`.
+    pub(super) fn through(self, token: Token, way: Option<Arc<Sluice>>) -> Self {
+        Self { token, way, ..self }
+    }
+
+    /// Somebody else feeds its stdin.
+    pub(super) fn feed_by(&mut self, feed: BoxFuture<'static, ()>) {
+        self.feed = Some(feed);
     }
 
     /// Feeds the spec's stdin, as fast as the task reads. A task that does not want it may close it.
@@ -75,7 +88,8 @@ impl Pipes {
         for (pipe, stream) in [(&mut self.stdout, Stream::Stdout), (&mut self.stderr, Stream::Stderr)] {
             let Some(output) = pipe else { continue };
             let said = self.said.as_mut().filter(|_| stream == Stream::Stderr);
-            match poll_one(output, context, self.clock, (&mut self.spool, said), stream) {
+            let from = From { output, stream, token: self.token, way: self.way.as_ref() };
+            match poll_one(from, context, self.clock, (&mut self.spool, said)) {
                 Poll::Pending => {}
                 Poll::Ready(Read::Some) => moved = true,
                 Poll::Ready(Read::End) => {
@@ -93,26 +107,47 @@ enum Read {
     End,
 }
 
+/// What is read, and how.
+struct From<'a> {
+    output: &'a mut Output,
+    stream: Stream,
+    token: Token,
+    way: Option<&'a Arc<Sluice>>,
+}
+
 /// One read into this thread's scratch and from there to the spool: no buffer for each attempt.
 fn poll_one(
-    output: &mut Output,
+    from: From<'_>,
     context: &mut Context<'_>,
     clock: Clock,
     (spool, said): (&mut Spool, Option<&mut Said>),
-    stream: Stream,
 ) -> Poll<Read> {
+    let From { output, stream, token, way } = from;
     with_scratch(|scratch| {
-        let mut room = ReadBuf::new(scratch.room());
-        let read = std::task::ready!(Pin::new(output).poll_read(context, &mut room));
-        let len = room.filled().len();
+        // Left when it is dropped: then all of it is in the spool.
+        let inside = way.and_then(Sluice::enter);
+        let read = match &inside {
+            #[cfg(unix)]
+            Some(inside) => {
+                let mark = super::os::Mark { token, stream, offset: spool.offset(stream) };
+                std::task::ready!(inside.poll_take(output, context, mark, scratch.room()))
+            }
+            _ => {
+                let mut room = ReadBuf::new(scratch.room());
+                let read = std::task::ready!(Pin::new(output).poll_read(context, &mut room));
+                read.map(|()| room.filled().len())
+            }
+        };
+        let len = read.unwrap_or(0);
         // A pipe that cannot be read is as good as closed.
-        if read.is_err() || len == 0 {
+        if len == 0 {
             return Poll::Ready(Read::End);
         }
         if let Some(said) = said {
-            said.add(room.filled());
+            said.add(scratch.data(0, len));
         }
         spool.take(stream, clock.wall(), scratch, len);
+        drop(inside);
         Poll::Ready(Read::Some)
     })
 }

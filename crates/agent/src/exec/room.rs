@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Span, warn};
 
 use super::{
-    ExecEvent, Links, Order,
+    Estate, ExecEvent, Links, Order,
     attempt::Attempt,
     confined::Confined,
     contained,
@@ -54,6 +54,8 @@ pub(super) struct Room {
     pub(super) groups: Groups,
     /// What runs containers here.
     pub(super) containers: Option<Arc<Engine>>,
+    /// What outlives us.
+    pub(super) estate: Option<Estate>,
     pub(super) pool: Arc<Pool<Entry>>,
     pub(super) runtime: Handle,
     pub(super) tracker: TaskTracker,
@@ -95,17 +97,29 @@ impl Live {
 
 impl Room {
     pub(super) fn spool(&self, order: &Order) -> Spool {
-        let head = Head { token: order.token, task: order.task, attempt: order.attempt };
+        let (mask, limit) = self.mask(order);
+        self.links.spools.attempt(head_of(order), limit, order.spec.log_rate).masking(mask)
+    }
+
+    /// Of an attempt of which an earlier keeper wrote some.
+    #[cfg(unix)]
+    pub(super) fn resume_spool(&self, order: &Order) -> Spool {
+        let (mask, limit) = self.mask(order);
+        let spool = self.links.spools.resume(head_of(order), limit, order.spec.log_rate);
+        spool.masking(mask.map(Mask::after_a_gap))
+    }
+
+    /// What hides its secrets, and how much of its output may be kept.
+    fn mask(&self, order: &Order) -> (Option<Mask>, Option<u64>) {
         let spec = &order.spec;
         let secret = spec.mask.iter().filter_map(|name| spec.env.get(name)).map(String::as_bytes);
-        let (mask, limit) = match Mask::of(secret) {
+        match Mask::of(secret) {
             Ok(mask) => (mask, spec.output_limit),
             Err(error) => {
                 warn!(token = %order.token, %error, "nothing of an attempt's output is kept: its secrets cannot be looked for");
                 (None, Some(0))
             }
-        };
-        self.links.spools.attempt(head, limit, spec.log_rate).masking(mask)
+        }
     }
 
     /// Looks at how much an attempt leaves in `folder`, or in its container's.
@@ -262,8 +276,9 @@ impl Room {
             Some(Wish { reason, .. }) => (reason.end(), reason.text().into()),
             None => match self.spawn(&order, &span) {
                 Ok((fresh, confined, scratch)) => {
-                    let started = self.clock.wall();
-                    let attempt = Attempt { room, order, control, confined, scratch, started, span };
+                    let (started, began) = (self.clock.wall(), self.clock.mono());
+                    let deposit = None;
+                    let attempt = Attempt { room, order, control, confined, scratch, started, began, span, deposit };
                     return attempt.begin(fresh, self.pool.is_idle());
                 }
                 Err(why) => (End::NotStarted, why),
@@ -378,8 +393,13 @@ impl Room {
     }
 }
 
+/// Whose output it is.
+pub(super) fn head_of(order: &Order) -> Head {
+    Head { token: order.token, task: order.task, attempt: order.attempt }
+}
+
 /// The attempt's part of its job's trace; nothing is made of it when spans go nowhere.
-fn span_of(order: &Order) -> Span {
+pub(super) fn span_of(order: &Order) -> Span {
     let span = tracing::debug_span!(
         "attempt",
         task = %order.task,

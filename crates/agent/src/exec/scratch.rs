@@ -4,6 +4,7 @@
 //! than looking into it; and one whose time of change is the old one need not even be looked into.
 
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
     sync::{
@@ -39,6 +40,12 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
+    /// One that an attempt has already.
+    #[cfg(unix)]
+    pub(crate) fn again(path: PathBuf, is_private: bool) -> Self {
+        Self { path, empty_at: None, is_private }
+    }
+
     /// Whether the next task may have it as it is.
     pub(crate) fn is_clean(&self) -> bool {
         !self.is_private && (self.is_untouched() || Scratch::is_empty(&self.path))
@@ -58,15 +65,23 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Under `root`, which is emptied: what is there is of an earlier run. What is kept of failed attempts is moved to
-    /// `kept`, on the same file system.
-    pub(crate) fn new(root: PathBuf, kept: PathBuf) -> io::Result<Self> {
-        match std::fs::remove_dir_all(&root) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => std::fs::create_dir_all(&root)?,
+    /// Under `root`, which is emptied but for `used`: what else is there is of an earlier run. What is kept of failed attempts
+    /// is moved to `kept`, on the same file system.
+    pub(crate) fn new(root: PathBuf, kept: PathBuf, used: &BTreeSet<PathBuf>) -> io::Result<Self> {
+        std::fs::create_dir_all(&root)?;
+        for entry in std::fs::read_dir(&root)?.flatten() {
+            let path = entry.path();
+            if used.contains(&path) {
+                continue;
+            }
+            let removed =
+                if entry.file_type()?.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
         }
         std::fs::create_dir_all(&kept)?;
-        Ok(Self { root, kept, made: AtomicU64::new(0), spare: Mutex::default() })
+        let number = |path: &PathBuf| path.file_name()?.to_str()?.parse::<u64>().ok();
+        let made = used.iter().filter_map(number).max().map_or(0, |last| last + 1);
+        Ok(Self { root, kept, made: AtomicU64::new(made), spare: Mutex::default() })
     }
 
     /// An empty folder, which nobody had before if it is to be private; taken `now`.
@@ -165,7 +180,8 @@ mod tests {
 
     fn made() -> (tempfile::TempDir, Scratch) {
         let dir = tempfile::tempdir().expect("a folder");
-        let scratch = Scratch::new(dir.path().join("scratch"), dir.path().join("kept")).expect("it can be made");
+        let scratch = Scratch::new(dir.path().join("scratch"), dir.path().join("kept"), &BTreeSet::new())
+            .expect("it can be made");
         (dir, scratch)
     }
 

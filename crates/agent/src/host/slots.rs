@@ -49,6 +49,11 @@ impl Slots {
         }
     }
 
+    /// Which an attempt has.
+    pub fn of(&self, token: Token) -> Vec<u32> {
+        self.taken.get(&token).map(|given| given.to_vec()).unwrap_or_default()
+    }
+
     /// The attempt is over and nothing of it is left.
     pub fn free(&mut self, token: Token) {
         self.taken.remove(&token);

@@ -11,7 +11,7 @@ use muster_core::{
     time::{Mono, Timestamp},
 };
 
-use crate::exec::{Alive, ExecEvent, Leftover, Order, ProcessIdentity, Swept};
+use crate::exec::{Alive, ExecEvent, KillReason, Leftover, Order, ProcessIdentity, Swept};
 
 /// How far an order is.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +30,8 @@ pub(super) struct Given {
     pub(super) order: Arc<Order>,
     pub(super) phase: Phase,
     pub(super) process: Option<(Timestamp, ProcessIdentity)>,
+    /// Somebody wants its end, for this reason and by then.
+    pub(super) kill: Option<(KillReason, Mono)>,
 }
 
 /// All of them.
@@ -44,6 +46,7 @@ pub(super) struct Again {
     /// To be said once more.
     pub(super) start: Vec<Arc<Order>>,
     pub(super) offer: Vec<(Arc<Order>, Mono)>,
+    pub(super) kill: Vec<(Token, KillReason, Mono)>,
     /// To be told to the supervisor.
     pub(super) events: Vec<ExecEvent>,
 }
@@ -51,17 +54,17 @@ pub(super) struct Again {
 impl Book {
     pub(super) fn adopt(&mut self, alive: &[Alive]) {
         for Alive { order, process } in alive {
-            let given = Given { order: Arc::clone(order), phase: Phase::Started, process: process.clone() };
+            let given = Given { order: Arc::clone(order), phase: Phase::Started, process: process.clone(), kill: None };
             self.given.insert(order.token, given);
         }
     }
 
     pub(super) fn start(&mut self, order: Arc<Order>) {
-        self.given.insert(order.token, Given { order, phase: Phase::Started, process: None });
+        self.given.insert(order.token, Given { order, phase: Phase::Started, process: None, kill: None });
     }
 
     pub(super) fn offer(&mut self, order: Arc<Order>, until: Mono) {
-        self.given.insert(order.token, Given { order, phase: Phase::Offered(until), process: None });
+        self.given.insert(order.token, Given { order, phase: Phase::Offered(until), process: None, kill: None });
     }
 
     pub(super) fn claim(&mut self, token: Token) {
@@ -76,6 +79,19 @@ impl Book {
         {
             given.phase = Phase::Withdrawn;
         }
+    }
+
+    /// The first reason and the earliest time count, as with the keeper.
+    pub(super) fn kill(&mut self, token: Token, reason: KillReason, by: Mono) {
+        if let Some(given) = self.given.get_mut(&token) {
+            given.kill = Some(given.kill.map_or((reason, by), |(first, at)| (first, at.min(by))));
+        }
+    }
+
+    /// Wishes that may not have reached whoever is there now.
+    fn kills(&self) -> Vec<(Token, KillReason, Mono)> {
+        let wish = |(token, given): (&Token, &Given)| given.kill.map(|(reason, by)| (*token, reason, by));
+        self.given.iter().filter_map(wish).collect()
     }
 
     /// What the keeper says.
@@ -122,6 +138,26 @@ impl Book {
             }
         }
         again.events.iter().for_each(|event| drop(self.given.remove(&event.token())));
+        again.kill = self.kills();
+        again
+    }
+
+    /// Another keeper goes on with the first one's work. What it has goes on, also what we had only heard nothing of; the
+    /// rest is lost, begun or not: nobody can tell, and nothing may run twice.
+    pub(super) fn heir(&mut self, alive: &[Alive], swept: &BTreeMap<Token, Swept>, now: Timestamp) -> Again {
+        let known: BTreeMap<Token, &Alive> = alive.iter().map(|alive| (alive.order.token, alive)).collect();
+        let (live, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.given).into_iter().partition(|(token, _)| known.contains_key(token));
+        self.given = gone;
+        let mut again = self.other_keeper(swept, now);
+        self.given = live;
+        for (token, given) in &self.given {
+            let process = known.get(token).and_then(|alive| alive.process.clone());
+            if let (None, Some((at, identity))) = (&given.process, process) {
+                again.events.push(ExecEvent::Started { token: *token, at, identity });
+            }
+        }
+        again.kill = self.kills();
         again
     }
 
@@ -204,6 +240,46 @@ mod tests {
         assert_eq!(again.events, [ExecEvent::Withdrawn { token: Token(5) }]);
         known.extend([Token(2), Token(4), Token(7)]);
         assert_eq!(book.same_keeper(&known), Again::default(), "what it knows it needs not hear");
+    }
+
+    fn alive(token: u64) -> Alive {
+        let identity = ProcessIdentity { boot: "b".into(), pid: 1, start: token, group: 1 };
+        Alive { order: order(token), process: Some((Timestamp(7), identity)) }
+    }
+
+    #[test]
+    fn an_heir_goes_on_with_what_it_has_and_nothing_else_is_begun_again() {
+        let mut book = book();
+        book.event(&ExecEvent::Started {
+            token: Token(1),
+            at: Timestamp(7),
+            identity: alive(1).process.expect("one").1,
+        });
+        book.kill(Token(2), KillReason::Cancelled, Mono(90));
+        book.kill(Token(2), KillReason::Shutdown, Mono(80));
+        // 1 was known to run; that 2 does, and that 3 was begun, nobody had said; 7 is over and not remembered.
+        let over = Alive { process: None, ..alive(7) };
+        let again = book.heir(&[alive(1), alive(2), alive(3), over], &BTreeMap::new(), Timestamp(9));
+        assert_eq!((again.start.len(), again.offer.len()), (0, 0), "nothing may run twice");
+        let of = |event: &ExecEvent| match event {
+            ExecEvent::Ended { token, end, .. } => (token.0, Some(*end)),
+            ExecEvent::Started { token, .. } => (token.0, None),
+            other => panic!("{other:?}"),
+        };
+        let events: Vec<_> = again.events.iter().map(of).collect();
+        assert_eq!(events, [(4, Some(End::Lost)), (5, Some(End::Lost)), (2, None), (3, None)]);
+        assert_eq!(again.kill, [(Token(2), KillReason::Cancelled, Mono(80))], "it may not have been heard");
+        let left: Vec<_> = book.leftovers().iter().map(|left| left.token.0).collect();
+        assert_eq!(left, [1, 2, 3, 7]);
+    }
+
+    #[test]
+    fn a_wish_that_one_be_ended_is_said_again_over_a_new_line() {
+        let mut book = book();
+        book.kill(Token(1), KillReason::Cancelled, Mono(5));
+        book.kill(Token(99), KillReason::Cancelled, Mono(5));
+        let known = BTreeSet::from([Token(1), Token(2), Token(3), Token(4), Token(7)]);
+        assert_eq!(book.same_keeper(&known).kill, [(Token(1), KillReason::Cancelled, Mono(5))]);
     }
 
     #[test]

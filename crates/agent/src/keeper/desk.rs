@@ -2,23 +2,30 @@
 //!
 //! A lease is known here from its order until the agent says that it remembers its end, whichever agent that is.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs::File, sync::Arc, time::Duration};
 
 use muster_common::{clock::Clock, wire::facts::enforced_to_proto};
 use muster_core::{
     id::{JobId, TaskId, Token},
+    state::End,
     time::{Mono, Timestamp},
 };
+use prost::Message as _;
 use tracing::{info, warn};
 
 use super::{
     deliver::Deliveries,
-    message::{self, Down, Event, Found, Heard, Hello, Hold, Orders, Spooled, Started, Up, VERSIONS, Welcome, Word},
+    heir::Common,
+    message::{
+        self, Down, Event, Found, HEIRS_SINCE, Heard, Hello, Hold, Orders, Spooled, Started, Up, VERSIONS, Welcome,
+        Word,
+    },
 };
 use crate::{
-    exec::{self, Exec, ExecEvent, KillReason, Leftover, Order, ProcessIdentity, Swept},
+    exec::{self, Estate, Exec, ExecEvent, KillReason, Leftover, Order, ProcessIdentity, Swept, deposit},
     link::down,
     logs::Spools,
+    safe::{COMMON, Safe},
 };
 
 /// An agent that is not frozen ends its attempts itself when their leases end, and says so within this. The guard, which
@@ -60,12 +67,68 @@ pub(super) struct Desk {
     hold: Option<(Mono, Duration)>,
     /// An agent remembers what became of all that an earlier keeper had.
     is_settled: bool,
+    /// What we leave if we are killed.
+    safe: Option<Safe>,
+    common: Common,
+    /// How many keepers of this instance were killed before.
+    generation: u32,
+    /// Our folder's, until we end.
+    _lock: Option<File>,
 }
 
 impl Desk {
     pub(super) fn new(clock: Clock, exec: Exec, spools: Spools, deliveries: Arc<Deliveries>, setup: String) -> Self {
         let (kept, offered) = (BTreeMap::new(), BTreeMap::new());
-        Self { clock, exec, spools, deliveries, setup, kept, offered, hold: None, is_settled: false }
+        Self {
+            clock,
+            exec,
+            spools,
+            deliveries,
+            setup,
+            kept,
+            offered,
+            hold: None,
+            is_settled: false,
+            safe: None,
+            common: Common::default(),
+            generation: 0,
+            _lock: None,
+        }
+    }
+
+    /// Knows what an earlier keeper left in the safe: what runs, and what ended unheard.
+    pub(super) fn inherit(
+        &mut self,
+        estate: &Estate,
+        generation: u32,
+        kept: &[deposit::Kept],
+        common: Common,
+        lock: Option<File>,
+    ) {
+        (self.safe, self.generation, self._lock) = (Some(estate.safe.clone()), generation, lock);
+        self.hold = common.hold.and_then(Hold::hold);
+        if let Some(gpus) = &common.gpus {
+            self.exec.offer_gpus(&gpus.all, []);
+        }
+        self.common = common;
+        for found in kept {
+            let process = Some((found.started, found.identity.clone()));
+            let (order, is_ending, end) = (Arc::clone(&found.order), found.is_ending(), found.end());
+            self.kept.insert(order.token, Kept { order, process, is_ending, end });
+        }
+        self.tell_guard();
+    }
+
+    pub(super) fn exec(&self) -> &Exec {
+        &self.exec
+    }
+
+    /// What belongs to no attempt is as it is now for the next keeper, too.
+    fn note_common(&mut self, change: impl FnOnce(&mut Common)) {
+        change(&mut self.common);
+        if let Some(safe) = &self.safe {
+            safe.note(COMMON, self.common.encode_to_vec());
+        }
     }
 
     /// Whether nothing runs, and nobody has to be told anything.
@@ -81,7 +144,9 @@ impl Desk {
     /// An agent is there. What it gets as the first message.
     pub(super) async fn welcome(&mut self, hello: Hello) -> Up {
         let version = VERSIONS.0.min(hello.newest);
-        if version < VERSIONS.1.max(hello.oldest) {
+        // An agent of the first version would begin anew what it had from a keeper that was killed.
+        let oldest = if self.generation > 0 { HEIRS_SINCE } else { VERSIONS.1 };
+        if version < oldest.max(hello.oldest) {
             warn!(newest = hello.newest, oldest = hello.oldest, "an agent speaks no version that this keeper knows");
             return Up { welcome: Some(Welcome::default()), words: Vec::new() };
         }
@@ -99,7 +164,8 @@ impl Desk {
         words.extend(self.deliveries.waiting().into_iter().map(deliver));
         let welcome = Welcome {
             version,
-            instance: self.exec.instance().to_owned(),
+            instance: format!("{}.{}", self.exec.instance(), self.generation),
+            cookie: self.exec.instance().to_owned(),
             setup: self.setup.clone(),
             running: running.collect(),
             orders: orders.finish(),
@@ -162,12 +228,18 @@ impl Desk {
                     let (reason, grace) = (kill.reason(), Duration::from_micros(kill.grace_us));
                     self.kill(Token(kill.token), reason, grace);
                 }
-                Word::Hold(hold) => self.hold = hold.hold(),
+                Word::Hold(hold) => {
+                    self.hold = hold.hold();
+                    self.note_common(|common| common.hold = Some(hold));
+                }
                 Word::Forget(tokens) => tokens.tokens.into_iter().for_each(|token| self.forget(Token(token))),
                 Word::Delivered(delivered) => self.deliveries.answer(delivered),
                 Word::Shipped(bytes) => self.spools.shipped(bytes),
                 Word::Settled(_) => self.is_settled = true,
-                Word::Gpus(gpus) => self.exec.offer_gpus(&gpus.all, []),
+                Word::Gpus(gpus) => {
+                    self.exec.offer_gpus(&gpus.all, []);
+                    self.note_common(|common| common.gpus = Some(gpus));
+                }
                 Word::Farewell(_) => next = Next::End,
                 Word::Retire(_) if self.is_idle() => {
                     out.push(heard(Event::Retired(true)));
@@ -202,7 +274,21 @@ impl Desk {
 
     fn forget(&mut self, token: Token) {
         if self.kept.get(&token).is_some_and(|kept| kept.end.is_some()) {
-            self.kept.remove(&token);
+            let kept = self.kept.remove(&token);
+            // What survived its end is watched on.
+            let survives = kept
+                .is_some_and(|kept| matches!(kept.end, Some(ExecEvent::Ended { end, .. }) if end == End::KillFailed));
+            if !survives {
+                self.take_out(token);
+            }
+        } else if !self.kept.contains_key(&token) {
+            self.take_out(token);
+        }
+    }
+
+    fn take_out(&self, token: Token) {
+        if let Some(safe) = &self.safe {
+            safe.take_out(token.0);
         }
     }
 

@@ -2,8 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::{File, TryLockError},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
     time::Duration,
@@ -91,6 +92,8 @@ pub struct Joined {
     /// If it is our child.
     pub(super) child: Option<Child>,
     pub(super) instance: String,
+    /// The same for all that go on with one another's work.
+    pub(super) cookie: String,
     /// Whether it is another program than we would start.
     pub(super) is_other: bool,
     pub(super) words: Vec<Heard>,
@@ -135,7 +138,8 @@ pub async fn join(config: Config, leftovers: &[Leftover]) -> Result<Joined, Erro
             Some(running) => running.try_wait().map_err(failed)?.is_some(),
             None => true,
         };
-        if has_ended {
+        // Only a safe starts another keeper when one died, and whoever has the lock will answer.
+        if has_ended && !is_held(&config.setup.lock()) {
             if child.is_some() {
                 sleep(LOOK * 20).await;
             }
@@ -146,6 +150,12 @@ pub async fn join(config: Config, leftovers: &[Leftover]) -> Result<Joined, Erro
         }
         sleep(LOOK).await;
     }
+}
+
+/// Whether anybody works with the folder.
+fn is_held(lock: &Path) -> bool {
+    let file = File::open(lock);
+    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 fn is_gone(error: &io::Error) -> bool {
@@ -193,7 +203,7 @@ async fn greet(line: &mut Line, leftovers: &[Leftover]) -> io::Result<Up> {
 }
 
 fn joined(config: Config, line: Line, child: Option<Child>, up: Up) -> Result<Joined, Error> {
-    let Welcome { version, instance, setup, orders, running, swept, hold, writing, limits, refused, enforced } =
+    let Welcome { version, instance, setup, orders, running, swept, hold, writing, limits, refused, enforced, cookie } =
         up.welcome.unwrap_or_default();
     if !refused.is_empty() {
         return Err(Error::Limits(refused));
@@ -219,6 +229,7 @@ fn joined(config: Config, line: Line, child: Option<Child>, up: Up) -> Result<Jo
         line,
         child,
         instance,
+        cookie,
         words: up.words,
         alive,
         swept: swept.iter().map(|found| (Token(found.token), found.swept())).collect(),

@@ -120,6 +120,7 @@ impl Line {
             let socket = self.stream.as_raw_fd();
             let (inbox, files) = (&mut self.inbox[before..], &mut self.files);
             let got = self.stream.try_io(Interest::READABLE, || os::receive(socket, inbox, files));
+            let got = got.map(|(len, _)| len);
             self.inbox.truncate(before + got.as_ref().copied().unwrap_or(0));
             match got {
                 Ok(0) => return Ok(false),

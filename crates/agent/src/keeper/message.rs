@@ -23,7 +23,9 @@ use crate::{
 };
 
 /// The newest form of this conversation that we know, and the oldest.
-pub(super) const VERSIONS: (u32, u32) = (1, 1);
+pub(super) const VERSIONS: (u32, u32) = (2, 1);
+/// From here on agents know that a keeper may go on with another one's work.
+pub(super) const HEIRS_SINCE: u32 = 2;
 
 /// From the agent.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -68,7 +70,7 @@ pub(super) struct Left {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Process {
+pub(crate) struct Process {
     #[prost(string, tag = "1")]
     pub(super) boot: String,
     #[prost(uint32, tag = "2")]
@@ -113,6 +115,9 @@ pub(super) struct Welcome {
     /// The same as `limits`, for people who ask the controller.
     #[prost(message, repeated, tag = "11")]
     pub(super) enforced: Vec<v1::Enforced>,
+    /// The same for all keepers that go on with one another's work; empty: of one that does not know of such.
+    #[prost(string, tag = "12")]
+    pub(super) cookie: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -183,7 +188,7 @@ pub(super) struct Offer {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Kill {
+pub(crate) struct Kill {
     #[prost(uint64, tag = "1")]
     pub(super) token: u64,
     #[prost(uint32, tag = "2")]
@@ -226,7 +231,7 @@ pub(super) struct Heard {
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
-pub(super) enum Event {
+pub(crate) enum Event {
     #[prost(message, tag = "1")]
     Started(Started),
     #[prost(message, tag = "2")]
@@ -247,7 +252,7 @@ pub(super) enum Event {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Started {
+pub(crate) struct Started {
     #[prost(uint64, tag = "1")]
     pub(super) token: u64,
     #[prost(uint64, tag = "2")]
@@ -260,7 +265,7 @@ pub(super) struct Started {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Ended {
+pub(crate) struct Ended {
     /// As the journal and the link know it; its number means nothing here.
     #[prost(message, optional, tag = "1")]
     pub(super) report: Option<v1::Report>,
@@ -270,7 +275,7 @@ pub(super) struct Ended {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Spooled {
+pub(crate) struct Spooled {
     #[prost(uint64, tag = "1")]
     pub(super) token: u64,
     #[prost(uint64, tag = "2")]
@@ -290,7 +295,7 @@ pub(super) struct Spooled {
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
-pub(super) struct Deliver {
+pub(crate) struct Deliver {
     #[prost(uint64, tag = "1")]
     pub(super) token: u64,
     #[prost(uint64, tag = "2")]
@@ -301,14 +306,14 @@ pub(super) struct Deliver {
 
 /// Gathers orders; those that share their spec share its place.
 #[derive(Default)]
-pub(super) struct Orders {
+pub(crate) struct Orders {
     leases: v1::Leases,
     last: Option<Arc<Order>>,
 }
 
 impl Orders {
     /// The place of `order`.
-    pub(super) fn add(&mut self, order: &Arc<Order>) -> u32 {
+    pub(crate) fn add(&mut self, order: &Arc<Order>) -> u32 {
         let shares = |last: &Arc<Order>| {
             Arc::ptr_eq(&last.spec, &order.spec)
                 && last.task.job == order.task.job
@@ -342,7 +347,7 @@ impl Orders {
     }
 
     /// All of them; none: there are none.
-    pub(super) fn finish(self) -> Option<v1::Leases> {
+    pub(crate) fn finish(self) -> Option<v1::Leases> {
         (!self.leases.leases.is_empty()).then_some(self.leases)
     }
 }
@@ -353,12 +358,12 @@ fn place(count: usize) -> u32 {
 }
 
 impl Process {
-    pub(super) fn new(identity: &ProcessIdentity) -> Self {
+    pub(crate) fn new(identity: &ProcessIdentity) -> Self {
         let ProcessIdentity { boot, pid, start, group } = identity;
         Self { boot: boot.to_string(), pid: *pid, start: *start, group: *group }
     }
 
-    pub(super) fn identity(self) -> ProcessIdentity {
+    pub(crate) fn identity(self) -> ProcessIdentity {
         ProcessIdentity { boot: self.boot.into(), pid: self.pid, start: self.start, group: self.group }
     }
 }
@@ -386,12 +391,12 @@ impl Hold {
     }
 }
 
-pub(super) fn micros(duration: Duration) -> u64 {
+pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 impl Kill {
-    pub(super) fn new(token: Token, reason: KillReason, grace: Duration) -> Self {
+    pub(crate) fn new(token: Token, reason: KillReason, grace: Duration) -> Self {
         let reason = match reason {
             KillReason::Cancelled => 0,
             KillReason::LeaseExpired => 1,
@@ -402,7 +407,7 @@ impl Kill {
     }
 
     /// A reason that a newer agent added is none that could be told wrongly.
-    pub(super) fn reason(&self) -> KillReason {
+    pub(crate) fn reason(&self) -> KillReason {
         match self.reason {
             0 => KillReason::Cancelled,
             1 => KillReason::LeaseExpired,
@@ -461,7 +466,7 @@ impl Spooled {
 }
 
 /// An event of `task` as bytes.
-pub(super) fn event(event: ExecEvent, task: TaskId) -> Event {
+pub(crate) fn event(event: ExecEvent, task: TaskId) -> Event {
     match event {
         ExecEvent::Started { token, at, identity } => Event::Started(Started::new(token, at, &identity)),
         ExecEvent::Withdrawn { token } => Event::Withdrawn(token.0),
@@ -474,7 +479,7 @@ pub(super) fn event(event: ExecEvent, task: TaskId) -> Event {
 }
 
 /// The end of an attempt; `None`: it says what cannot be.
-pub(super) fn ended(ended: Ended) -> Option<ExecEvent> {
+pub(crate) fn ended(ended: Ended) -> Option<ExecEvent> {
     let Report { token, what, .. } = report_from_proto(ended.report?).ok()?;
     let What::Ended { end, why, started, ended: at, result, usage } = what else { return None };
     Some(ExecEvent::Ended { token, end, why, started, ended: at, result, usage, next: ended.next.map(Token) })

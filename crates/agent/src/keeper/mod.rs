@@ -7,16 +7,17 @@ mod book;
 mod client;
 mod deliver;
 mod desk;
+mod heir;
 mod join;
 mod line;
-mod message;
+pub(crate) mod message;
 mod pump;
 mod scope;
 mod serve;
 
 use std::{
     ffi::OsString,
-    fs::{File, OpenOptions},
+    fs::File,
     io,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -28,6 +29,7 @@ use clap::Parser;
 use muster_common::{clock::Clock, telemetry};
 use nix::unistd::Uid;
 
+use self::heir::Heir;
 pub use self::{
     client::{Client, Wire},
     join::{Config, Error, Joined, join},
@@ -35,7 +37,7 @@ pub use self::{
 use crate::{
     cgroup::Enforce,
     containers::{self, Engine},
-    exec::{self, Exec, guard::Program, os},
+    exec::{self, Exec, deposit::Kept, guard::Program, os},
     logs::{self, Spools},
 };
 
@@ -141,7 +143,8 @@ impl Setup {
     }
 }
 
-/// The whole life of the keeper process; `args` are those behind the word that makes a program one.
+/// The whole life of the keeper process; `args` are those behind the word that makes a program one. Its standard input is
+/// the line to the safe that started it.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let setup = Setup::parse_from([OsString::from("keeper")].into_iter().chain(args));
     match run(setup) {
@@ -154,9 +157,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(setup: Setup) -> anyhow::Result<()> {
-    os::guard_signals().context("cannot leave the agent's session")?;
-    std::fs::create_dir_all(setup.data.join("run")).context("cannot use the data folder")?;
-    let _lock = take_lock(&setup.lock())?;
+    os::ignore_signals().context("cannot be deaf to signals that are meant for others")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let telemetry = telemetry::init(telemetry::Options::daemon("muster-agent"))?;
@@ -166,14 +167,8 @@ fn run(setup: Setup) -> anyhow::Result<()> {
     })
 }
 
-fn take_lock(path: &Path) -> anyhow::Result<File> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
-    let file = file.with_context(|| format!("cannot use {}", path.display()))?;
-    file.try_lock().with_context(|| format!("another keeper has {}", path.display()))?;
-    Ok(file)
-}
-
 async fn keep(setup: Setup) -> anyhow::Result<()> {
+    let heir = Heir::begin().context("a keeper is started by its safe, which an agent starts")?;
     let clock = clock();
     let logs = logs::Config {
         data_dir: setup.data.clone(),
@@ -192,7 +187,7 @@ async fn keep(setup: Setup) -> anyhow::Result<()> {
     let exe = std::env::current_exe().context("cannot tell where this program is")?;
     let fingerprint = setup.fingerprint(&exe);
     let guard = Program { exe, args: vec![setup.guard.clone().into()] };
-    let engine = find_engine(&setup).await?;
+    let engine = find_engine(&setup, &heir.kept).await?;
     let config = exec::Config {
         containers: engine,
         data_dir: setup.data.clone(),
@@ -202,10 +197,11 @@ async fn keep(setup: Setup) -> anyhow::Result<()> {
         enforce: setup.limits,
         rules: setup.rules(),
         guard: Some(guard),
+        estate: Some(heir.estate.clone()),
     };
     let socket = setup.socket();
     let listen = || serve::listen(&socket).with_context(|| format!("cannot listen at {}", socket.display()));
-    // Groups of a keeper that died are ended here, and nothing else lives yet that could be in one.
+    // Groups of a keeper that died are ended here, but for those of its heir: nothing else lives yet that could be in one.
     let (exec, events) = match Exec::new(config, links).await {
         Ok(both) => both,
         // The agent is the one to say so, for a person looks there.
@@ -213,20 +209,24 @@ async fn keep(setup: Setup) -> anyhow::Result<()> {
         Err(error) => return Err(error.into()),
     };
     let desk = desk::Desk::new(clock, exec, spools.clone(), Arc::clone(&deliveries), fingerprint);
+    let safe = heir.estate.safe.clone();
+    let desk = heir.take_up(desk).await;
     let listener = listen()?;
+    safe.ready();
     tracing::info!(data = %setup.data.display(), "the keeper is there");
     serve::serve(desk, listener, serve::Ears { clock, socket, events, spools, deliveries }).await?;
     tracing::info!("the keeper has ended");
     Ok(())
 }
 
-/// What runs containers, with what a keeper that died left removed: nothing else lives yet.
-async fn find_engine(setup: &Setup) -> anyhow::Result<Option<Arc<Engine>>> {
+/// What runs containers, with what a keeper that died left removed, but for those of `kept`: nothing else lives yet.
+async fn find_engine(setup: &Setup, kept: &[Kept]) -> anyhow::Result<Option<Arc<Engine>>> {
     let Some(text) = &setup.containers else { return Ok(None) };
     let settings = containers::Settings::of_text(text).context("cannot read what is allowed of containers")?;
     let engine = Engine::find(settings, &setup.owner).await?;
     if let Some(engine) = &engine {
-        engine.remove_leftovers().await;
+        let live: Vec<_> = kept.iter().map(|kept| engine.container(kept.order.token)).collect();
+        engine.remove_leftovers(&live).await;
     }
     Ok(engine)
 }

@@ -2,7 +2,12 @@
 //!
 //! Inputs are fetched before an order goes down, and results delivered. When the keeper is gone, it goes on with another.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use muster_common::clock::Clock;
 use muster_core::{
@@ -59,6 +64,15 @@ pub(super) struct Pump {
 pub(super) enum Leaving {
     Alone,
     WithKeeper,
+}
+
+/// Who answers when the line is there again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Same,
+    /// Another one, which goes on with the same work.
+    Heir,
+    Other,
 }
 
 /// One message in the making.
@@ -152,6 +166,7 @@ impl Pump {
                 }
                 Command::Kill(token, reason, grace) => {
                     if !self.kill_unfetched(token, reason).await {
+                        self.book.kill(token, reason, self.clock.mono().after(grace));
                         draft.say(Word::Kill(Kill::new(token, reason, grace)));
                     }
                 }
@@ -312,12 +327,12 @@ impl Pump {
         if !self.retiring {
             warn!("the line to the keeper is broken");
         }
-        if let Some(mut child) = self.joined.child.take() {
-            let ended = tokio::time::timeout(RETRY, child.wait()).await;
-            info!(?ended, "the keeper's process");
-            if ended.is_err() {
-                self.joined.child = Some(child);
-            }
+        // What we started is the safe, which starts another keeper; or it has ended as well.
+        if let Some(child) = &mut self.joined.child
+            && let Ok(Some(status)) = child.try_wait()
+        {
+            info!(%status, "the keeper's safe has ended");
+            self.joined.child = None;
         }
         let joined = loop {
             match join(self.joined.config.clone(), &self.book.leftovers()).await {
@@ -330,24 +345,34 @@ impl Pump {
             }
             tokio::time::sleep(RETRY).await;
         };
-        let is_same = joined.instance == self.joined.instance;
+        let who = match joined.instance == self.joined.instance {
+            true => Who::Same,
+            false if !joined.cookie.is_empty() && joined.cookie == self.joined.cookie => Who::Heir,
+            false => Who::Other,
+        };
         let child = self.joined.child.take();
         self.joined = joined;
         self.joined.child = self.joined.child.take().or(child);
         self.retiring = false;
-        self.go_on(is_same).await;
+        self.go_on(who).await;
         true
     }
 
-    async fn go_on(&mut self, is_same: bool) {
-        let again = if is_same {
-            let known = self.joined.alive.iter().map(|alive| alive.order.token).collect();
-            self.book.same_keeper(&known)
-        } else {
-            self.links.spools.writer_died();
-            self.book.other_keeper(&self.joined.swept, self.clock.wall())
+    async fn go_on(&mut self, who: Who) {
+        let (alive, swept, now) = (&self.joined.alive, &self.joined.swept, self.clock.wall());
+        let known: BTreeSet<Token> = alive.iter().map(|alive| alive.order.token).collect();
+        let again = match who {
+            Who::Same => self.book.same_keeper(&known),
+            Who::Heir => {
+                self.links.spools.writer_died(&known.union(&self.joined.writing).copied().collect());
+                self.book.heir(alive, swept, now)
+            }
+            Who::Other => {
+                self.links.spools.writer_died(&BTreeSet::new());
+                self.book.other_keeper(swept, now)
+            }
         };
-        let Again { start, offer, events } = again;
+        let Again { start, offer, kill, events } = again;
         let mut draft = Draft::default();
         draft.say(Word::Hold(Hold::new(self.hold)));
         draft.say(Word::Gpus(Gpus { all: self.gpus.clone() }));
@@ -356,9 +381,13 @@ impl Pump {
             let place = draft.orders.add(&order);
             draft.say(Word::Offer(Offer { order: place, until_us: until.0 }));
         }
-        if !is_same {
-            info!(lost = events.len(), "another keeper is there");
-            self.unsettled = events.iter().map(ExecEvent::token).collect();
+        for (token, reason, by) in kill {
+            draft.say(Word::Kill(Kill::new(token, reason, by.since(self.clock.mono()))));
+        }
+        if who != Who::Same {
+            let lost = events.iter().filter(|event| matches!(event, ExecEvent::Ended { .. }));
+            self.unsettled = lost.map(ExecEvent::token).collect();
+            info!(lost = self.unsettled.len(), goes_on = who == Who::Heir, "another keeper is there");
             if self.unsettled.is_empty() {
                 draft.say(Word::Settled(true));
             }

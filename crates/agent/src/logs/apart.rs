@@ -7,6 +7,7 @@ use std::{
 };
 
 use muster_core::id::Token;
+use tracing::warn;
 
 use super::{Config, Entry, Head, Spools, frame::FILE_HEAD};
 
@@ -99,15 +100,22 @@ impl Spools {
         shared.list(&entry);
     }
 
-    /// Whoever wrote is dead: what the files have is all there will be. A torn end is found when it is read.
-    pub fn writer_died(&self) {
+    /// Whoever wrote is dead: what the files have is all there will be, but of `others`, of which somebody goes on to tell. A
+    /// torn end is found when it is read. Nobody may begin to write anything before this returns.
+    pub fn writer_died(&self, others: &BTreeSet<Token>) {
         let entries: Vec<Arc<Entry>> = self.shared.board().entries.values().cloned().collect();
-        for entry in entries.iter().filter(|entry| !entry.is_over()) {
+        let is_over = |entry: &&Arc<Entry>| !entry.is_over() && !others.contains(&entry.head.token);
+        for entry in entries.iter().filter(is_over) {
             let len = std::fs::metadata(&entry.path).map_or(0, |file| file.len().saturating_sub(FILE_HEAD as u64));
             let before = entry.end.fetch_max(len, Ordering::AcqRel);
             self.shared.used.fetch_add(len.saturating_sub(before), Ordering::Relaxed);
             entry.over.store(true, Ordering::Release);
             self.shared.list(entry);
+        }
+        // Nobody came to tell of these.
+        let is_known = |token| others.contains(&token) || self.shared.board().entries.contains_key(&token);
+        if let Err(error) = self.find_leftovers(is_known) {
+            warn!(%error, "output of a keeper that died waits for the next start");
         }
     }
 }

@@ -40,6 +40,8 @@ struct Lane {
     covered: usize,
     /// What was shown last stands for a value.
     is_masked: bool,
+    /// So many bytes that come next may belong to a value whose beginning nobody here has seen.
+    doubtful: usize,
 }
 
 impl Mask {
@@ -52,6 +54,21 @@ impl Mask {
         let Some(longest) = words.iter().map(|word| word.bytes.len()).max() else { return Ok(None) };
         let finder = AhoCorasick::new(words.iter().map(|word| &word.bytes))?;
         Ok(Some(Self { values: Arc::new(Values { finder, words, longest }), lanes: Default::default() }))
+    }
+
+    /// The same, for output of which somebody else, who is gone, may have held back the beginning of a value.
+    #[must_use]
+    pub(crate) fn after_a_gap(mut self) -> Self {
+        self.lanes.iter_mut().for_each(|lane| lane.doubtful = self.values.longest - 1);
+        self
+    }
+
+    /// Of the `len` bytes that come next, how many nobody may see, whatever they are.
+    pub(super) fn doubtful(&mut self, stream: Stream, len: usize) -> usize {
+        let lane = &mut self.lanes[stream as usize];
+        let doubtful = lane.doubtful.min(len);
+        lane.doubtful -= doubtful;
+        doubtful
     }
 
     /// Takes what was written next; returns what may be shown.

@@ -7,6 +7,8 @@ mod bulk;
 mod frame;
 mod mask;
 mod rate;
+#[cfg(unix)]
+mod resume;
 mod ship;
 mod spool;
 mod tail;
@@ -28,6 +30,8 @@ use tracing::{info, warn};
 
 pub use apart::Notice;
 pub use bulk::{Bulk, Grpc};
+#[cfg(unix)]
+pub(crate) use frame::DATA_MAX;
 pub use frame::{Head, Stream};
 pub(crate) use frame::{Scratch, with_scratch};
 pub use mask::Mask;
@@ -134,8 +138,13 @@ impl Spools {
     pub fn attempt(&self, head: Head, limit: Option<u64>, rate: Option<u64>) -> Spool {
         let shared = &self.shared;
         let entry = Entry::new(shared.path(head.token), head);
+        self.writer(Arc::new(entry), limit, rate)
+    }
+
+    fn writer(&self, entry: Arc<Entry>, limit: Option<u64>, rate: Option<u64>) -> Spool {
+        let shared = &self.shared;
         let rate = [rate.or(shared.rate), shared.rate_max].into_iter().flatten().min();
-        Spool::new(Arc::clone(shared), Arc::new(entry), limit.unwrap_or(shared.attempt_limit), rate)
+        Spool::new(Arc::clone(shared), entry, limit.unwrap_or(shared.attempt_limit), rate)
     }
 
     /// Ships until `stop`. Run it once.

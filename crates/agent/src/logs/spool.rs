@@ -24,6 +24,9 @@ const TAIL_MAX: u64 = 64 * 1024;
 /// A cut that goes on is told of each time it has grown by so much, so that who follows sees life.
 const CUT_STEP: u64 = 16 * 1024 * 1024;
 
+/// Why the first bytes after a gap are not shown.
+const DOUBTFUL: &str = "the keeper was killed, and this may be the rest of a secret whose beginning it had in memory";
+
 /// The writer of one attempt. Makes no file before the first byte.
 pub struct Spool {
     shared: Arc<Shared>,
@@ -104,11 +107,36 @@ impl Spool {
         self.mask.as_ref()
     }
 
+    /// Goes on with what a writer left that died: `offsets` of both streams, and so many bytes of the attempt kept.
+    #[cfg(unix)]
+    pub(super) fn resumed(self, file: File, offsets: [u64; 2], kept: u64) -> Self {
+        let lanes = offsets.map(|offset| Lane { offset, cut: None });
+        Self { file: Some(file), left: self.left.saturating_sub(kept), lanes, ..self }
+    }
+
+    /// Bytes that the task wrote to `stream`.
+    #[cfg(unix)]
+    pub(crate) fn offset(&self, stream: Stream) -> u64 {
+        self.lanes[stream as usize].offset
+    }
+
+    /// Tells of `bytes` that are not kept, and why.
+    pub(super) fn skip(&mut self, stream: Stream, at: Timestamp, bytes: u64, why: &str) {
+        let offset = self.lanes[stream as usize].offset;
+        if self.write(&cut_record(stream, at, offset, bytes, why)).is_ok() {
+            self.lanes[stream as usize].offset += bytes;
+        }
+    }
+
     /// Keeps the first `len` bytes of `scratch`, which the task wrote next to `stream`.
     pub(crate) fn take(&mut self, stream: Stream, at: Timestamp, scratch: &mut Scratch, len: usize) {
         self.last_at = at;
         let Some(mask) = &mut self.mask else { return self.keep(stream, at, scratch, len) };
-        let shown = mask.push(stream, scratch.data(0, len));
+        let doubtful = mask.doubtful(stream, len);
+        let shown = mask.push(stream, scratch.data(doubtful, len));
+        if doubtful > 0 {
+            self.skip(stream, at, doubtful as u64, DOUBTFUL);
+        }
         self.keep_all(stream, at, scratch, &shown);
     }
 

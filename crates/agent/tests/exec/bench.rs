@@ -137,6 +137,7 @@ impl Bench {
             rules,
             containers: None,
             guard,
+            estate: None,
         };
         let (exec, events) = Exec::new(config, links).await.expect("exec starts");
         Self { dir: dir.to_owned(), exec, events, spools, controller, next: 1, _folder: None, stop }

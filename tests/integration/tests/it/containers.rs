@@ -16,7 +16,7 @@ use muster_integration::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::keeper::keeper;
+use crate::keeper::{keeper, parent};
 
 /// A Muster whose agent runs containers.
 struct Yard {
@@ -282,8 +282,9 @@ fn a_container_hears_sigterm_once_and_is_dead_after_its_grace() -> Result<()> {
 }
 
 #[test]
-fn containers_outlive_their_agent_and_a_keeper_that_is_killed_leaves_none() -> Result<()> {
-    let Some(mut yard) = Yard::open("containers_outlive_their_agent_and_a_keeper_that_is_killed_leaves_none")? else {
+fn containers_outlive_their_agent_and_their_keeper_and_without_its_safe_leave_none() -> Result<()> {
+    let Some(mut yard) = Yard::open("containers_outlive_their_agent_and_their_keeper_and_without_its_safe_leave_none")?
+    else {
         return Ok(());
     };
     let tasks = format!(
@@ -305,12 +306,24 @@ fn containers_outlive_their_agent_and_a_keeper_that_is_killed_leaves_none() -> R
     yard.system.start_agent()?;
     yard.system.agent_connected()?;
     ensure!(processes("48114811").len() == 6, "they ended with their agent, or with the next one");
-    let keeper = keeper(&yard.system)?;
+    let killed = |pid: i32| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    let first = keeper(&yard.system)?;
     yard.system.agent()?.kill9()?;
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(keeper), nix::sys::signal::Signal::SIGKILL)?;
-    // One whose engine was killed with it, and one that is none of ours.
+    // One whose engine was killed, and one that is none of ours.
     yard.podman.create("behind", &format!("muster.agent={}", label[0]))?;
     yard.podman.create("theirs", "muster.agent=other")?;
+    killed(first)?;
+    yard.system.start_agent()?;
+    ensure!(processes("48114811").len() == 6, "they ended with their keeper, or with the next one");
+    wait::until("what is nobody's to be removed, and no others", || {
+        let known = yard.podman.containers()?;
+        Ok(Look::when(known.len() == 4 && !known.iter().any(|line| line.starts_with("behind ")), known))
+    })?;
+    let second = keeper(&yard.system)?;
+    ensure!(first != second, "the keeper lives");
+    yard.system.agent()?.kill9()?;
+    killed(parent(second)?)?;
+    killed(second)?;
     yard.system.start_agent()?;
     let found = processes("48114811");
     ensure!(found.is_empty(), "the next agent runs, and they live: {found:?}");

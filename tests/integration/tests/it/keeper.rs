@@ -145,13 +145,33 @@ fn agents_that_come_and_go_leave_nothing_open_in_their_keeper() -> Result<()> {
     system.finish()
 }
 
+/// The parent of a process; of a keeper it is the safe.
+pub(crate) fn parent(pid: i32) -> Result<i32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).context("a parent")?;
+    Ok(line.trim().parse()?)
+}
+
 #[test]
-fn a_keeper_that_is_killed_takes_its_work_with_it_says_so_and_the_agent_works_on() -> Result<()> {
+fn a_keeper_that_is_killed_after_its_safe_takes_its_work_with_it_says_so_and_the_agent_works_on() -> Result<()> {
     let mut system = System::start(Options { cpus: 4, ..Options::default() })?;
     let ctl = system.ctl();
     let job = system.submit("writers.toml", &writers(&system, 4, 10))?;
     all_run(&ctl, job, 4)?;
     let first = keeper(&system)?;
+    let safe = parent(first)?;
+    kill(Pid::from_raw(safe), Signal::SIGKILL).context("could not kill the safe")?;
+    wait::until("the keeper to have a guard", || {
+        let guard = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let guards = guard.filter(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            parent(*pid).is_ok_and(|parent| parent == first)
+                && line.split(|byte| *byte == 0).any(|word| word == b"guard")
+        });
+        let count = guards.count();
+        Ok(Look::when(count == 1, count))
+    })?;
+    ensure!(tasks(&ctl, job)?.iter().all(|task| task["state"] == "running"), "without its safe it works on");
     kill(Pid::from_raw(first), Signal::SIGKILL).context("could not kill the keeper")?;
     let done = ctl.finished(job, wait::LIMIT)?;
     ensure!(done["state"] == "failed", "on_lost is fail: {done}");

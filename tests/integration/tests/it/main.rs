@@ -31,6 +31,8 @@ mod fleet;
 #[cfg(unix)]
 mod followers;
 mod frozen;
+#[cfg(target_os = "linux")]
+mod heirs;
 #[cfg(unix)]
 mod hostile;
 #[cfg(unix)]

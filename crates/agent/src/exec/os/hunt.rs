@@ -45,13 +45,21 @@ enum Order {
 
 struct Quarry {
     cookies: Vec<Arc<str>>,
-    /// None: everybody with one of the cookies.
-    token: Option<Token>,
+    whom: Whom,
     /// Its group is the attempt's; only while it is not reaped.
     leader: Option<i32>,
     deadline: Mono,
     unsure: u8,
     answer: oneshot::Sender<Vec<Survivor>>,
+}
+
+#[derive(Clone, Copy)]
+enum Whom {
+    Attempt(Token),
+    /// Everybody with one of the cookies.
+    All,
+    /// Those of them whose attempt is nobody's business.
+    Strays,
 }
 
 impl Hunter {
@@ -69,24 +77,23 @@ impl Hunter {
     /// Kills every process of an attempt and answers when none is left, or with those that live
     /// after `limit`. `leader` must not be reaped before the answer.
     pub(crate) async fn hunt(&self, token: Token, leader: Option<i32>, limit: Duration) -> Vec<Survivor> {
-        self.ask(vec![Arc::clone(&self.instance)], Some(token), leader, limit).await
+        self.ask(vec![Arc::clone(&self.instance)], Whom::Attempt(token), leader, limit).await
     }
 
     /// The same for everybody who carries one of `cookies`.
     pub(crate) async fn hunt_instances(&self, cookies: Vec<Arc<str>>, limit: Duration) -> Vec<Survivor> {
-        self.ask(cookies, None, None, limit).await
+        self.ask(cookies, Whom::All, None, limit).await
     }
 
-    async fn ask(
-        &self,
-        cookies: Vec<Arc<str>>,
-        token: Option<Token>,
-        leader: Option<i32>,
-        limit: Duration,
-    ) -> Vec<Survivor> {
+    /// The same for everybody whose attempt is not live.
+    pub(crate) async fn hunt_strays(&self, limit: Duration) -> Vec<Survivor> {
+        self.ask(vec![Arc::clone(&self.instance)], Whom::Strays, None, limit).await
+    }
+
+    async fn ask(&self, cookies: Vec<Arc<str>>, whom: Whom, leader: Option<i32>, limit: Duration) -> Vec<Survivor> {
         let deadline = self.clock.mono().after(limit);
         let (answer, hears) = oneshot::channel();
-        let quarry = Quarry { cookies, token, leader, deadline, unsure: 0, answer };
+        let quarry = Quarry { cookies, whom, leader, deadline, unsure: 0, answer };
         if self.orders.send(Order::Hunt(quarry)).is_err() {
             return Vec::new();
         }
@@ -160,9 +167,10 @@ impl Thread {
         let mut left = Vec::new();
         for mut quarry in hunted {
             let Some((_, scan)) = scans.iter().find(|(cookies, _)| *cookies == quarry.cookies) else { continue };
-            let found = match quarry.token {
-                Some(token) => scan.of_attempt(token.0, quarry.leader),
-                None => scan.of_any(),
+            let found = match quarry.whom {
+                Whom::Attempt(token) => scan.of_attempt(token.0, quarry.leader),
+                Whom::All => scan.of_any(),
+                Whom::Strays => scan.of_strays(|token| (self.is_live)(Token(token))),
             };
             if found.is_empty() && (!scan.unsure || quarry.unsure >= UNSURE_MAX) {
                 let _asker_left = quarry.answer.send(Vec::new());

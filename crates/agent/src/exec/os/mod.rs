@@ -3,6 +3,8 @@
 //! Never decides anything: `attempt` says what is done and when.
 
 #[cfg(unix)]
+mod chamber;
+#[cfg(unix)]
 mod child;
 #[cfg(unix)]
 mod contain;
@@ -13,7 +15,11 @@ mod join;
 #[cfg(unix)]
 mod lookup;
 #[cfg(unix)]
+mod pipe;
+#[cfg(unix)]
 mod proc;
+#[cfg(unix)]
+mod reaper;
 #[cfg(unix)]
 mod socket;
 #[cfg(unix)]
@@ -33,16 +39,21 @@ pub(crate) use windows::{
 #[cfg(windows)]
 mod nobody;
 #[cfg(windows)]
-pub(crate) use nobody::{Who, close_folder, is_others, join, missing_rights, open_way};
+pub(crate) use nobody::{Sluice, Who, close_folder, is_others, join, missing_rights, open_way};
 #[cfg(unix)]
 pub(crate) use {
+    chamber::{Mark, Sluice},
     contain::{end_members, kill_members, terminate_members},
     hunt::{Hunter, sweep_blocking},
     join::join,
     lookup::{explain, find_program, is_shortage, shell},
+    reaper::{allow_files, children, dead_child, peek, reap, take_in_orphans},
     socket::{receive, running_for},
     start::{Confines, Program},
-    unix::{Fresh, Leader, base_environment, boot, guard_signals, kill_identity, prepare_self, spawn},
+    unix::{
+        Fresh, Leader, base_environment, boot, guard_signals, ignore_signals, kill_identity, prepare_self, spawn,
+        take_over,
+    },
     who::{Who, close_folder, is_others, missing_rights, open_way},
 };
 
@@ -51,14 +62,20 @@ pub(crate) type IsLive = std::sync::Arc<dyn Fn(muster_core::id::Token) -> bool +
 
 use std::fmt;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use super::ProcessIdentity;
 
 /// One end of a pipe that a task writes to.
-pub(crate) type Output = Box<dyn AsyncRead + Send + Unpin>;
+#[cfg(unix)]
+pub(crate) type Output = pipe::Pipe;
 /// The end of a pipe that a task reads from.
-pub(crate) type Input = Box<dyn AsyncWrite + Send + Unpin>;
+#[cfg(unix)]
+pub(crate) type Input = pipe::Pipe;
+/// One end of a pipe that a task writes to.
+#[cfg(windows)]
+pub(crate) type Output = Box<dyn tokio::io::AsyncRead + Send + Unpin>;
+/// The end of a pipe that a task reads from.
+#[cfg(windows)]
+pub(crate) type Input = Box<dyn tokio::io::AsyncWrite + Send + Unpin>;
 
 /// A process that was started, and our ends of its pipes.
 pub(crate) struct Running {

@@ -105,6 +105,11 @@ impl Scan {
         self.closure(|seen| seen.marked == Some(Some(token)) || leader == Some(seen.stat.group))
     }
 
+    /// Every process that carries a cookie and a token that is not live, and all that hang on them.
+    pub(crate) fn of_strays(&self, is_live: impl Fn(u64) -> bool) -> Vec<&Seen> {
+        self.closure(|seen| matches!(seen.marked, Some(Some(token)) if !is_live(token)))
+    }
+
     /// Every process that carries a cookie, and all that hang on them.
     pub(crate) fn of_any(&self) -> Vec<&Seen> {
         self.closure(|seen| seen.marked.is_some())

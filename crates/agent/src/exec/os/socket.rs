@@ -18,8 +18,8 @@ const FILES_MAX: usize = 253;
 const CONTROL: usize = 16 + FILES_MAX / 2;
 
 /// Reads once, without waiting, and keeps the files that came with it. A process that may open no more of them gets
-/// those that it may.
-pub(crate) fn receive(socket: RawFd, into: &mut [u8], files: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
+/// those that it may, and hears that some are lost. Returns how many bytes came, and whether all files did.
+pub(crate) fn receive(socket: RawFd, into: &mut [u8], files: &mut VecDeque<OwnedFd>) -> io::Result<(usize, bool)> {
     let mut control = [0_u64; CONTROL];
     let mut part = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
     // SAFETY: all zeros is a message header that names nothing.
@@ -50,7 +50,7 @@ pub(crate) fn receive(socket: RawFd, into: &mut [u8], files: &mut VecDeque<Owned
             message = libc::CMSG_NXTHDR(&raw const header, message);
         }
     }
-    Ok(got)
+    Ok((got, header.msg_flags & libc::MSG_CTRUNC == 0))
 }
 
 /// How long this machine runs, on the clock that leases are counted on.

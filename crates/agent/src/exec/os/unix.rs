@@ -27,13 +27,11 @@ use nix::{
     },
     unistd::{Pid, Uid, User},
 };
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    net::unix::pipe,
-};
+use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    Hunter, Input, Output, Running, Spent, Status, Survivor,
+    Hunter, Running, Spent, Status, Survivor,
+    pipe::Pipe,
     proc::Stat,
     start::{Confines, Program, Standard},
 };
@@ -66,9 +64,12 @@ pub(crate) struct Leader {
     pidfd: AsyncFd<OwnedFd>,
 }
 
-/// Not reaped before [`Process::reap`], so that its number and its group's stay its own.
+/// Not reaped before [`Process::reap`], so that its number and its group's stay its own; of one that is no child of ours,
+/// whoever has it sees to that.
 struct Process {
     pid: Pid,
+    /// When it started, if it is no child of ours.
+    foreign: Option<u64>,
     /// Set when it is reaped.
     status: Option<Status>,
     /// With `status`.
@@ -88,7 +89,7 @@ pub(crate) fn spawn(program: &Program, feeds: bool, confines: Confines<'_>) -> i
     };
     let (pid, pidfd) = program.start(&standard, confines)?;
     // From here on, dropping it kills it.
-    let process = Process { pid, status: None, spent: None };
+    let process = Process { pid, foreign: None, status: None, spent: None };
     let (stdin, stdout, stderr) = (stdin.map(OwnedFd::from), OwnedFd::from(stdout), OwnedFd::from(stderr));
     // Our ends do not block; the task's are other open files and do, as programs expect.
     for pipe in [&stdout, &stderr].into_iter().chain(&stdin) {
@@ -139,20 +140,61 @@ impl Fresh {
         let start = if self.process.is_reaped() { 0 } else { Stat::read(pid).map_or(0, |stat| stat.start) };
         let group = pid.unsigned_abs();
         let identity = ProcessIdentity { boot: Arc::clone(&BOOT), pid: group, start, group };
-        let stdin = self
-            .stdin
-            .map(|stdin| Ok::<_, io::Error>(Box::new(pipe::Sender::from_owned_fd_unchecked(stdin)?) as Input));
-        let output = |fd| Ok::<_, io::Error>(Box::new(pipe::Receiver::from_owned_fd_unchecked(fd)?) as Output);
+        let stdin = self.stdin.map(|stdin| Pipe::new(stdin, Interest::WRITABLE)).transpose()?;
+        let output = |fd| Pipe::new(fd, Interest::READABLE);
         let (stdout, stderr) = (output(self.stdout)?, output(self.stderr)?);
-        // SAFETY: `AsyncFd` owns the descriptor from here on, and nobody else closes it.
-        #[expect(unsafe_code, reason = "tokio asks for the promise that the descriptor stays open")]
-        let pidfd = unsafe { AsyncFd::register_with_interest(self.pidfd, Interest::READABLE) }?;
-        let leader = Leader { process: self.process, pidfd };
-        Ok(Running { leader, identity, stdin: stdin.transpose()?, stdout, stderr })
+        let leader = Leader { process: self.process, pidfd: watched(self.pidfd)? };
+        Ok(Running { leader, identity, stdin, stdout, stderr })
     }
 }
 
+fn watched(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: `AsyncFd` owns the descriptor from here on, and nobody else closes it.
+    #[expect(unsafe_code, reason = "tokio asks for the promise that the descriptor stays open")]
+    let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
+    Ok(pidfd)
+}
+
+/// What another process started, and hands on: its handle, what it writes to, and what it reads from, if anything feeds it.
+/// It is no child of ours; who can ask how it ended says so with [`Leader::reaped`]. Must be called inside a runtime.
+pub(crate) fn take_over(
+    identity: ProcessIdentity,
+    pidfd: OwnedFd,
+    outputs: [OwnedFd; 2],
+    stdin: Option<OwnedFd>,
+) -> io::Result<Running> {
+    let pid = i32::try_from(identity.pid).map_err(io::Error::other)?;
+    let process = Process { pid: Pid::from_raw(pid), foreign: Some(identity.start), status: None, spent: None };
+    let leader = Leader { process, pidfd: watched(pidfd)? };
+    let [stdout, stderr] = outputs;
+    let stdin = stdin.map(|stdin| Pipe::new(stdin, Interest::WRITABLE)).transpose()?;
+    let output = |fd| Pipe::new(fd, Interest::READABLE);
+    let (stdout, stderr) = (output(stdout)?, output(stderr)?);
+    Ok(Running { leader, identity, stdin, stdout, stderr })
+}
+
 impl Leader {
+    /// Its handle, for another process.
+    pub(crate) fn handle(&self) -> &OwnedFd {
+        self.pidfd.get_ref()
+    }
+
+    /// Whether it is dead, at once.
+    pub(crate) fn is_dead(&self) -> bool {
+        poll(&mut [PollFd::new(self.pidfd.get_ref().as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(1)
+    }
+
+    /// How it ended and what it took, when it is dead and before it is reaped; only of our own child.
+    pub(crate) fn peek(&self) -> Option<(Status, Spent)> {
+        let process = &self.process;
+        (process.foreign.is_none() && !process.is_reaped()).then(|| super::reaper::peek(process.pid.as_raw()))?
+    }
+
+    /// Whoever could ask says how it ended.
+    pub(crate) fn reaped(&mut self, status: Status, spent: Spent) {
+        (self.process.status, self.process.spent) = (Some(status), Some(spent));
+    }
+
     /// Waits until it ended; does not reap it. Cancel safe.
     pub(crate) async fn exited(&self) {
         // A pidfd becomes readable when the process is dead; an error would mean that we cannot
@@ -199,7 +241,9 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        if !self.is_reaped() {
+        // A number that nobody keeps for us may be another's.
+        let is_it = |start: u64| Stat::read(self.pid.as_raw()).is_some_and(|stat| stat.start == start);
+        if !self.is_reaped() && self.foreign.is_none_or(is_it) {
             let _nobody_left = killpg(self.pid, signal);
         }
     }
@@ -210,7 +254,7 @@ impl Process {
 
     /// Asked again, it says the same.
     fn reap(&mut self) -> Option<Status> {
-        if self.status.is_none() {
+        if self.status.is_none() && self.foreign.is_none() {
             let (mut raw, mut usage) = (0, MaybeUninit::<libc::rusage>::zeroed());
             // SAFETY: writes an integer and a structure of integers that live here, for which zeroes are values too. nix
             // cannot tell of real-time signals.
@@ -244,7 +288,7 @@ impl Drop for Process {
 /// The kernel counts blocks of this size, whatever a disk has (`man 2 getrusage`).
 const BLOCK: u64 = 512;
 
-fn spent(usage: &libc::rusage) -> Spent {
+pub(super) fn spent(usage: &libc::rusage) -> Spent {
     let count = |n: i64| u64::try_from(n).unwrap_or(0);
     let us = |time: libc::timeval| count(time.tv_sec) * 1_000_000 + count(time.tv_usec);
     let own = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |own| own.max_rss());
@@ -347,6 +391,11 @@ pub(crate) fn prepare_self() {
 /// The guard must hear of nothing but the end of its agent: a session of its own, no signals.
 pub(crate) fn guard_signals() -> io::Result<()> {
     nix::unistd::setsid()?;
+    ignore_signals()
+}
+
+/// No signals that are meant for others: a terminal's, a broken pipe's.
+pub(crate) fn ignore_signals() -> io::Result<()> {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGPIPE] {
         // SAFETY: SIG_IGN runs no code of ours.
         #[expect(unsafe_code, reason = "installing a signal disposition")]

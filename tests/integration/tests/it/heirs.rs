@@ -1,0 +1,298 @@
+//! Keepers that are killed under work of many kinds: another one goes on with it, and nothing shows it but the log.
+
+use std::{fs, os::unix::net::UnixStream};
+
+use anyhow::{Context as _, Result, ensure};
+use muster_integration::{
+    ctl::Ctl,
+    system::{Options, System},
+    wait::{self, Look},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::keeper::keeper;
+
+/// Of the system's keepers, one after another.
+struct Keepers {
+    pid: i32,
+}
+
+impl Keepers {
+    fn of(system: &System) -> Result<Self> {
+        Ok(Self { pid: keeper(system)? })
+    }
+
+    /// SIGKILL to the one that is there; returns when the next one listens.
+    fn kill(&mut self, system: &System) -> Result<()> {
+        kill(Pid::from_raw(self.pid), Signal::SIGKILL).context("could not kill the keeper")?;
+        let socket = system.folder().join("agent/run/keeper.sock");
+        self.pid = wait::until("another keeper to listen", || {
+            let pid = keeper(system)?;
+            let listens = pid != self.pid && UnixStream::connect(&socket).is_ok();
+            Ok(if listens { Look::Done(pid) } else { Look::not_yet((self.pid, pid)) })
+        })?;
+        Ok(())
+    }
+}
+
+fn tasks(ctl: &Ctl, job: u64) -> Result<Vec<Value>> {
+    let shown = ctl.json(&["show", &job.to_string(), "--tasks"])?;
+    shown["tasks"].as_array().cloned().with_context(|| format!("no tasks in {shown}"))
+}
+
+/// What a job left: of each task its only attempt, with what it wrote.
+fn outcome(ctl: &Ctl, job: u64) -> Result<Vec<(Value, String, String)>> {
+    ctl.finished(job, wait::LIMIT * 2)?;
+    let of = |task: &Value| {
+        let attempts = task["attempts"].as_array().context("attempts")?;
+        ensure!(attempts.len() == 1, "it was tried again: {task}");
+        let id = &format!("{job}.{}", task["index"].as_u64().context("an index")?);
+        let text = |stream: &str| {
+            wait::until("all output", || {
+                let ran = ctl.run(&["logs", id, "--stream", stream])?.expect(0)?;
+                let text = ran.text();
+                // Every task here says so last, unless it is ended.
+                let is_whole = text.ends_with("the end\n") || attempts[0]["end"]["kind"] != "succeeded";
+                Ok(if is_whole { Look::Done(text) } else { Look::not_yet(text) })
+            })
+        };
+        Ok((attempts[0].clone(), text("stdout")?, text("stderr")?))
+    };
+    tasks(ctl, job)?.iter().map(of).collect()
+}
+
+fn all_run(ctl: &Ctl, job: u64, count: usize) -> Result<()> {
+    wait::within(wait::LIMIT * 2, "all tasks to run", || {
+        let running = tasks(ctl, job)?.iter().filter(|task| task["attempts"][0]["started_at"].is_string()).count();
+        Ok(Look::when(running == count, running))
+    })
+}
+
+/// A file that holds tasks up until a test makes it, and one to which each start of `name` adds a line.
+struct Gate {
+    path: String,
+    starts: String,
+}
+
+impl Gate {
+    fn new(system: &System, name: &str) -> Self {
+        let at = |file: &str| system.folder().join(format!("{file}-{name}")).display().to_string();
+        Self { path: at("gate"), starts: at("starts") }
+    }
+
+    fn open(&self) -> Result<()> {
+        Ok(fs::write(&self.path, "")?)
+    }
+
+    /// What a task does first.
+    fn begin(&self) -> String {
+        format!("echo \"$MUSTER_TASK $$\" >>{}\n", self.starts)
+    }
+
+    fn wait(&self) -> String {
+        format!("while ! test -e {}; do sleep 0.02; done\n", self.path)
+    }
+
+    /// Nothing ran twice.
+    fn check(&self, count: usize) -> Result<()> {
+        let text = fs::read_to_string(&self.starts)?;
+        ensure!(text.lines().count() == count, "{count} tasks were started {} times:\n{text}", text.lines().count());
+        Ok(())
+    }
+}
+
+fn task(name: &str, more: &str, shell: &str) -> String {
+    format!("[[tasks]]\nname = \"{name}\"\non_lost = \"fail\"\n{more}\nshell = '''\n{shell}'''\n")
+}
+
+fn kinds(gate: &Gate) -> String {
+    let (begin, wait) = (gate.begin(), gate.wait());
+    let mut text = "name = \"kinds\"\n".to_owned();
+    text += &task("code", "array = 4", &format!("{begin}{wait}echo the end; echo the end >&2; exit $MUSTER_TASK"));
+    text += &task("signal", "", &format!("{begin}{wait}kill -9 $$"));
+    let feeds: String = (0..60_000).map(|n| format!("{n}\n")).collect();
+    let fed = format!("stdin = \"\"\"\n{feeds}\"\"\"");
+    text +=
+        &task("fed", &fed, &format!("{begin}read -r first; echo $first\n{wait}cksum; echo the end; echo the end >&2"));
+    text += &task(
+        "result",
+        "",
+        &format!("{begin}echo '{{\"n\": 7}}' >$MUSTER_RESULT\n{wait}echo the end; echo the end >&2"),
+    );
+    text += &task("late", "timeout = \"4s\"", &format!("{begin}while :; do sleep 0.1; done"));
+    text += &task(
+        "large",
+        "memory = \"200MiB\"",
+        &format!("{begin}head -c 60000000 /dev/zero | tail -c 60000000 | wc -c\n{wait}echo the end; echo the end >&2"),
+    );
+    text += &task(
+        "bursts",
+        "",
+        &format!(
+            "{begin}n=0; while ! test -e {}; do seq $n $((n+4999)); seq $n $((n+4999)) >&2; n=$((n+5000)); sleep 0.1; done\n\
+             echo $n >{}.bursts; echo the end; echo the end >&2",
+            gate.path, gate.starts
+        ),
+    );
+    text += &task("child", "", &format!("{begin}(sleep 0.01; {wait}echo the end; echo the end >&2) &\nwait; exit 0"));
+    text
+}
+
+#[test]
+fn work_of_every_kind_goes_on_while_its_keeper_is_killed_again_and_again() -> Result<()> {
+    let system = System::start(Options { cpus: 20, ..Options::default() })?;
+    let (ctl, gate) = (system.ctl(), Gate::new(&system, "kinds"));
+    let job = system.submit("kinds.toml", &kinds(&gate))?;
+    all_run(&ctl, job, 11)?;
+    let mut keepers = Keepers::of(&system)?;
+    for _ in 0..4 {
+        keepers.kill(&system)?;
+    }
+    gate.open()?;
+    let found = outcome(&ctl, job)?;
+    gate.check(11)?;
+    let end = |n: usize| &found[n].0["end"];
+    ensure!(end(0)["kind"] == "succeeded", "{}", end(0));
+    for code in 1..4 {
+        ensure!(end(code)["kind"] == "exit" && end(code)["exit_code"] == code, "{}", end(code));
+    }
+    ensure!(end(4)["kind"] == "signal" && end(4)["signal"] == 9, "{}", end(4));
+    let rest: String = (1..60_000).map(|n| format!("{n}\n")).collect();
+    ensure!(end(5)["kind"] == "succeeded", "{}", end(5));
+    let sum = cksum(&rest)?;
+    ensure!(found[5].1 == format!("0\n{sum}the end\n"), "what it was fed: {} instead of {sum}", found[5].1);
+    ensure!(end(6)["kind"] == "succeeded", "{}", end(6));
+    let result = ctl.run(&["result", &format!("{job}.result")])?.expect(0)?.text();
+    ensure!(result.contains("\"n\""), "its result is lost: {result}");
+    ensure!(end(7)["kind"] == "timeout", "{}", end(7));
+    ensure!(end(8)["kind"] == "succeeded", "{}", end(8));
+    let peak = found[8].0["usage"]["memory_peak_bytes"].as_u64().context("a peak")?;
+    ensure!(peak > 50_000_000, "its peak was before the keeper died: {peak}");
+    let last: u64 = fs::read_to_string(format!("{}.bursts", gate.starts))?.trim().parse()?;
+    let all: String = (0..last).map(|n| format!("{n}\n")).collect::<String>() + "the end\n";
+    for text in [&found[9].1, &found[9].2] {
+        ensure!(*text == all, "of its bursts {} bytes came of {}", text.len(), all.len());
+    }
+    ensure!(end(10)["kind"] == "succeeded" && found[10].1 == "the end\n", "{:?}", found[10]);
+    system.finish()
+}
+
+/// What `cksum` says of a text.
+fn cksum(text: &str) -> Result<String> {
+    use std::{
+        io::Write,
+        process::{Command, Stdio},
+    };
+    let mut child = Command::new("cksum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    child.stdin.take().context("a pipe")?.write_all(text.as_bytes())?;
+    Ok(String::from_utf8(child.wait_with_output()?.stdout)?)
+}
+
+#[test]
+fn a_kill_that_was_under_way_is_brought_to_its_end_by_the_next_keeper() -> Result<()> {
+    let system = System::start(Options { cpus: 4, ..Options::default() })?;
+    let (ctl, gate) = (system.ctl(), Gate::new(&system, "deaf"));
+    let shell = format!("{}trap 'echo asked' TERM\nwhile :; do sleep 0.02; done", gate.begin());
+    let text = "name = \"deaf\"\n".to_owned() + &task("deaf", "grace = \"3s\"", &shell);
+    let job = system.submit("deaf.toml", &text)?;
+    all_run(&ctl, job, 1)?;
+    ctl.run(&["cancel", &job.to_string()])?.expect(0)?;
+    wait::until("it to be asked", || {
+        let text = ctl.run(&["logs", &format!("{job}.deaf")])?.text();
+        Ok(Look::when(text.contains("asked"), text))
+    })?;
+    let mut keepers = Keepers::of(&system)?;
+    keepers.kill(&system)?;
+    let found = outcome(&ctl, job)?;
+    ensure!(found[0].0["end"]["kind"] == "cancelled", "{}", found[0].0);
+    ensure!(found[0].1 == "asked\n", "it was asked once: {}", found[0].1);
+    gate.check(1)?;
+    system.finish()
+}
+
+#[test]
+fn what_ended_while_no_keeper_was_there_is_told_as_it_ended() -> Result<()> {
+    let system = System::start(Options { cpus: 8, ..Options::default() })?;
+    let (ctl, gate) = (system.ctl(), Gate::new(&system, "soon"));
+    let shell = format!("{}{}echo the end; echo the end >&2; exit $MUSTER_TASK", gate.begin(), gate.wait());
+    let job = system.submit("soon.toml", &("name = \"soon\"\n".to_owned() + &task("soon", "array = 8", &shell)))?;
+    all_run(&ctl, job, 8)?;
+    let mut keepers = Keepers::of(&system)?;
+    // Stopped, it sees nothing of their ends; then it is killed over them.
+    kill(Pid::from_raw(keepers.pid), Signal::SIGSTOP)?;
+    gate.open()?;
+    let pids: Vec<i32> =
+        fs::read_to_string(&gate.starts)?.lines().filter_map(|line| line.split(' ').nth(1)?.parse().ok()).collect();
+    wait::until("all to be dead", || {
+        let dead = |pid: &&i32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z')
+        };
+        let dead = pids.iter().filter(dead).count();
+        Ok(Look::when(dead == 8, dead))
+    })?;
+    keepers.kill(&system)?;
+    for (code, (attempt, out, err)) in outcome(&ctl, job)?.into_iter().enumerate() {
+        let end = &attempt["end"];
+        ensure!(if code == 0 { end["kind"] == "succeeded" } else { end["exit_code"] == code }, "{code}: {end}");
+        ensure!((out.as_str(), err.as_str()) == ("the end\n", "the end\n"), "{code}: {out:?} {err:?}");
+    }
+    gate.check(8)?;
+    system.finish()
+}
+
+/// 200 tasks that write a known text in pieces, with ends and peaks of their own.
+fn many(gate: &Gate) -> String {
+    let shell = format!(
+        "{}n=0; while test $n -lt 20 || ! test -e {}; do test $n -lt 400 && echo \"$MUSTER_TASK line $n\" && \
+         echo \"$MUSTER_TASK error $n\" >&2; n=$((n+1)); sleep 0.1; done\n\
+         while test $n -lt 400; do echo \"$MUSTER_TASK line $n\"; echo \"$MUSTER_TASK error $n\" >&2; n=$((n+1)); done\n\
+         echo the end; echo the end >&2; test $((MUSTER_TASK % 4)) != 3 || kill -15 $$; exit $((MUSTER_TASK % 4))",
+        gate.begin(),
+        gate.path
+    );
+    let shell = format!("head -c $((MUSTER_TASK % 3 * 8000000)) /dev/zero | tail -c 20000000 >/dev/null\n{shell}");
+    "name = \"many\"\n".to_owned() + &task("many", "array = 200\ncpus = 0.1\nmemory = \"64MiB\"", &shell)
+}
+
+#[test]
+fn two_hundred_tasks_end_as_undisturbed_ones_while_agent_and_keeper_are_killed_in_turn() -> Result<()> {
+    let mut system = System::start(Options { cpus: 20, ..Options::default() })?;
+    let ctl = system.ctl();
+    let calm = Gate::new(&system, "calm");
+    calm.open()?;
+    let job = system.submit("calm.toml", &many(&calm))?;
+    let expected = outcome(&ctl, job)?;
+    calm.check(200)?;
+    let gate = Gate::new(&system, "many");
+    let job = system.submit("many.toml", &many(&gate))?;
+    all_run(&ctl, job, 200)?;
+    let mut keepers = Keepers::of(&system)?;
+    for _ in 0..3 {
+        keepers.kill(&system)?;
+        system.agent()?.kill9()?;
+        system.start_agent()?;
+        // Both at once.
+        system.agent()?.kill9()?;
+        keepers.kill(&system)?;
+        system.start_agent()?;
+    }
+    gate.open()?;
+    let found = outcome(&ctl, job)?;
+    gate.check(200)?;
+    ensure!(found.len() == 200 && expected.len() == 200, "{} tasks", found.len());
+    for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        ensure!(found.0["end"] == expected.0["end"], "task {n}: {} instead of {}", found.0["end"], expected.0["end"]);
+        ensure!((&found.1, &found.2) == (&expected.1, &expected.2), "task {n}: its output is another:\n{}", found.1);
+        let peak = |attempt: &Value| attempt["usage"]["memory_peak_bytes"].as_u64().unwrap_or(0);
+        let (found, expected) = (peak(&found.0), peak(&expected.0));
+        // Two runs of one program never take the same to the page.
+        ensure!(found.abs_diff(expected) < 4 << 20, "task {n}: a peak of {found} instead of {expected}");
+    }
+    system.agent()?.expect_no_errors()?;
+    system.finish()
+}
