@@ -245,6 +245,37 @@ fn what_ended_while_no_keeper_was_there_is_told_as_it_ended() -> Result<()> {
     system.finish()
 }
 
+#[test]
+fn what_a_keeper_had_read_and_not_yet_written_when_it_was_killed_is_kept_once() -> Result<()> {
+    let system = System::start(Options { cpus: 4, ..Options::default() })?;
+    let (ctl, gate) = (system.ctl(), Gate::new(&system, "held"));
+    // Opening its spool file to write waits until somebody reads, and nobody does.
+    let spool = system.folder().join("agent/spool").display().to_string();
+    let shell = format!(
+        "{}mkfifo {spool}/$MUSTER_TOKEN.log\necho $MUSTER_TOKEN >{spool}-token\n\
+         echo precious; echo words >&2\n{}echo the end; echo the end >&2",
+        gate.begin(),
+        gate.wait()
+    );
+    let job = system.submit("held.toml", &("name = \"held\"\n".to_owned() + &task("held", "", &shell)))?;
+    all_run(&ctl, job, 1)?;
+    let mut keepers = Keepers::of(&system)?;
+    wait::until("the keeper to wait with what it read", || {
+        let threads = fs::read_dir(format!("/proc/{}/task", keepers.pid))?.flatten();
+        let waits = |thread: &fs::DirEntry| fs::read_to_string(thread.path().join("wchan")).unwrap_or_default();
+        let waits: Vec<String> = threads.map(|thread| waits(&thread)).collect();
+        Ok(Look::when(waits.iter().any(|what| what.contains("partner") || what.contains("fifo")), waits))
+    })?;
+    let token = fs::read_to_string(format!("{spool}-token"))?;
+    fs::remove_file(format!("{spool}/{}.log", token.trim()))?;
+    keepers.kill(&system)?;
+    gate.open()?;
+    let found = outcome(&ctl, job)?;
+    ensure!(found[0].1 == "precious\nthe end\n" && found[0].2 == "words\nthe end\n", "{:?}", found[0]);
+    gate.check(1)?;
+    system.finish()
+}
+
 /// 200 tasks that write a known text in pieces, with ends and peaks of their own.
 fn many(gate: &Gate) -> String {
     let shell = format!(
