@@ -85,9 +85,11 @@ impl Exec {
     }
 }
 
-fn go_on(room: &Arc<Room>, estate: &Estate, kept: Kept, spool: Option<Spool>) {
-    let Kept { order, started, identity, began, slot, from, scratch, unenforced, gpus, state, files } = kept;
-    let Some(control) = room.live.add(order.token) else { return };
+fn go_on(room: &Arc<Room>, estate: &Estate, mut kept: Kept, spool: Option<Spool>) {
+    let Some(control) = room.live.add(kept.order.token) else { return };
+    let (stdin, fed) = kept.files.stdin.take().map_or((None, None), |(stdin, fed)| (Some(stdin), Some(fed)));
+    let deposit = Some(Deposit::of(estate, &kept, fed));
+    let Kept { order, started, identity, began, slot, from, scratch, unenforced, gpus, state, files, .. } = kept;
     room.base.gpus.lock().keep(order.token, gpus);
     let stage = state.stage();
     if let (Some(Cause::Wish(reason)), Some(due)) = (stage.cause, stage.due) {
@@ -96,10 +98,7 @@ fn go_on(room: &Arc<Room>, estate: &Estate, kept: Kept, spool: Option<Spool>) {
     let limits = Limits::of(&order.spec);
     let place = slot.and_then(|slot| room.groups.adopt(slot, &limits, from, files.peak));
     let confined = Confined { place, data_limit: None, unenforced };
-    let spent = state.spent();
-    let (stdin, fed) = files.stdin.map_or((None, None), |(stdin, fed)| (Some(stdin), Some(fed)));
-    let deposit = Some(Deposit::of(estate, order.token.0, identity.pid, fed, state));
-    let span = span_of(&order);
+    let (spent, span) = (state.spent(), span_of(&order));
     let attempt = Attempt { room: Arc::clone(room), order, control, confined, scratch, started, began, span, deposit };
     let Some(spool) = spool else { return room.track(attempt.survive(spent)) };
     match os::take_over(identity, files.handle, files.outputs, stdin) {

@@ -147,7 +147,7 @@ impl Attempt {
         let is_settled = step != Step::Killed && self.settle_container(&mut pipes).await;
         let (status, survivors) = self.clear(cause, &mut leader, &mut pipes).await;
         let (spent, said) = (leader.spent(), pipes.finish());
-        let is_unknown = status.is_none() && leader.is_dead();
+        let is_unknown = status.is_none() && self.deposit.as_ref().is_some_and(|deposit| deposit.is_unknown(&leader));
         drop(leader);
         let is_put_away = is_settled && matches!(status, Some(Status::Exit(_)));
         let contained = self.contained().filter(|_| !is_put_away);

@@ -24,7 +24,7 @@ use super::{
     Estate, ExecEvent, Order, ProcessIdentity,
     attempt::Attempt,
     ending::{Cause, Stage, Step},
-    os::{Input, Leader, Running, Sluice, Spent, Status},
+    os::{self, Input, Leader, Running, Sluice, Spent, Status},
     scratch::Folder,
 };
 use crate::{
@@ -72,6 +72,9 @@ struct Record {
     is_fed: bool,
     #[prost(bool, tag = "13")]
     has_peak: bool,
+    /// The highest use of memory of the process that started it, which the kernel counts as its own, too.
+    #[prost(uint64, tag = "14")]
+    starters_peak: u64,
 }
 
 /// What changes.
@@ -113,6 +116,7 @@ pub(super) struct Deposit {
     key: u64,
     pid: u32,
     is_adopted: bool,
+    starters_peak: u64,
     /// What is fed to its stdin.
     fed: Mutex<Option<File>>,
     state: Mutex<State>,
@@ -132,19 +136,33 @@ impl Deposit {
             key,
             pid,
             is_adopted: false,
+            starters_peak: record.starters_peak,
             fed: Mutex::new(fed),
             state: Mutex::default(),
         })
     }
 
-    /// Of one that an earlier keeper put there.
-    pub(super) fn of(estate: &Estate, key: u64, pid: u32, fed: Option<File>, state: State) -> Self {
-        let (safe, way) = (estate.safe.clone(), Arc::clone(&estate.sluice));
-        Self { safe, way, key, pid, is_adopted: true, fed: Mutex::new(fed), state: Mutex::new(state) }
+    /// Of one that an earlier keeper put there, with what its stdin is still to be fed.
+    pub(super) fn of(estate: &Estate, found: &Kept, fed: Option<File>) -> Self {
+        Self {
+            safe: estate.safe.clone(),
+            way: Arc::clone(&estate.sluice),
+            key: found.order.token.0,
+            pid: found.identity.pid,
+            is_adopted: true,
+            starters_peak: found.starters_peak,
+            fed: Mutex::new(fed),
+            state: Mutex::new(found.state.clone()),
+        }
     }
 
     pub(super) fn is_adopted(&self) -> bool {
         self.is_adopted
+    }
+
+    /// Of one whose status nobody gave: whether it is dead, and nobody will.
+    pub(super) fn is_unknown(&self, leader: &Leader) -> bool {
+        self.is_adopted && leader.is_dead()
     }
 
     /// By which what it writes is read.
@@ -204,7 +222,10 @@ impl Deposit {
             Some(known) => known,
             None if !leader.is_dead() => return None,
             None => {
-                let (status, spent) = self.safe.end_of(self.pid).await?;
+                let (status, mut spent) = self.safe.end_of(self.pid).await?;
+                if spent.memory_peak <= self.starters_peak {
+                    spent.memory_peak = 0;
+                }
                 self.note(|state| state.exited = Some(Exited::new(status, spent)));
                 (status, spent)
             }
@@ -261,6 +282,7 @@ fn record(attempt: &Attempt, running: &Running) -> std::io::Result<(Record, Vec<
         gpus: room.base.gpus.lock().of(order.token),
         is_fed: fed.is_some(),
         has_peak,
+        starters_peak: os::own_peak(),
     };
     Ok((record, files, fed))
 }
@@ -321,6 +343,7 @@ pub(crate) struct Kept {
     pub(super) scratch: Option<Folder>,
     pub(super) unenforced: Unenforced,
     pub(super) gpus: Vec<u32>,
+    pub(super) starters_peak: u64,
     pub(super) state: State,
     pub(super) files: Files,
 }
@@ -362,6 +385,7 @@ impl Kept {
             scratch: record.scratch.map(|path| Folder::again(path.into(), record.is_private)),
             unenforced: Unenforced(u8::try_from(record.unenforced).unwrap_or(0)),
             gpus: record.gpus,
+            starters_peak: record.starters_peak,
             state,
             files: Files { handle, outputs, stdin, peak },
         })
@@ -419,6 +443,7 @@ mod tests {
             gpus: vec![0, 3],
             is_fed: true,
             has_peak: true,
+            starters_peak: 9,
         }
     }
 
@@ -473,6 +498,7 @@ mod tests {
                     key: 5,
                     pid: 77,
                     is_adopted: false,
+                    starters_peak: 0,
                     fed: Mutex::default(),
                     state: Mutex::default(),
                 };

@@ -8,7 +8,6 @@ use tokio::time::{Sleep, sleep};
 use super::{
     KillReason,
     attempt::{Attempt, KILL_LIMIT},
-    deposit::Deposit,
     os::{Leader, terminate_members},
     pipes::Pipes,
     quota::Quota,
@@ -171,7 +170,7 @@ impl<'a> Watch<'a> {
     fn due_at(&mut self, at: Mono) {
         self.timer_at(at);
         if let Some(deposit) = &self.attempt.deposit {
-            Deposit::stage(deposit, Stage { cause: self.cause, step: self.step, due: Some(at) });
+            deposit.stage(Stage { cause: self.cause, step: self.step, due: Some(at) });
         }
     }
 

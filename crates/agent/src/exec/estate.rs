@@ -7,6 +7,7 @@ use crate::safe::Safe;
 
 /// See the module.
 #[derive(Clone, Debug)]
+#[cfg_attr(windows, allow(dead_code, reason = "nobody has one there"))]
 pub struct Estate {
     pub(crate) safe: Safe,
     /// The mark of all processes, which stays the same from keeper to keeper.

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use super::{
     contained::Said,
-    os::{Input, Output, Sluice},
+    os::{Input, Mark, Output, Sluice},
 };
 use crate::logs::{Spool, Stream, with_scratch};
 
@@ -127,12 +127,11 @@ fn poll_one(
         // Left when it is dropped: then all of it is in the spool.
         let inside = way.and_then(Sluice::enter);
         let read = match &inside {
-            #[cfg(unix)]
             Some(inside) => {
-                let mark = super::os::Mark { token, stream, offset: spool.offset(stream) };
+                let mark = Mark { token, stream, offset: spool.offset(stream) };
                 std::task::ready!(inside.poll_take(output, context, mark, scratch.room()))
             }
-            _ => {
+            None => {
                 let mut room = ReadBuf::new(scratch.room());
                 let read = std::task::ready!(Pin::new(output).poll_read(context, &mut room));
                 read.map(|()| room.filled().len())

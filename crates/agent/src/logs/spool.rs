@@ -115,7 +115,6 @@ impl Spool {
     }
 
     /// Bytes that the task wrote to `stream`.
-    #[cfg(unix)]
     pub(crate) fn offset(&self, stream: Stream) -> u64 {
         self.lanes[stream as usize].offset
     }

@@ -102,6 +102,8 @@ impl Post {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Came::Nothing),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Came::Something),
+            // It died before it read all that was sent to it; what it said itself was read before.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(Came::End),
             Err(error) => Err(error),
         }
     }

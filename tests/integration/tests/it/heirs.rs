@@ -1,6 +1,6 @@
 //! Keepers that are killed under work of many kinds: another one goes on with it, and nothing shows it but the log.
 
-use std::{fs, os::unix::net::UnixStream};
+use std::{collections::BTreeMap, fs, os::unix::net::UnixStream};
 
 use anyhow::{Context as _, Result, ensure};
 use muster_integration::{
@@ -95,6 +95,21 @@ impl Gate {
 
     fn wait(&self) -> String {
         format!("while ! test -e {}; do sleep 0.02; done\n", self.path)
+    }
+
+    /// Waits until the shells of all `count` tasks are dead.
+    fn all_dead(&self, count: usize) -> Result<()> {
+        let text = fs::read_to_string(&self.starts)?;
+        let pids: Vec<i32> = text.lines().filter_map(|line| line.split(' ').nth(1)?.parse().ok()).collect();
+        wait::until("all to be dead", || {
+            let is_dead = |pid: &&i32| {
+                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
+                state.is_empty() || state.starts_with('Z')
+            };
+            let dead = pids.iter().filter(is_dead).count();
+            Ok(Look::when(dead == count, dead))
+        })
     }
 
     /// Nothing ran twice.
@@ -246,6 +261,28 @@ fn what_ended_while_no_keeper_was_there_is_told_as_it_ended() -> Result<()> {
 }
 
 #[test]
+fn without_an_agent_the_next_keeper_ends_work_with_its_leases() -> Result<()> {
+    let mut system =
+        System::start(Options { cpus: 4, lease_ttl: std::time::Duration::from_secs(4), ..Options::default() })?;
+    let (ctl, gate) = (system.ctl(), Gate::new(&system, "alone"));
+    let shell = format!("{}{}", gate.begin(), gate.wait());
+    let job = system.submit("alone.toml", &("name = \"alone\"\n".to_owned() + &task("alone", "array = 4", &shell)))?;
+    all_run(&ctl, job, 4)?;
+    let mut keepers = Keepers::of(&system)?;
+    system.agent()?.kill9()?;
+    keepers.kill(&system)?;
+    gate.all_dead(4)?;
+    system.start_agent()?;
+    ctl.finished(job, wait::LIMIT)?;
+    for task in tasks(&ctl, job)? {
+        let attempts = task["attempts"].as_array().context("attempts")?;
+        ensure!(attempts.len() == 1 && attempts[0]["end"]["kind"] == "lost", "{task}");
+    }
+    gate.check(4)?;
+    system.finish()
+}
+
+#[test]
 fn what_a_keeper_had_read_and_not_yet_written_when_it_was_killed_is_kept_once() -> Result<()> {
     let system = System::start(Options { cpus: 4, ..Options::default() })?;
     let (ctl, gate) = (system.ctl(), Gate::new(&system, "held"));
@@ -290,6 +327,33 @@ fn many(gate: &Gate) -> String {
     "name = \"many\"\n".to_owned() + &task("many", "array = 200\ncpus = 0.1\nmemory = \"64MiB\"", &shell)
 }
 
+/// What each task of a job wrote to `stream`, once all of them have said that they are done.
+fn all_output(ctl: &Ctl, job: u64, stream: &str, count: usize) -> Result<BTreeMap<String, String>> {
+    wait::until("all output of all tasks", || {
+        let text = ctl.run(&["logs", &job.to_string(), "--stream", stream])?.expect(0)?.text();
+        let mut of: BTreeMap<String, String> = BTreeMap::new();
+        for line in text.lines() {
+            let (task, said) = line.split_once(" | ").with_context(|| format!("whose is `{line}`?"))?;
+            let task = task.split_once('.').map_or(task, |(_, task)| task).trim().to_owned();
+            *of.entry(task).or_default() += &format!("{said}\n");
+        }
+        let done = of.values().filter(|text| text.ends_with("the end\n")).count();
+        Ok(if done == count { Look::Done(of) } else { Look::not_yet((done, of.len(), text.len())) })
+    })
+}
+
+/// How each task of a job ended, and the most memory that it had.
+fn ends(ctl: &Ctl, job: u64) -> Result<Vec<(Value, u64)>> {
+    ctl.finished(job, wait::LIMIT * 2)?;
+    let of = |task: &Value| {
+        let attempts = task["attempts"].as_array().context("attempts")?;
+        ensure!(attempts.len() == 1, "it was tried again: {task}");
+        let peak = attempts[0]["usage"]["memory_peak_bytes"].as_u64();
+        Ok((attempts[0]["end"].clone(), peak.unwrap_or(0)))
+    };
+    tasks(ctl, job)?.iter().map(of).collect()
+}
+
 #[test]
 fn two_hundred_tasks_end_as_undisturbed_ones_while_agent_and_keeper_are_killed_in_turn() -> Result<()> {
     let mut system = System::start(Options { cpus: 20, ..Options::default() })?;
@@ -297,13 +361,14 @@ fn two_hundred_tasks_end_as_undisturbed_ones_while_agent_and_keeper_are_killed_i
     let calm = Gate::new(&system, "calm");
     calm.open()?;
     let job = system.submit("calm.toml", &many(&calm))?;
-    let expected = outcome(&ctl, job)?;
+    let expected = ends(&ctl, job)?;
+    let texts = [all_output(&ctl, job, "stdout", 200)?, all_output(&ctl, job, "stderr", 200)?];
     calm.check(200)?;
     let gate = Gate::new(&system, "many");
     let job = system.submit("many.toml", &many(&gate))?;
     all_run(&ctl, job, 200)?;
     let mut keepers = Keepers::of(&system)?;
-    for _ in 0..3 {
+    for _ in 0..2 {
         keepers.kill(&system)?;
         system.agent()?.kill9()?;
         system.start_agent()?;
@@ -313,16 +378,18 @@ fn two_hundred_tasks_end_as_undisturbed_ones_while_agent_and_keeper_are_killed_i
         system.start_agent()?;
     }
     gate.open()?;
-    let found = outcome(&ctl, job)?;
+    let found = ends(&ctl, job)?;
     gate.check(200)?;
     ensure!(found.len() == 200 && expected.len() == 200, "{} tasks", found.len());
     for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
-        ensure!(found.0["end"] == expected.0["end"], "task {n}: {} instead of {}", found.0["end"], expected.0["end"]);
-        ensure!((&found.1, &found.2) == (&expected.1, &expected.2), "task {n}: its output is another:\n{}", found.1);
-        let peak = |attempt: &Value| attempt["usage"]["memory_peak_bytes"].as_u64().unwrap_or(0);
-        let (found, expected) = (peak(&found.0), peak(&expected.0));
+        ensure!(found.0 == expected.0, "task {n}: {} instead of {}", found.0, expected.0);
         // Two runs of one program never take the same to the page.
-        ensure!(found.abs_diff(expected) < 4 << 20, "task {n}: a peak of {found} instead of {expected}");
+        ensure!(found.1.abs_diff(expected.1) < 4 << 20, "task {n}: a peak of {} instead of {}", found.1, expected.1);
+    }
+    for (stream, expected) in ["stdout", "stderr"].into_iter().zip(&texts) {
+        for (task, text) in all_output(&ctl, job, stream, 200)? {
+            ensure!(expected.get(&task) == Some(&text), "{task}: its {stream} is another:\n{text}");
+        }
     }
     system.agent()?.expect_no_errors()?;
     system.finish()

@@ -34,12 +34,12 @@ mod windows;
 #[cfg(windows)]
 pub(crate) use windows::{
     Confines, Fresh, Hunter, Leader, Program, base_environment, boot, end_members, explain, find_program,
-    guard_signals, is_shortage, kill_identity, prepare_self, shell, spawn, sweep_blocking, terminate_members,
+    guard_signals, is_shortage, kill_identity, own_peak, prepare_self, shell, spawn, sweep_blocking, terminate_members,
 };
 #[cfg(windows)]
 mod nobody;
 #[cfg(windows)]
-pub(crate) use nobody::{Sluice, Who, close_folder, is_others, join, missing_rights, open_way};
+pub(crate) use nobody::{Mark, Sluice, Who, close_folder, is_others, join, missing_rights, open_way};
 #[cfg(unix)]
 pub(crate) use {
     chamber::{Mark, Sluice},
@@ -51,8 +51,8 @@ pub(crate) use {
     socket::{receive, running_for},
     start::{Confines, Program},
     unix::{
-        Fresh, Leader, base_environment, boot, guard_signals, ignore_signals, kill_identity, prepare_self, spawn,
-        take_over,
+        Fresh, Leader, base_environment, boot, guard_signals, ignore_signals, kill_identity, own_peak, prepare_self,
+        spawn, take_over,
     },
     who::{Who, close_folder, is_others, missing_rights, open_way},
 };

@@ -6,12 +6,17 @@ use std::{
     fs::Metadata,
     io,
     path::{Path, PathBuf},
+    sync::Arc,
+    task::{Context, Poll},
 };
 
-use muster_core::run_as::RunAs;
+use muster_core::{id::Token, run_as::RunAs};
 
-use super::Fresh;
-use crate::exec::{ProcessIdentity, Rules};
+use super::{Fresh, Output};
+use crate::{
+    exec::{ProcessIdentity, Rules},
+    logs::Stream,
+};
 
 /// Nobody else.
 pub(crate) struct Who(Infallible);
@@ -44,13 +49,35 @@ impl Who {
     }
 }
 
-/// What is read of tasks is lost with its reader here.
+/// See the other side.
+pub(crate) struct Mark {
+    pub(crate) token: Token,
+    pub(crate) stream: Stream,
+    pub(crate) offset: u64,
+}
+
+/// There is none: what is read of tasks is lost with its reader.
 #[derive(Debug)]
-pub(crate) struct Sluice(Infallible);
+pub(crate) enum Sluice {}
+
+/// There is none.
+pub(crate) enum Inside {}
 
 impl Sluice {
-    pub(crate) fn enter(self: &std::sync::Arc<Self>) -> Option<Infallible> {
-        match self.0 {}
+    pub(crate) fn enter(self: &Arc<Self>) -> Option<Inside> {
+        match **self {}
+    }
+}
+
+impl Inside {
+    pub(crate) fn poll_take(
+        &self,
+        _pipe: &Output,
+        _context: &mut Context<'_>,
+        _mark: Mark,
+        _room: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        match *self {}
     }
 }
 

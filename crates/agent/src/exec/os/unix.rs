@@ -288,10 +288,16 @@ impl Drop for Process {
 /// The kernel counts blocks of this size, whatever a disk has (`man 2 getrusage`).
 const BLOCK: u64 = 512;
 
+/// Bytes that we had at most.
+pub(crate) fn own_peak() -> u64 {
+    let own = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |own| own.max_rss());
+    u64::try_from(own).unwrap_or(0) * 1024
+}
+
 pub(super) fn spent(usage: &libc::rusage) -> Spent {
     let count = |n: i64| u64::try_from(n).unwrap_or(0);
     let us = |time: libc::timeval| count(time.tv_sec) * 1_000_000 + count(time.tv_usec);
-    let own = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |own| own.max_rss());
+    let own = i64::try_from(own_peak() / 1024).unwrap_or(0);
     // It was in our memory until it had its own, and the kernel counts that: what is not more tells nothing.
     let memory_peak = if usage.ru_maxrss > own { count(usage.ru_maxrss) * 1024 } else { 0 };
     Spent {
