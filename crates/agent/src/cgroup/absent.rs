@@ -85,6 +85,11 @@ impl Groups {
         self.0 != Enforce::Off
     }
 
+    /// Whether nothing may run that is not held to what it asks for.
+    pub(crate) fn is_demanded(&self) -> bool {
+        self.0 == Enforce::Required
+    }
+
     pub(crate) fn prepare(&self, _limits: &Limits) -> Option<Place> {
         None
     }

@@ -150,6 +150,11 @@ impl Groups {
         self.0.enforce != Enforce::Off
     }
 
+    /// Whether nothing may run that is not held to what it asks for.
+    pub(crate) fn is_demanded(&self) -> bool {
+        self.0.enforce == Enforce::Required
+    }
+
     /// Makes ready what the next process of this thread runs in; none: there are no cgroups here.
     pub(crate) fn prepare(&self, limits: &Limits) -> Option<Place> {
         if self.0.ground.bases.is_empty() {

@@ -344,6 +344,12 @@ impl Room {
                 .map_err(|error| format!("its files could not be made its own: {error}"))?;
         }
         let confined = self.confine(order, launch.folder());
+        if self.groups.is_demanded() && confined.unenforced.has(Unenforced::IO) {
+            confined.hand_back();
+            return Err("it asks for limits of disks, which cannot be enforced in its folder on this agent, and here they must \
+                        be (`enforce = \"required\"`): give it a `cwd` on a disk, or leave them out"
+                .into());
+        }
         let _context = self.runtime.enter();
         let mut tries = 1;
         loop {

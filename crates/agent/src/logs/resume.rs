@@ -223,7 +223,7 @@ mod tests {
     fn of_a_secret_whose_beginning_was_only_in_memory_nothing_is_shown() {
         let secret = || crate::logs::Mask::of([&b"secret"[..]]).expect("short");
         for (before, after, shown) in [
-            ("ab sec", "ret and on, no secret", &b"ab ????? on, no ***"[..]),
+            ("ab sec", "ret and on, no secret", &b"ab ?????nd on, no ***"[..]),
             ("ab", "12345 on", &b"ab????? on"[..]),
             ("ab", "12", &b"ab??"[..]),
         ] {

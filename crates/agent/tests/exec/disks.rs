@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use muster_agent::exec::{ExecEvent, KillReason};
+use muster_agent::{
+    cgroup::Enforce,
+    exec::{ExecEvent, KillReason},
+};
 use muster_core::{resources::IoLimits, spec::TaskSpec, state::End, usage::Unenforced};
 
 use crate::{
@@ -54,18 +57,26 @@ fn standing(dir: &Path) -> String {
     limits.map(|file| std::fs::read_to_string(file.path()).unwrap_or_default()).collect()
 }
 
+/// A kernel that has just heard of a limit may let a first burst pass. One that never does more than that fails.
+const TRIES: usize = 5;
+
 #[tokio::test]
 async fn who_may_write_so_much_a_second_is_held_to_it_and_its_neighbour_is_not() {
     let Some((mut bench, folder)) = with_disk("a rate of writing").await else { return };
     let io = IoLimits { write: Some(MIB), ..IoLimits::default() };
-    let slow = bench.start(TaskSpec { io, ..writes(folder.path(), "slow", 64) });
-    wait_for("the limits", || standing(&bench.dir).contains(&MIB.to_string()).then_some(())).await;
-    let free = bench.start(writes(folder.path(), "free", 64));
-    let (first, second) = (bench.over().await, bench.over().await);
-    assert_eq!((first.token, second.token), (free, slow), "the neighbour was held up");
-    // 4 MiB at one a second; half of it for how the kernel counts at first.
-    assert!(took(&second) >= Duration::from_secs(2), "{:?}, beside {:?}", took(&second), took(&first));
-    assert!(took(&second) >= took(&first) * 2, "{:?}, beside {:?}", took(&second), took(&first));
+    let mut seen = Vec::new();
+    for _ in 0..TRIES {
+        let slow = bench.start(TaskSpec { io, ..writes(folder.path(), "slow", 64) });
+        let free = bench.start(writes(folder.path(), "free", 64));
+        let (first, second) = (bench.over().await, bench.over().await);
+        let was_free_first = (first.token, second.token) == (free, slow);
+        // 4 MiB at one a second; half of it for how the kernel counts at first.
+        if was_free_first && took(&second) >= Duration::from_secs(2).max(took(&first) * 2) {
+            return;
+        }
+        seen.push((was_free_first, took(&first), took(&second)));
+    }
+    panic!("not held, or the neighbour was: {seen:?}");
 }
 
 #[tokio::test]
@@ -73,11 +84,17 @@ async fn who_may_read_so_often_a_second_is_held_to_it() {
     let Some((mut bench, folder)) = with_disk("a rate of reads").await else { return };
     took(&bench.run(writes(folder.path(), "file", 64)).await);
     let reads = at(folder.path(), "exec dd if=file of=/dev/null bs=4096 count=60 iflag=direct 2>/dev/null");
-    let free = bench.run(reads.clone()).await;
     let io = IoLimits { read_ops: Some(20), ..IoLimits::default() };
-    let slow = bench.run(TaskSpec { io, ..reads }).await;
-    assert!(took(&slow) >= Duration::from_millis(1500), "{:?}, without limits {:?}", took(&slow), took(&free));
-    assert!(took(&slow) >= took(&free) * 2, "{:?}, without limits {:?}", took(&slow), took(&free));
+    let mut seen = Vec::new();
+    for _ in 0..TRIES {
+        let free = took(&bench.run(reads.clone()).await);
+        let slow = took(&bench.run(TaskSpec { io, ..reads.clone() }).await);
+        if slow >= Duration::from_millis(1500).max(free * 2) {
+            return;
+        }
+        seen.push((free, slow));
+    }
+    panic!("not held: {seen:?}");
 }
 
 #[tokio::test]
@@ -127,4 +144,20 @@ async fn where_there_is_no_disk_an_attempt_says_that_it_was_not_held() {
     let over = bench.run(TaskSpec { io, ..at(Path::new("/proc"), "true") }).await;
     assert_eq!(over.end, End::Succeeded, "{}", over.why);
     assert_eq!(over.usage.expect("it was counted").unenforced, Unenforced::IO);
+}
+
+#[tokio::test]
+async fn where_limits_are_demanded_who_cannot_be_held_is_not_started_and_others_are() {
+    let mut auto = Bench::new().await;
+    let is_enforced = auto.run(shell("true")).await.usage.expect("it was counted").unenforced == Unenforced::default();
+    if noted(&auto.dir).is_empty() || !is_enforced {
+        eprintln!("skipped: limits that are demanded: none can be enforced here");
+        return;
+    }
+    let mut bench = Bench::enforcing(Enforce::Required).await;
+    let io = IoLimits { read: Some(MIB), ..IoLimits::default() };
+    let over = bench.run(TaskSpec { io, ..at(Path::new("/proc"), "true") }).await;
+    assert_eq!(over.end, End::NotStarted, "{}", over.why);
+    assert!(over.why.contains("limits of disks"), "{}", over.why);
+    assert_eq!(bench.run(at(Path::new("/proc"), "true")).await.end, End::Succeeded);
 }
