@@ -34,7 +34,7 @@ mod windows;
 #[cfg(windows)]
 pub(crate) use windows::{
     Confines, Fresh, Hunter, Leader, Program, base_environment, boot, end_members, explain, find_program,
-    guard_signals, is_shortage, kill_identity, own_peak, prepare_self, shell, spawn, sweep_blocking, terminate_members,
+    guard_signals, is_shortage, kill_identity, prepare_self, shell, spawn, sweep_blocking, terminate_members,
 };
 #[cfg(windows)]
 mod nobody;

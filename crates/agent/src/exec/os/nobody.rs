@@ -50,6 +50,7 @@ impl Who {
 }
 
 /// See the other side.
+#[expect(dead_code, reason = "nothing is read by it here")]
 pub(crate) struct Mark {
     pub(crate) token: Token,
     pub(crate) stream: Stream,
