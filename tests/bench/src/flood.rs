@@ -46,7 +46,7 @@ async fn flood(figures: &mut Figures) -> Result<()> {
     ensure!(took_ms.len() > 100, "only {} heartbeats were answered in {SECONDS} s", took_ms.len());
     figures.add("flood-heartbeat-p50", share(&mut took_ms, 0.5), "ms", Target::None);
     figures.add("flood-heartbeat-p99.9", share(&mut took_ms, 0.999), "ms", Target::AtMost(200.0));
-    let keeper = probe::child(agent, "keeper").context("the agent has no keeper")?;
+    let keeper = probe::descendant(agent, "keeper").context("the agent has no keeper")?;
     let controller = muster.system.controller()?.pid();
     for (name, pid, target) in [
         ("flood-agent", agent, Target::AtMost(67.1)),

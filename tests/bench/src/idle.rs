@@ -51,7 +51,7 @@ async fn agent(figures: &mut Figures) -> Result<()> {
     muster.rate(array("before", Some("/bin/true"), 1_000), 1_000).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let agent = muster.system.agent()?.pid();
-    let keeper = probe::child(agent, "keeper").context("the agent has no keeper")?;
+    let keeper = probe::descendant(agent, "keeper").context("the agent has no keeper")?;
     let used = || -> Result<Duration> { Ok(probe::cpu(agent)? + probe::cpu(keeper)?) };
     let (before, began) = (used()?, Instant::now());
     tokio::time::sleep(SPAN).await;
@@ -60,8 +60,11 @@ async fn agent(figures: &mut Figures) -> Result<()> {
     figures.add("idle-agent-memory", probe::resident(agent)? as f64 / 1e6, "MB", Target::AtMost(15.0));
     figures.add("idle-agent-own-memory", probe::resident_own(agent)? as f64 / 1e6, "MB", Target::None);
     figures.add("idle-keeper-memory", probe::resident(keeper)? as f64 / 1e6, "MB", Target::None);
+    let safe = probe::descendant(agent, "safe").context("the keeper has no safe")?;
+    figures.add("idle-safe-memory", probe::resident(safe)? as f64 / 1e6, "MB", Target::None);
+    figures.add("idle-safe-own-memory", probe::resident_own(safe)? as f64 / 1e6, "MB", Target::None);
     figures.add("idle-keeper-own-memory", probe::resident_own(keeper)? as f64 / 1e6, "MB", Target::None);
-    let own = || -> Result<u64> { Ok(probe::resident_own(agent)? + probe::resident_own(keeper)?) };
+    let own = || -> Result<u64> { [agent, keeper, safe].iter().map(|pid| probe::resident_own(*pid)).sum() };
     let before = own()?;
     let job = muster.submit(count(program("wait", vec!["sleep".into(), "1000".into()]), WAITING)).await?;
     wait::until("all tasks to run", || {

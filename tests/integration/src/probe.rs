@@ -28,12 +28,13 @@ pub fn resident_own(pid: u32) -> Result<u64> {
     status_kib(pid, "RssAnon:").map(|kib| kib * 1024)
 }
 
-/// A process whose parent is `pid` and whose first argument is this word.
-pub fn child(pid: u32, word: &str) -> Option<u32> {
+/// A process that `pid` started, or one of those did, and whose first argument is this word.
+pub fn descendant(pid: u32, word: &str) -> Option<u32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
-    children.split_whitespace().filter_map(|child| child.parse().ok()).find(|child: &u32| {
+    children.split_whitespace().filter_map(|child| child.parse().ok()).find_map(|child: u32| {
         let line = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0).nth(1) == Some(word.as_bytes())
+        let is_it = line.split(|byte| *byte == 0).nth(1) == Some(word.as_bytes());
+        if is_it { Some(child) } else { descendant(child, word) }
     })
 }
 
