@@ -30,6 +30,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(120);
 const GUARD: &str = "guard";
 
 /// The word that turns it into the keeper of what runs; a safe says it.
+#[cfg(unix)]
 const KEEPER: &str = "keeper";
 
 /// The word that turns it into the safe of a keeper, which it starts.

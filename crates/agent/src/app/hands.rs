@@ -180,7 +180,11 @@ impl Hands {
     /// Ends: nothing runs any more, or what runs is left alone.
     pub(super) async fn stop(&self, left: bool) {
         match self {
-            Self::Own(exec) => exec.stop().await,
+            // Without a keeper there is nobody to leave it to.
+            Self::Own(exec) => {
+                let _ends = left;
+                exec.stop().await;
+            }
             #[cfg(unix)]
             Self::Keeper(client) if left => client.leave().await,
             #[cfg(unix)]

@@ -39,6 +39,7 @@ pub(crate) struct Limits {
 /// See the other side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
+    pub(crate) oom_kills: u64,
     pub(crate) cpu_us: u64,
     pub(crate) user_us: u64,
     pub(crate) system_us: u64,

@@ -60,6 +60,7 @@ pub enum Pull {
     Never,
 }
 
+#[cfg(unix)]
 impl Settings {
     /// For the keeper, which is given it as a text.
     pub(crate) fn to_text(&self) -> String {

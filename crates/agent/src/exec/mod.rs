@@ -34,6 +34,7 @@ pub use order::{Alive, ExecEvent, KillReason, Leftover, Order, ProcessIdentity, 
 #[cfg(unix)]
 pub(crate) use os::kill_members;
 pub use rules::Rules;
+#[cfg(unix)]
 pub(crate) use transfer::fetch_inputs;
 pub use transfer::{Inputs, Results, TransferError};
 

@@ -57,6 +57,7 @@ impl Mask {
     }
 
     /// The same, for output of which somebody else, who is gone, may have held back the beginning of a value.
+    #[cfg(unix)]
     #[must_use]
     pub(crate) fn after_a_gap(mut self) -> Self {
         self.lanes.iter_mut().for_each(|lane| lane.doubtful = self.values.longest - 1);
