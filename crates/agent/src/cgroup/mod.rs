@@ -273,6 +273,11 @@ impl Place {
         if !std::mem::take(&mut self.is_shared) {
             return self.slot.iter_mut().for_each(Slot::close_files);
         }
+        let at_first = self.groups.at_first(&self.limits);
+        if let Some(slot) = self.slot.as_mut().filter(|_| self.limits.io.is_some()) {
+            // What follows may take longer than the first reads of a task; what fails is tried again below.
+            let _later = slot.hold_to(&Limits { io: self.limits.io, ..at_first });
+        }
         let next = self.groups.take().and_then(|slot| slot.enter().map(|()| slot));
         match next {
             Ok(slot) => SEAT.set(Some(slot)),

@@ -57,7 +57,7 @@ fn standing(dir: &Path) -> String {
     limits.map(|file| std::fs::read_to_string(file.path()).unwrap_or_default()).collect()
 }
 
-/// A kernel that has just heard of a limit may let a first burst pass. One that never does more than that fails.
+/// In version 1 these limits begin a moment after the process: on a busy machine a short task may be over by then.
 const TRIES: usize = 5;
 
 #[tokio::test]
