@@ -219,30 +219,26 @@ impl WorkArgs {
         task.insert("name".into(), json!("main"));
         task.insert("run".into(), json!(self.command));
         let env: Map<_, _> = self.task.env.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
-        let priority = self.task.priority.as_ref().map(|text| match text.parse::<i32>() {
-            Ok(number) => json!(number),
-            Err(_) => json!(text),
-        });
         let fields: [(&str, Option<Value>); 19] = [
             ("cwd", self.task.cwd.as_ref().map(|dir| json!(dir))),
             ("env", (!env.is_empty()).then_some(Value::Object(env))),
             ("image", self.task.image.as_ref().map(|image| json!(image))),
             ("cpus", self.task.cpus.map(|n| json!(n))),
-            ("memory", self.task.memory.as_ref().map(|text| json!(text))),
+            ("memory", self.task.memory.as_deref().map(number_or_text)),
             ("gpus", self.task.gpus.map(|n| json!(n))),
-            ("io_read", self.task.io_read.as_ref().map(|text| json!(text))),
-            ("io_write", self.task.io_write.as_ref().map(|text| json!(text))),
+            ("io_read", self.task.io_read.as_deref().map(number_or_text)),
+            ("io_write", self.task.io_write.as_deref().map(number_or_text)),
             ("io_read_ops", self.task.io_read_ops.map(|n| json!(n))),
             ("io_write_ops", self.task.io_write_ops.map(|n| json!(n))),
             ("scratch", self.task.scratch_size.as_ref().map(|_| json!("private"))),
-            ("scratch_size", self.task.scratch_size.as_ref().map(|text| json!(text))),
-            ("log_rate", self.task.log_rate.as_ref().map(|text| json!(text))),
+            ("scratch_size", self.task.scratch_size.as_deref().map(number_or_text)),
+            ("log_rate", self.task.log_rate.as_deref().map(number_or_text)),
             ("mask", (!self.task.mask.is_empty()).then(|| json!(self.task.mask))),
             ("timeout", self.task.timeout.as_ref().map(|text| json!(text))),
             ("retries", self.task.retries.map(|n| json!({ "max": n }))),
             ("oom_retries", self.task.oom_retries.map(|n| json!(n))),
             ("run_as", self.task.run_as.as_ref().map(|user| json!(user))),
-            ("priority", priority),
+            ("priority", self.task.priority.as_deref().map(number_or_text)),
         ];
         task.extend(fields.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
         let labels: Map<_, _> = self.label.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
@@ -256,6 +252,11 @@ impl WorkArgs {
         }
         serde_json::to_string(&job).map_err(|error| Error::new(Exit::FAULT, format!("cannot write the job: {error}")))
     }
+}
+
+/// As a job file would have it: a number of bytes or a priority is a number there, and everything else a text.
+fn number_or_text(text: &str) -> Value {
+    text.parse::<i64>().map_or_else(|_| json!(text), |number| json!(number))
 }
 
 /// A job file's text, read as far as a job file may go: a device or a pipe may never end.
@@ -348,5 +349,16 @@ impl Source {
         let now = output.clock().wall();
         let context = jobfile::Context { cwd: place.folder(), dir: self.folder.clone(), now };
         jobfile::parse(&self.text, self.format, &context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_flags_are_numbers_and_all_else_stays_a_text() {
+        let said = ["100000000", "-5", "512MiB", "high", "", "1.5"].map(number_or_text);
+        assert_eq!(said, [json!(100_000_000), json!(-5), json!("512MiB"), json!("high"), json!(""), json!("1.5")]);
     }
 }
