@@ -45,7 +45,7 @@ root=$?
 echo '+memory +cpu +pids' > /sys/fs/cgroup/cgroup.subtree_control
 mkdir /sys/fs/cgroup/service
 sh -c 'echo $$ > /sys/fs/cgroup/service/cgroup.procs
-    exec /bin/tests --test-threads 1 limits::a_memory_hog limits::nothing_is_left 2>&1'
+    exec /bin/tests --test-threads 1 limits::a_memory_hog limits::nothing_is_left limits::who_starts 2>&1'
 echo \"tests ended with $((root + $?))\"
 rmdir /sys/fs/cgroup/service
 echo \"cgroups left: [$(find /sys/fs/cgroup -name 'muster-*' -o -name agent -o -name service)]\"

@@ -117,6 +117,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
 async fn serve(flags: Flags) -> anyhow::Result<()> {
     let service = Service::from_environment();
     let config = Config { look_every: service.look_every(), ..configuration(flags.clone())? };
+    app::precedence::take();
     let (drain, on_stop) = (config.drain, config.on_stop);
     let mut running = service.starting("takes up its folder", app::start(config)).await?;
     // One whose controller is away does what it should: it looks for one, and what runs goes on.

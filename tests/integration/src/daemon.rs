@@ -34,14 +34,15 @@ impl Daemon {
     pub fn start(name: &str, command: &mut Command, folder: &Path) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log).context("could not open a daemon's log")?;
-        // A group of its own: a Ctrl-C at the terminal is for the test, which then ends the daemon in order.
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone().context("could not share a daemon's log")?)
-            .stderr(file)
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("could not start {name} ({:?})", command.get_program()))?;
+        command.stdin(Stdio::null()).stdout(file.try_clone().context("could not share a daemon's log")?).stderr(file);
+        // A session of its own, as a service has it: a Ctrl-C at the terminal is for the test, which then ends the daemon in
+        // order, and the kernel shares processors between sessions.
+        // SAFETY: setsid may be called between fork and exec.
+        #[expect(unsafe_code, reason = "the standard library cannot ask for a session")]
+        unsafe {
+            command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into));
+        }
+        let child = command.spawn().with_context(|| format!("could not start {name} ({:?})", command.get_program()))?;
         Ok(Self { name: name.to_owned(), child, log, ended: false })
     }
 

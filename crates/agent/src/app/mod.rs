@@ -4,6 +4,7 @@ mod boot;
 mod credentials;
 mod hands;
 mod identity;
+pub mod precedence;
 mod processes;
 mod pulse;
 mod run;

@@ -21,6 +21,8 @@ use super::{
 pub(super) const PREFIX: &str = "muster-";
 /// The leaf into which an agent moves. The same as `DelegateSubgroup=agent` of systemd makes.
 const LEAF: &str = "agent";
+/// Ten times what all attempts have together beside it: whoever keeps their leases never waits behind them.
+const LEAF_WEIGHT: &str = "1000";
 /// More of the same program do not stand above one another.
 const ABOVE: usize = 2;
 /// What has no name in a v2 tree: every cgroup there counts processor time and can be frozen, also beside version 1.
@@ -172,6 +174,9 @@ fn take_v2(tree: &Tree, name: &str, refused: &mut Vec<(Controller, String)>) -> 
             Ok(()) => controllers.push(controller),
             Err(error) => refused.push((controller, why_not(&tree.own, controller, &error))),
         }
+    }
+    if controllers.contains(&Controller::Cpu) {
+        let _in_the_root_there_is_no_leaf = std::fs::write(tree.own.join(LEAF).join("cpu.weight"), LEAF_WEIGHT);
     }
     controllers.extend(BUILT_IN);
     Some(Base { version: Version::Two, controllers, dir, own: tree.own })

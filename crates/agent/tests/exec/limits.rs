@@ -303,3 +303,18 @@ async fn the_agents_own_limit_of_scratch_holds_where_a_task_names_none() {
     };
     assert_eq!(bench.run(own).await.end, End::Timeout);
 }
+
+#[tokio::test]
+async fn who_starts_tasks_outweighs_all_of_them_where_it_has_a_leaf_of_its_own() {
+    let Some(mut bench) = strict("precedence").await else { return };
+    bench.run(argv(&["true"])).await;
+    let groups = std::fs::read_to_string("/proc/self/cgroup").expect("told");
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
+    let weight = Path::new("/sys/fs/cgroup").join(own.trim_start_matches('/')).join("cpu.weight");
+    if own.starts_with("/service") {
+        assert_eq!(std::fs::read_to_string(&weight).expect("it stands in a leaf").trim(), "1000", "{own}");
+    } else {
+        // Only a service has a leaf; the root of a tree has no weight, and version 1 none of this name.
+        assert!(!weight.exists(), "{}", weight.display());
+    }
+}

@@ -190,3 +190,20 @@ fn an_agent_that_must_hold_limits_and_cannot_ends_and_says_why() -> Result<()> {
     ensure!(why.starts_with("muster-agent: limits must be enforced here") && why.contains("memory is not"), "{said}");
     Ok(())
 }
+
+#[test]
+fn no_number_of_tasks_keeps_an_agent_from_the_processors() -> Result<()> {
+    if !std::path::Path::new("/proc/self/autogroup").exists() {
+        return skip("precedence", "this kernel does not share processors between sessions");
+    }
+    let mut system = System::plain()?;
+    let agent = system.agent()?.pid();
+    let share = std::fs::read_to_string(format!("/proc/{agent}/autogroup"))?;
+    ensure!(share.trim().ends_with("nice -10"), "the agent has {share}");
+    let controller = std::fs::read_to_string(format!("/proc/{}/autogroup", system.controller()?.pid()))?;
+    ensure!(controller.trim().ends_with("nice 0"), "the controller has {controller}");
+    let ctl = system.ctl();
+    let said = ctl.run(&["run", "--", "cat", "/proc/self/autogroup"])?.expect(0)?.text();
+    ensure!(said.trim().ends_with("nice 0"), "a task has {said}");
+    Ok(())
+}
