@@ -125,6 +125,11 @@ impl System {
         (self.options.store, self.options.shared) = (store, shared);
     }
 
+    /// Agents started from here on are told this by their configuration file.
+    pub fn configure_agent(&mut self, text: &str) {
+        text.clone_into(&mut self.options.agent);
+    }
+
     /// Starts the agent on its folder, and waits until the controller knows it as connected.
     pub fn start_agent(&mut self) -> Result<()> {
         let mut command = Command::new(binaries::path("muster-agent")?);

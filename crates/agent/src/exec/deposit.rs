@@ -362,7 +362,7 @@ impl Kept {
     pub(crate) fn read(entry: Entry) -> Option<Self> {
         let record = Record::decode(&*entry.record).ok().filter(|record| record.version == VERSION)?;
         let state = State::decode(&*entry.note).ok()?;
-        let (mut orders, _) = down::orders(record.order?);
+        let order = down::orders(record.order?).last()?.ok()?;
         let mut files = entry.files.into_iter();
         let mut next = || files.next().flatten();
         let (handle, outputs) = (next()?, [next()?, next()?]);
@@ -370,7 +370,7 @@ impl Kept {
         let peak = if record.has_peak { next().map(File::from) } else { None };
         let counted = |place: usize| record.counted.get(place).copied().unwrap_or(0);
         Some(Self {
-            order: orders.pop()?,
+            order,
             started: Timestamp(record.started_us),
             identity: record.process?.identity(),
             began: Mono(record.began_us),
@@ -394,11 +394,6 @@ impl Kept {
     /// How it ended, if it did; it was told to nobody who remembers it.
     pub(crate) fn end(&self) -> Option<ExecEvent> {
         message::ended(self.state.ended.clone()?)
-    }
-
-    /// Whether somebody asked for its end.
-    pub(crate) fn is_ending(&self) -> bool {
-        self.state.step > 0
     }
 
     /// Where it works, if it has a folder of its own.
@@ -461,7 +456,7 @@ mod tests {
         assert_eq!(kept.scratch.as_ref().map(|folder| folder.is_private), Some(true));
         assert_eq!((kept.unenforced, &kept.gpus[..]), (Unenforced(2), &[0, 3][..]));
         assert!(kept.files.stdin.is_some() && kept.files.peak.is_some());
-        assert!(kept.end().is_none() && !kept.is_ending());
+        assert!(kept.end().is_none());
         // All was fed: its files were closed.
         let mut fed = entry(&record(), &State::default(), 6);
         (fed.files[3], fed.files[4]) = (None, None);

@@ -259,7 +259,8 @@ impl Exec {
         #[cfg(unix)]
         if let Some(estate) = &self.room.estate {
             let safe = estate.safe.clone();
-            self.threads.guard.spawn_on(guard::keep_by_safe(safe, watched, stop), &self.room.runtime);
+            // Not on our own threads, which may wait for a disk: leases that are renewed must be told whatever that does.
+            self.threads.guard.spawn(guard::keep_by_safe(safe, watched, stop));
             return Ok(());
         }
         let (first, cookie) = (watched.program.clone(), Arc::clone(&watched.instance));

@@ -1,7 +1,7 @@
 //! The agent's hand on its keeper: takes orders without waiting, and is told when all is over.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -61,6 +61,15 @@ impl Queue {
     pub(super) async fn rings(&self) {
         self.bell.notified().await;
     }
+
+    /// Waits until the agent wants to end; nothing of what waits is taken. Cancel safe.
+    pub(super) async fn is_left(&self) {
+        let last = |command: &Command| matches!(command, Command::Leave | Command::Stop);
+        while !self.waiting.lock().unwrap_or_else(PoisonError::into_inner).iter().any(last) {
+            self.rings().await;
+        }
+        self.ring();
+    }
 }
 
 /// The handle; cheap to clone.
@@ -91,6 +100,7 @@ impl Client {
             hold: joined.renewed,
             gpus: Vec::new(),
             unsettled: Vec::new(),
+            unforgotten: BTreeSet::new(),
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),
             is_leaving: None,

@@ -26,11 +26,15 @@ use crate::{
     link::down,
     logs::Spools,
     safe::{COMMON, Safe},
+    supervisor::Unusable,
 };
 
 /// An agent that is not frozen ends its attempts itself when their leases end, and says so within this. The guard, which
 /// ends them when we are frozen too, waits a little longer.
 const HEAR_WITHIN: Duration = Duration::from_millis(200);
+/// What was to be ended is seen dead within this, or the guard ends it: our threads may wait for a disk. Far below what a
+/// controller waits after a lease's end.
+const DEAD_WITHIN: Duration = Duration::from_millis(1500);
 
 /// What the loop does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,14 +48,12 @@ pub(super) enum Next {
 struct Kept {
     order: Arc<Order>,
     process: Option<(Timestamp, ProcessIdentity)>,
-    /// Somebody asked for its end.
-    is_ending: bool,
     end: Option<ExecEvent>,
 }
 
 impl Kept {
     fn new(order: Arc<Order>) -> Self {
-        Self { order, process: None, is_ending: false, end: None }
+        Self { order, process: None, end: None }
     }
 }
 
@@ -65,6 +67,8 @@ pub(super) struct Desk {
     kept: BTreeMap<Token, Kept>,
     offered: BTreeMap<Token, Arc<Order>>,
     hold: Option<(Mono, Duration)>,
+    /// Those that were ended since nobody renewed their leases, and by when they must be dead.
+    fenced: BTreeMap<Token, Mono>,
     /// An agent remembers what became of all that an earlier keeper had.
     is_settled: bool,
     /// What we leave if we are killed.
@@ -88,6 +92,7 @@ impl Desk {
             kept,
             offered,
             hold: None,
+            fenced: BTreeMap::new(),
             is_settled: false,
             safe: None,
             common: Common::default(),
@@ -113,8 +118,8 @@ impl Desk {
         self.common = common;
         for found in kept {
             let process = Some((found.started, found.identity.clone()));
-            let (order, is_ending, end) = (Arc::clone(&found.order), found.is_ending(), found.end());
-            self.kept.insert(order.token, Kept { order, process, is_ending, end });
+            let order = Arc::clone(&found.order);
+            self.kept.insert(order.token, Kept { order, process, end: found.end() });
         }
         self.tell_guard();
     }
@@ -141,17 +146,20 @@ impl Desk {
         self.offered.len()
     }
 
-    /// An agent is there. What it gets as the first message.
-    pub(super) async fn welcome(&mut self, hello: Hello) -> Up {
+    /// The version that an agent speaks with us; none: there is no such.
+    pub(super) fn version(&self, hello: &Hello) -> Option<u32> {
         let version = VERSIONS.0.min(hello.newest);
         // An agent of the first version would begin anew what it had from a keeper that was killed.
         let oldest = if self.generation > 0 { HEIRS_SINCE } else { VERSIONS.1 };
-        if version < oldest.max(hello.oldest) {
+        let is_spoken = version >= oldest.max(hello.oldest);
+        if !is_spoken {
             warn!(newest = hello.newest, oldest = hello.oldest, "an agent speaks no version that this keeper knows");
-            return Up { welcome: Some(Welcome::default()), words: Vec::new() };
         }
-        let leftovers: Vec<Leftover> = hello.leftovers.into_iter().map(message::Left::leftover).collect();
-        let swept = self.sweep(leftovers).await;
+        is_spoken.then_some(version)
+    }
+
+    /// What an agent that is there gets as the first message; `swept` of [`Desk::sweep`].
+    pub(super) fn welcome(&mut self, version: u32, swept: Vec<Found>) -> Up {
         let mut orders = Orders::default();
         for kept in self.kept.values() {
             orders.add(&kept.order);
@@ -180,44 +188,52 @@ impl Desk {
         Up { welcome: Some(welcome), words }
     }
 
-    /// What became of attempts that are not ours: they never were, or an earlier keeper had them.
-    async fn sweep(&self, leftovers: Vec<Leftover>) -> Vec<Found> {
-        let strange: Vec<Leftover> =
-            leftovers.into_iter().filter(|left| !self.kept.contains_key(&left.token)).collect();
+    /// What became of attempts that are not ours: they never were, or an earlier keeper had them. It needs nothing of us
+    /// while it works: that may take some seconds, in which leases end.
+    pub(super) fn sweep(&self, hello: Hello) -> impl Future<Output = Vec<Found>> + use<> {
+        let leftovers = hello.leftovers.into_iter().map(message::Left::leftover);
+        let strange = leftovers.filter(|left| !self.kept.contains_key(&left.token));
         let never = |left: &Leftover| self.is_settled && left.identity.is_none();
-        let (never, unsure): (Vec<_>, Vec<_>) = strange.into_iter().partition(never);
-        let found = self.exec.sweep(&unsure).await;
-        self.exec.keep_gpus(exec::gpus_of_survivors(&unsure, &found));
-        let never = never.into_iter().map(|left| Found::new(left.token, Swept::NeverBegun));
-        let unsure = unsure.iter().zip(found).map(|(left, found)| Found::new(left.token, found));
-        never.chain(unsure).collect()
+        let (never, unsure): (Vec<_>, Vec<_>) = strange.partition(never);
+        let exec = self.exec.clone();
+        async move {
+            let found = exec.sweep(&unsure).await;
+            exec.keep_gpus(exec::gpus_of_survivors(&unsure, &found));
+            let never = never.into_iter().map(|left| Found::new(left.token, Swept::NeverBegun));
+            let unsure = unsure.iter().zip(found).map(|(left, found)| Found::new(left.token, found));
+            never.chain(unsure).collect()
+        }
     }
 
-    /// The agent is gone. What it offered was meant for it to watch over.
+    /// The agent is gone. What it offered was meant for it to watch over; what began meanwhile is ours as all that runs.
     pub(super) fn left(&mut self) {
         for token in self.exec.drop_offers() {
             self.offered.remove(&token);
+        }
+        for (token, order) in std::mem::take(&mut self.offered) {
+            self.kept.entry(token).or_insert_with(|| Kept::new(order));
         }
         info!(orders = self.kept.len(), "the agent is gone");
     }
 
     /// Does what the agent says. Answers go to `out`.
     pub(super) fn say(&mut self, down: Down, out: &mut Vec<Heard>) -> Next {
-        let (orders, unusable) = down::orders(down.orders.unwrap_or_default());
-        for order in unusable {
-            // An agent reads what it sends on, so this is one that adds things that we do not know.
-            warn!(token = %order.token, why = %order.why, "an order cannot be read by this keeper");
-        }
-        let order_at = |place: u32| {
-            let place = usize::try_from(place).ok()?;
-            orders.get(place).cloned()
+        let orders: Vec<_> = down::orders(down.orders.unwrap_or_default()).collect();
+        let order_at = |place: u32, out: &mut Vec<Heard>| match orders.get(usize::try_from(place).ok()?)? {
+            Ok(order) => Some(Arc::clone(order)),
+            Err(unusable) => {
+                // An agent reads what it sends on, so this is one that adds things that we do not know.
+                warn!(token = %unusable.token, why = %unusable.why, "an order cannot be read by this keeper");
+                out.push(heard(message::event(not_started(unusable), unusable.task)));
+                None
+            }
         };
         let mut next = Next::Go;
         for word in down.words.into_iter().filter_map(|said| said.word) {
             match word {
-                Word::Start(place) => order_at(place).into_iter().for_each(|order| self.start(order)),
+                Word::Start(place) => order_at(place, out).into_iter().for_each(|order| self.start(order)),
                 Word::Offer(offer) => {
-                    if let Some(order) = order_at(offer.order) {
+                    if let Some(order) = order_at(offer.order, out) {
                         self.offered.insert(order.token, Arc::clone(&order));
                         self.exec.offer(order, Mono(offer.until_us));
                     }
@@ -226,7 +242,7 @@ impl Desk {
                 Word::Withdraw(token) => self.exec.withdraw(Token(token)),
                 Word::Kill(kill) => {
                     let (reason, grace) = (kill.reason(), Duration::from_micros(kill.grace_us));
-                    self.kill(Token(kill.token), reason, grace);
+                    self.exec.kill(Token(kill.token), reason, grace);
                 }
                 Word::Hold(hold) => {
                     self.hold = hold.hold();
@@ -265,13 +281,6 @@ impl Desk {
         }
     }
 
-    fn kill(&mut self, token: Token, reason: KillReason, grace: Duration) {
-        if let Some(kept) = self.kept.get_mut(&token) {
-            kept.is_ending = true;
-        }
-        self.exec.kill(token, reason, grace);
-    }
-
     fn forget(&mut self, token: Token) {
         if self.kept.get(&token).is_some_and(|kept| kept.end.is_some()) {
             let kept = self.kept.remove(&token);
@@ -303,6 +312,7 @@ impl Desk {
             }
             ExecEvent::Ended { next, .. } => {
                 self.offered.remove(&token);
+                self.fenced.remove(&token);
                 let next = next.and_then(|next| self.offered.remove(&next));
                 if let Some(next) = next {
                     self.kept.entry(next.token).or_insert_with(|| Kept::new(next));
@@ -313,6 +323,10 @@ impl Desk {
             }
             ExecEvent::Withdrawn { .. } => {
                 self.offered.remove(&token);
+                // It was on its way when its agent left.
+                if self.kept.get(&token).is_some_and(|kept| kept.process.is_none() && kept.end.is_none()) {
+                    self.kept.remove(&token);
+                }
             }
         }
         let task = self.kept.get(&token).map_or(TaskId::new(JobId(0), 0), |kept| kept.order.task);
@@ -331,15 +345,19 @@ impl Desk {
     pub(super) fn fence(&mut self) {
         let now = self.clock.mono();
         if self.fence_at().is_none_or(|due| due > now) {
-            return;
+            // The first lease may have ended over attempts that go on without one: the guard must know.
+            return self.tell_guard();
         }
         let due = |kept: &&Kept| self.end_of(kept).is_some_and(|end| end.after(HEAR_WITHIN) <= now);
         let late: Vec<Token> = self.kept.values().filter(due).map(|kept| kept.order.token).collect();
-        if late.is_empty() {
-            return;
+        if !late.is_empty() {
+            warn!(attempts = late.len(), "no agent renewed their leases in time; they are ended");
         }
-        warn!(attempts = late.len(), "no agent renewed their leases in time; they are ended");
-        late.into_iter().for_each(|token| self.kill(token, KillReason::LeaseExpired, Duration::ZERO));
+        for token in late {
+            // Also of those that are being ended already, whose grace may be longer than anybody's lease.
+            self.exec.kill(token, KillReason::LeaseExpired, Duration::ZERO);
+            self.fenced.insert(token, now.after(DEAD_WITHIN));
+        }
         self.tell_guard();
     }
 
@@ -361,20 +379,21 @@ impl Desk {
 
     /// When its lease ends, if somebody must see to that.
     fn end_of(&self, kept: &Kept) -> Option<Mono> {
-        let (from, ttl) = self.hold.filter(|_| !kept.is_ending && kept.end.is_none())?;
+        let is_watched = kept.end.is_none() && !self.fenced.contains_key(&kept.order.token);
+        let (from, ttl) = self.hold.filter(|_| is_watched)?;
         Some(from.after(kept.order.spec.goes_on_for(ttl)))
     }
 
-    /// The guard ends everything when we are frozen past the first lease.
+    /// The guard ends everything when we are frozen past the first lease, or cannot end what we should.
     fn tell_guard(&self) {
-        self.exec.hold_until(self.first_end());
+        self.exec.hold_until(self.first_end().into_iter().chain(self.fenced.values().copied()).min());
     }
 
     /// Ends everything: the machine stops, and nobody is there who could want anything else.
     pub(super) fn end_all(&mut self) {
         let live = self.kept.values().filter(|kept| kept.end.is_none());
         let live: Vec<_> = live.map(|kept| (kept.order.token, kept.order.spec.grace)).collect();
-        live.into_iter().for_each(|(token, grace)| self.kill(token, KillReason::Shutdown, grace));
+        live.into_iter().for_each(|(token, grace)| self.exec.kill(token, KillReason::Shutdown, grace));
     }
 
     /// Whether anything runs.
@@ -386,6 +405,13 @@ impl Desk {
     pub(super) async fn stop(&self) {
         self.exec.stop().await;
     }
+}
+
+/// The end of an order that makes no sense to us.
+fn not_started(order: &Unusable) -> ExecEvent {
+    let (token, why, never) = (order.token, Some(Arc::clone(&order.why)), Timestamp(0));
+    let (started, ended) = (never, never);
+    ExecEvent::Ended { token, end: End::NotStarted, why, started, ended, result: None, usage: None, next: None }
 }
 
 fn heard(event: Event) -> Heard {

@@ -211,16 +211,24 @@ fn joined(config: Config, line: Line, child: Option<Child>, up: Up) -> Result<Jo
     if !(VERSIONS.1..=VERSIONS.0).contains(&version) {
         return Err(Error::Version { oldest: VERSIONS.1, newest: VERSIONS.0 });
     }
-    let (orders, unusable) = down::orders(orders.unwrap_or_default());
-    for order in unusable {
-        tracing::warn!(token = %order.token, why = %order.why, "the keeper has an order that we cannot read");
+    let mut swept: BTreeMap<_, _> = swept.iter().map(|found| (Token(found.token), found.swept())).collect();
+    let mut readable = Vec::new();
+    for order in down::orders(orders.unwrap_or_default()) {
+        match order {
+            Ok(order) => readable.push(order),
+            Err(order) => {
+                tracing::warn!(token = %order.token, why = %order.why, "the keeper has an order that we cannot read");
+                // It keeps its room, and the keeper tells of its end.
+                swept.insert(order.token, Swept::Survives);
+            }
+        }
     }
     let mut processes: BTreeMap<Token, _> = running
         .into_iter()
         .filter_map(|started| Some((Token(started.token), (Timestamp(started.at_us), started.process?.identity()))))
         .collect();
     let alive = |order: Arc<Order>| Alive { process: processes.remove(&order.token), order };
-    let alive: Vec<Alive> = orders.into_iter().map(alive).collect();
+    let alive: Vec<Alive> = readable.into_iter().map(alive).collect();
     let is_other = setup != config.setup.fingerprint(&config.program.exe);
     info!(orders = alive.len(), started = child.is_some(), is_other, limits, "the keeper answers");
     Ok(Joined {
@@ -232,7 +240,7 @@ fn joined(config: Config, line: Line, child: Option<Child>, up: Up) -> Result<Jo
         cookie,
         words: up.words,
         alive,
-        swept: swept.iter().map(|found| (Token(found.token), found.swept())).collect(),
+        swept,
         renewed: hold.and_then(|hold| hold.hold()),
         writing: writing.into_iter().map(Token).collect(),
         enforced: enforced.into_iter().map(enforced_from_proto).collect(),

@@ -53,6 +53,8 @@ pub(super) struct Pump {
     pub(super) gpus: Vec<u32>,
     /// What a keeper that died had; its ends are not remembered yet.
     pub(super) unsettled: Vec<Token>,
+    /// What has ended and is not remembered yet: a keeper that told of it has work until then.
+    pub(super) unforgotten: BTreeSet<Token>,
     pub(super) tracker: TaskTracker,
     pub(super) stop: CancellationToken,
     pub(super) is_leaving: Option<Leaving>,
@@ -97,9 +99,13 @@ impl Pump {
         let words = std::mem::take(&mut self.joined.words);
         self.hear(words).await;
         while self.is_leaving.is_none() {
-            self.replace_if_idle();
             if !self.retiring {
                 self.obey().await;
+                if self.is_leaving.is_some() {
+                    break;
+                }
+                // After what was ordered, which a new keeper is for, and what the old one waits to hear.
+                self.replace_if_idle();
             }
             let queue = Arc::clone(&self.queue);
             let holds = match self.joined.line.send() {
@@ -202,6 +208,7 @@ impl Pump {
     }
 
     fn say_forget(&mut self, tokens: &[Token], draft: &mut Draft) {
+        tokens.iter().for_each(|token| _ = self.unforgotten.remove(token));
         draft.say(Word::Forget(Tokens { tokens: tokens.iter().map(|token| token.0).collect() }));
         if !self.unsettled.is_empty() {
             self.unsettled.retain(|token| !tokens.contains(token));
@@ -256,6 +263,9 @@ impl Pump {
     /// Nobody listens when the agent's loop has ended; then nobody needs to.
     async fn tell(&mut self, event: ExecEvent) {
         self.book.event(&event);
+        if matches!(event, ExecEvent::Ended { .. }) {
+            self.unforgotten.insert(event.token());
+        }
         let _nobody_listens = self.events.send(event).await;
     }
 
@@ -314,7 +324,8 @@ impl Pump {
 
     /// A keeper of another program or with other settings is replaced as soon as it has nothing to do.
     fn replace_if_idle(&mut self) {
-        if self.joined.is_other && !self.retiring && self.book.is_empty() && self.fetching.is_empty() {
+        let is_idle = self.book.is_empty() && self.fetching.is_empty() && self.unforgotten.is_empty();
+        if self.joined.is_other && is_idle {
             self.retiring = true;
             let mut draft = Draft::default();
             draft.say(Word::Retire(true));
@@ -334,8 +345,17 @@ impl Pump {
             info!(%status, "the keeper's safe has ended");
             self.joined.child = None;
         }
+        let queue = Arc::clone(&self.queue);
         let joined = loop {
-            match join(self.joined.config.clone(), &self.book.leftovers()).await {
+            let (config, leftovers) = (self.joined.config.clone(), self.book.leftovers());
+            let joined = tokio::select! {
+                joined = join(config, &leftovers) => joined,
+                () = queue.is_left() => {
+                    warn!("the agent ends without a keeper: the next one looks for what runs");
+                    return false;
+                }
+            };
+            match joined {
                 Ok(joined) => break joined,
                 Err(Error::Limits(why)) => {
                     error!(why, "there can be no keeper; the agent ends");

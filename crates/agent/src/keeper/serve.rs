@@ -3,6 +3,7 @@
 use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -34,6 +35,8 @@ const LOOK: Duration = Duration::from_secs(2);
 const OFFERED_ENOUGH: usize = 8;
 /// Far less than the offers last, far more than one end costs.
 const READ_EVERY: Duration = Duration::from_millis(4);
+/// Between two looks whether a lease ended, while an agent waits for its welcome.
+const FENCE_EVERY: Duration = Duration::from_millis(50);
 /// Events taken in at most before anything is said about them.
 const BURST: usize = 1024;
 /// While so much waits for the agent, nothing more is gathered for it: what is new of output is one word then, not many.
@@ -102,7 +105,8 @@ pub(super) async fn serve(mut desk: Desk, listener: UnixListener, mut ears: Ears
         let next = match news {
             News::Agent(new, hello) => {
                 first = None;
-                replace(&mut desk, &mut line, new, hello).await;
+                replace(&mut desk, &mut ears, &mut line, (new, hello)).await;
+                words.clear();
                 Next::Go
             }
             News::Moved(holds) => hear(&mut desk, &mut line, holds, &mut words),
@@ -176,18 +180,29 @@ async fn wait(
 }
 
 /// Another agent is there, or the same one again: the folder's lock sees to it that there is one at a time.
-async fn replace(desk: &mut Desk, line: &mut Option<Line>, mut new: Line, hello: Hello) {
+async fn replace(desk: &mut Desk, ears: &mut Ears, line: &mut Option<Line>, (mut new, hello): (Line, Hello)) {
+    // What became of orders meanwhile is known before anybody is told what there is. The welcome says it all.
+    let mut unheard = Vec::new();
+    while let Ok(event) = ears.events.try_recv() {
+        desk.event(event, &mut unheard);
+    }
     if line.take().is_some() {
         desk.left();
     }
-    let up = desk.welcome(hello).await;
-    let is_welcome = up.welcome.as_ref().is_some_and(|welcome| welcome.version > 0);
-    new.put(&up);
-    if is_welcome {
-        *line = Some(new);
-    } else {
+    let Some(version) = desk.version(&hello) else {
+        new.put(&Up { welcome: Some(Welcome::default()), words: Vec::new() });
         let _too_late = timeout(LAST_WORDS, flush(&mut new)).await;
-    }
+        return;
+    };
+    let mut swept = pin!(desk.sweep(hello));
+    let swept = loop {
+        tokio::select! {
+            swept = &mut swept => break swept,
+            () = sleep(FENCE_EVERY) => desk.fence(),
+        }
+    };
+    new.put(&desk.welcome(version, swept));
+    *line = Some(new);
 }
 
 /// Takes what the agent said.

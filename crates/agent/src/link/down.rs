@@ -68,30 +68,31 @@ impl From<LeaseSpec> for Shared {
 
 fn leases(message: v1::Leases) -> Input {
     let term = Term(message.term);
-    let (orders, unusable) = orders(message);
-    Input::Leases { term, orders, unusable }
+    let (mut usable, mut unusable) = (Vec::with_capacity(message.leases.len()), Vec::new());
+    for order in orders(message) {
+        match order {
+            Ok(order) => usable.push(order),
+            Err(why) => unusable.push(why),
+        }
+    }
+    Input::Leases { term, orders: usable, unusable }
 }
 
-/// A lease that cannot be understood costs only itself.
-pub(crate) fn orders(message: v1::Leases) -> (Vec<Arc<Order>>, Vec<Unusable>) {
+/// What each lease asks for, in their order. One that cannot be understood costs only itself.
+pub(crate) fn orders(message: v1::Leases) -> impl Iterator<Item = Result<Arc<Order>, Unusable>> {
     let specs: Vec<_> = message
         .specs
         .into_iter()
         .map(|spec| lease_spec_from_proto(spec).map(Shared::from).map_err(|error| error.to_string()))
         .collect();
-    let mut orders = Vec::with_capacity(message.leases.len());
-    let mut unusable = Vec::new();
-    for lease in message.leases {
-        let (token, task) = (Token(lease.token), TaskId::new(JobId(lease.job), lease.task));
-        match shared(&specs, &lease) {
-            Ok(shared) => orders.push(Arc::new(order(&lease, shared))),
-            Err(why) => {
-                let why = format!("the agent cannot read the task, perhaps it is older than the controller: {why}");
-                unusable.push(Unusable { token, task, why: why.into() });
-            }
+    message.leases.into_iter().map(move |lease| match shared(&specs, &lease) {
+        Ok(shared) => Ok(Arc::new(order(&lease, shared))),
+        Err(why) => {
+            let (token, task) = (Token(lease.token), TaskId::new(JobId(lease.job), lease.task));
+            let why = format!("the agent cannot read the task, perhaps it is older than the controller: {why}");
+            Err(Unusable { token, task, why: why.into() })
         }
-    }
-    (orders, unusable)
+    })
 }
 
 fn shared<'a>(specs: &'a [Result<Shared, String>], lease: &v1::Lease) -> Result<&'a Shared, String> {

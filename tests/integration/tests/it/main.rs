@@ -39,6 +39,8 @@ mod hostile;
 mod identity;
 #[cfg(unix)]
 mod keeper;
+#[cfg(target_os = "linux")]
+mod leases;
 #[cfg(unix)]
 mod limits;
 #[cfg(unix)]

@@ -1,0 +1,207 @@
+//! Leases without an agent, and with one whose disk stands still: what may go on goes on, and nothing else does.
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use muster_integration::{
+    skip::skip,
+    system::{Options, System},
+    wait::{self, Look},
+};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::keeper::keeper;
+
+/// A task that says its number in `<name>.pid`, and does `more` then.
+fn task(system: &System, name: &str, lines: &str, more: &str) -> Result<u64> {
+    let pid = system.folder().join(format!("{name}.pid"));
+    let shell = format!("echo $$ >{0}.new; mv {0}.new {0}; {more}", pid.display());
+    let text = format!("name = \"{name}\"\n[[tasks]]\nname = \"a\"\n{lines}\nshell = '''{shell}'''\n");
+    let job = system.submit(&format!("{name}.toml"), &text)?;
+    wait::until(&format!("{name} to begin"), || Ok(Look::when(pid.exists(), "it has not")))?;
+    Ok(job)
+}
+
+fn gated(system: &System) -> String {
+    format!("until test -e {}; do sleep 0.05; done", system.folder().join("gate").display())
+}
+
+fn open_gate(system: &System) -> Result<()> {
+    Ok(fs::write(system.folder().join("gate"), "")?)
+}
+
+/// Whether the process of a task is over; its parent, which would collect it, may be frozen.
+fn is_dead(system: &System, name: &str) -> Result<bool> {
+    let pid = fs::read_to_string(system.folder().join(format!("{name}.pid")))?;
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+    Ok(stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('Z')))
+}
+
+fn attempts(system: &System, job: u64) -> Result<Vec<Value>> {
+    let shown = system.ctl().json(&["show", &job.to_string(), "--tasks"])?;
+    Ok(shown["tasks"][0]["attempts"].as_array().context("attempts")?.clone())
+}
+
+fn is_away(system: &System) -> Result<()> {
+    wait::until("the agent to be away", || {
+        let agents = system.ctl().json(&["agents"])?;
+        Ok(Look::when(agents["agents"][0]["state"] == "away", agents))
+    })
+}
+
+fn short(agent: &str, spool: Option<std::path::PathBuf>) -> Options {
+    let env = vec![("MUSTER_LOG".to_owned(), "info,muster_agent::app=debug".to_owned())];
+    Options { lease_ttl: Duration::from_secs(3), agent: agent.to_owned(), spool, env, ..Options::default() }
+}
+
+#[test]
+fn what_may_go_on_alone_goes_on_without_any_agent() -> Result<()> {
+    let mut system = System::start(short("", None))?;
+    let job = task(&system, "stays", "on_disconnect = \"continue\"\nmax_disconnect = \"1h\"", &gated(&system))?;
+    system.agent()?.kill9()?;
+    // Past the end of its lease, and past what a guard waits after that.
+    is_away(&system)?;
+    ensure!(!is_dead(&system, "stays")?, "it was ended, though it may go on for an hour");
+    system.start_agent()?;
+    open_gate(&system)?;
+    ensure!(system.ctl().finished(job, wait::LIMIT)?["state"] == "succeeded", "{:?}", attempts(&system, job)?);
+    ensure!(attempts(&system, job)?.len() == 1, "{:?}", attempts(&system, job)?);
+    system.finish()
+}
+
+#[test]
+fn however_long_its_grace_nothing_outlives_its_lease_while_its_agent_is_frozen() -> Result<()> {
+    let mut system = System::start(short("", None))?;
+    let stubborn = "trap '' TERM; while :; do sleep 0.05; done";
+    let ended = task(&system, "ended", "grace = \"1h\"\non_lost = \"fail\"", stubborn)?;
+    let stays = "on_disconnect = \"continue\"\nmax_disconnect = \"1h\"";
+    let other = task(&system, "stays", stays, &gated(&system))?;
+    let plain = task(&system, "plain", "on_lost = \"fail\"", "exec sleep 600")?;
+    system.ctl().run(&["cancel", &ended.to_string()])?.expect(0)?;
+    wait::until("it to be asked to end", || {
+        let log = system.agent()?.log();
+        Ok(Look::when(log.contains("ending an attempt"), "nobody asked"))
+    })?;
+    system.agent()?.signal(Signal::SIGSTOP)?;
+    for name in ["plain", "ended"] {
+        wait::until(&format!("{name} to be dead"), || Ok(Look::when(is_dead(&system, name)?, "it lives")))?;
+    }
+    // The guard, which ends everything, was not needed.
+    ensure!(!is_dead(&system, "stays")?, "it was ended, though it may go on for an hour");
+    system.agent()?.signal(Signal::SIGCONT)?;
+    open_gate(&system)?;
+    for job in [ended, plain, other] {
+        system.ctl().finished(job, wait::LIMIT)?;
+        ensure!(attempts(&system, job)?.len() == 1, "{:?}", attempts(&system, job)?);
+    }
+    Ok(())
+}
+
+/// A file system of a test's own, on which nobody can write for a while.
+struct Disk<'a>(&'a Path);
+
+impl<'a> Disk<'a> {
+    fn make(image: &Path, at: &'a Path) -> Result<Option<Self>> {
+        fs::create_dir_all(at)?;
+        fs::File::create(image)?.set_len(64 << 20)?;
+        let done = |program: &str, arguments: &[&std::ffi::OsStr]| {
+            Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
+        };
+        let is_there = done("mke2fs", &["-q".as_ref(), "-t".as_ref(), "ext4".as_ref(), image.as_os_str()])
+            && done("mount", &["-o".as_ref(), "loop".as_ref(), image.as_os_str(), at.as_os_str()]);
+        Ok(is_there.then_some(Self(at)))
+    }
+
+    fn freeze(&self) -> Result<Frozen<'a>> {
+        let output = Command::new("fsfreeze").arg("--freeze").arg(self.0).output()?;
+        ensure!(output.status.success(), "fsfreeze: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(Frozen(self.0))
+    }
+}
+
+impl Drop for Disk<'_> {
+    fn drop(&mut self) {
+        let _somebody_stays = Command::new("umount").arg("--lazy").arg(self.0).output();
+    }
+}
+
+/// Nobody can write there. To be dropped before whoever wants to, who would wait for ever.
+struct Frozen<'a>(&'a Path);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let thawed = Command::new("fsfreeze").arg("--unfreeze").arg(self.0).status();
+        assert!(thawed.is_ok_and(|status| status.success()), "{} stays frozen", self.0.display());
+    }
+}
+
+#[test]
+fn a_disk_that_stands_still_for_longer_than_a_lease_ends_nothing_that_is_renewed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path().join("disk");
+    let name = "a_disk_that_stands_still_for_longer_than_a_lease_ends_nothing_that_is_renewed";
+    let Some(disk) = Disk::make(&folder.path().join("image"), &at)? else {
+        return skip(name, "no file system can be made and mounted here");
+    };
+    let mut system = System::start(short("", Some(at.join("agent"))))?;
+    // As many as there are threads that write output.
+    let talks = format!("while ! test -e {}; do echo line; sleep 0.05; done", system.folder().join("gate").display());
+    let mut jobs = Vec::new();
+    for name in ["one", "two", "three"] {
+        jobs.push(task(&system, name, "on_lost = \"fail\"", &talks)?);
+    }
+    jobs.push(task(&system, "quiet", "on_lost = \"fail\"", &gated(&system))?);
+    for job in &jobs {
+        wait::until("it to be known as running", || {
+            let running = attempts(&system, *job)?.iter().any(|attempt| attempt["started_at"].is_string());
+            Ok(Look::when(running, "it is not"))
+        })?;
+    }
+    // By then the agent has noted that its reports were heard: its journal is on that disk, too.
+    beats(&mut system, 2)?;
+    let frozen = disk.freeze()?;
+    // A fifth of a lease each: two leases.
+    beats(&mut system, 10)?;
+    for name in ["one", "two", "three", "quiet"] {
+        ensure!(!is_dead(&system, name)?, "{name} was ended");
+    }
+    drop(frozen);
+    open_gate(&system)?;
+    for job in jobs {
+        ensure!(system.ctl().finished(job, wait::LIMIT)?["state"] == "succeeded", "{:?}", attempts(&system, job)?);
+    }
+    system.finish()
+}
+
+/// Waits until the agent has heard so many answers more to its heartbeats.
+fn beats(system: &mut System, count: usize) -> Result<()> {
+    let heard =
+        |system: &mut System| Ok::<_, anyhow::Error>(system.agent()?.log().matches("a heartbeat was answered").count());
+    let before = heard(system)?;
+    wait::until("heartbeats to be answered", || {
+        let now = heard(system)?;
+        Ok(Look::when(now >= before + count, now - before))
+    })
+}
+
+#[test]
+fn a_keeper_with_other_settings_is_replaced_once_its_work_is_over() -> Result<()> {
+    let mut system = System::start(short("cpus = 4\n", None))?;
+    let first = task(&system, "first", "", &gated(&system))?;
+    let before = keeper(&system)?;
+    system.agent()?.stop()?;
+    system.configure_agent("cpus = 4\nlog_limit = \"1MiB\"\n");
+    system.start_agent()?;
+    ensure!(keeper(&system)? == before, "work goes on in its keeper");
+    open_gate(&system)?;
+    ensure!(system.ctl().finished(first, wait::LIMIT)?["state"] == "succeeded", "{:?}", attempts(&system, first)?);
+    // Whether it comes before the other keeper is there or after that.
+    let next = task(&system, "next", "", "exit 0")?;
+    ensure!(system.ctl().finished(next, wait::LIMIT)?["state"] == "succeeded", "{:?}", attempts(&system, next)?);
+    wait::until("another keeper", || {
+        let now = keeper(&system)?;
+        Ok(Look::when(now != before, now))
+    })?;
+    system.finish()
+}
