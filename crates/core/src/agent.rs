@@ -1,6 +1,7 @@
 //! One agent as the scheduler sees it: what it holds, what is free, and how far ahead it is kept.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::Duration,
@@ -40,11 +41,28 @@ pub(crate) enum Place {
 /// says arrives, each hello would keep leases of which it knows that they are over.
 const UNHEARD_MAX: u32 = 2;
 
+/// What an attempt asks for: what its entry does, but for memory where earlier ones needed more.
+#[derive(Clone, Debug)]
+pub(crate) struct Demand {
+    pub(crate) spec: Arc<TaskSpec>,
+    pub(crate) memory: Option<u64>,
+}
+
+impl Demand {
+    /// What it takes of its agent.
+    pub(crate) fn request(&self) -> Cow<'_, Request> {
+        match self.memory {
+            Some(memory) => Cow::Owned(Request { memory, ..self.spec.request.clone() }),
+            None => Cow::Borrowed(&self.spec.request),
+        }
+    }
+}
+
 /// One lease that an agent holds.
 #[derive(Clone, Debug)]
 pub(crate) struct Holding {
     pub(crate) task: TaskId,
-    pub(crate) spec: Arc<TaskSpec>,
+    pub(crate) demand: Demand,
     pub(crate) place: Place,
 }
 
@@ -143,7 +161,7 @@ impl Agent {
         if self.session.is_some() {
             return None;
         }
-        let specs = self.holdings.values().filter(|held| held.place != Place::Stuck).map(|held| &held.spec);
+        let specs = self.holdings.values().filter(|held| held.place != Place::Stuck).map(|held| &held.demand.spec);
         let longest = specs.map(|spec| spec.goes_on_for(lease_ttl)).filter(|goes_on| *goes_on > lease_ttl).max()?;
         Some(self.last_seen.after(longest + margin))
     }
@@ -225,11 +243,12 @@ impl Agent {
     }
 
     /// Gives a lease to the agent.
-    pub(crate) fn hold(&mut self, token: Token, task: TaskId, spec: Arc<TaskSpec>, room: Room) {
+    pub(crate) fn hold(&mut self, token: Token, task: TaskId, demand: Demand, room: Room) {
         let place = match room {
             Room::Now => {
-                self.used.give(&spec.request);
-                self.free.take(&spec.request);
+                let request = demand.request();
+                self.used.give(&request);
+                self.free.take(&request);
                 Place::Active
             }
             Room::Ahead => {
@@ -237,14 +256,14 @@ impl Agent {
                 Place::Ahead
             }
         };
-        self.holdings.insert(token, Holding { task, spec, place });
+        self.holdings.insert(token, Holding { task, demand, place });
     }
 
     /// Takes up a lease that only the store knows of. In order of tokens, which is the order in which
     /// the agent starts them.
-    pub(crate) fn adopt(&mut self, token: Token, task: TaskId, spec: Arc<TaskSpec>) {
-        let fits = self.ahead.is_empty() && spec.request.fits(&self.free);
-        self.hold(token, task, spec, if fits { Room::Now } else { Room::Ahead });
+    pub(crate) fn adopt(&mut self, token: Token, task: TaskId, demand: Demand) {
+        let fits = self.ahead.is_empty() && demand.request().fits(&self.free);
+        self.hold(token, task, demand, if fits { Room::Now } else { Room::Ahead });
     }
 
     /// The lease is over: its resources are free, and who waited there may be running now.
@@ -253,7 +272,7 @@ impl Agent {
         match holding.place {
             Place::Active | Place::Stuck => {
                 self.stuck -= usize::from(holding.place == Place::Stuck);
-                self.used.take(&holding.spec.request);
+                self.used.take(&holding.demand.request());
                 self.blocked_ahead = false;
                 self.refresh();
             }
@@ -273,7 +292,7 @@ impl Agent {
         if let Some(holding) = self.holdings.get_mut(&token) {
             if holding.place == Place::Ahead {
                 self.ahead.retain(|waiting| *waiting != token);
-                self.used.give(&holding.spec.request);
+                self.used.give(&holding.demand.request());
             }
             self.stuck += usize::from(holding.place != Place::Stuck);
             holding.place = Place::Stuck;
@@ -299,12 +318,12 @@ impl Agent {
                 self.ahead.pop_front();
                 continue;
             };
-            if !holding.spec.request.fits(&self.free) {
+            if !holding.demand.request().fits(&self.free) {
                 return;
             }
             holding.place = Place::Active;
-            self.used.give(&holding.spec.request);
-            self.free.take(&holding.spec.request);
+            self.used.give(&holding.demand.request());
+            self.free.take(&holding.demand.request());
             self.ahead.pop_front();
         }
     }
@@ -335,9 +354,9 @@ mod tests {
         }))
     }
 
-    fn spec(cpus: u64) -> Arc<TaskSpec> {
+    fn demand(cpus: u64) -> Demand {
         let request = Request { cpu_milli: cpus * 1000, ..Request::default() };
-        Arc::new(TaskSpec { request, ..TaskSpec::default() })
+        Demand { spec: Arc::new(TaskSpec { request, ..TaskSpec::default() }), memory: None }
     }
 
     fn task(n: u32) -> TaskId {
@@ -347,24 +366,24 @@ mod tests {
     #[test]
     fn nothing_is_sent_ahead_while_nobody_knows_how_long_such_tasks_take() {
         let mut agent = agent(1);
-        assert_eq!(agent.room(&spec(1).request, 0), Some(Room::Now));
-        agent.hold(Token(1), task(0), spec(1), Room::Now);
-        assert_eq!(agent.room(&spec(1).request, 0), None);
-        assert_eq!(agent.room(&spec(1).request, 1_000), Some(Room::Ahead));
-        assert_eq!(agent.room(&spec(1).request, 2_000_000), None);
-        assert_eq!(agent.room(&spec(2).request, 1_000), None, "it would never fit");
+        assert_eq!(agent.room(&demand(1).request(), 0), Some(Room::Now));
+        agent.hold(Token(1), task(0), demand(1), Room::Now);
+        assert_eq!(agent.room(&demand(1).request(), 0), None);
+        assert_eq!(agent.room(&demand(1).request(), 1_000), Some(Room::Ahead));
+        assert_eq!(agent.room(&demand(1).request(), 2_000_000), None);
+        assert_eq!(agent.room(&demand(2).request(), 1_000), None, "it would never fit");
     }
 
     #[test]
     fn who_waits_starts_in_order_when_something_ends() {
         let mut agent = agent(2);
-        agent.hold(Token(1), task(0), spec(1), Room::Now);
-        agent.hold(Token(2), task(1), spec(1), Room::Now);
-        agent.hold(Token(3), task(2), spec(2), Room::Ahead);
-        agent.hold(Token(4), task(3), spec(1), Room::Ahead);
+        agent.hold(Token(1), task(0), demand(1), Room::Now);
+        agent.hold(Token(2), task(1), demand(1), Room::Now);
+        agent.hold(Token(3), task(2), demand(2), Room::Ahead);
+        agent.hold(Token(4), task(3), demand(1), Room::Ahead);
         agent.drop_holding(Token(1));
         assert_eq!(agent.ahead(), 2, "the first in line needs both");
-        assert_eq!(agent.room(&spec(1).request, 0), None, "no overtaking");
+        assert_eq!(agent.room(&demand(1).request(), 0), None, "no overtaking");
         agent.drop_holding(Token(2));
         assert_eq!((agent.ahead(), agent.used().cpu_milli), (1, 2000));
     }
@@ -372,17 +391,17 @@ mod tests {
     #[test]
     fn a_survivor_keeps_its_resources_until_the_agent_no_longer_names_it() {
         let mut agent = agent(1);
-        agent.hold(Token(1), task(0), spec(1), Room::Now);
+        agent.hold(Token(1), task(0), demand(1), Room::Now);
         agent.keep_stuck(Token(1));
-        assert_eq!(agent.room(&spec(1).request, 0), None);
+        assert_eq!(agent.room(&demand(1).request(), 0), None);
         agent.drop_holding(Token(1));
-        assert_eq!(agent.room(&spec(1).request, 0), Some(Room::Now));
+        assert_eq!(agent.room(&demand(1).request(), 0), Some(Room::Now));
     }
 
     #[test]
     fn a_smaller_offer_is_never_overdrawn() {
         let mut agent = agent(4);
-        agent.hold(Token(1), task(0), spec(3), Room::Now);
+        agent.hold(Token(1), task(0), demand(3), Room::Now);
         let mut record = (*agent.record).clone();
         record.offer.capacity.cpu_milli = 2000;
         agent.set_record(Arc::new(record));

@@ -196,7 +196,7 @@ impl Cluster {
         let Some(agent) = self.agents.get_mut(&id) else { return false };
         let last_seen = agent.last_seen;
         let until = |holding: &Holding| {
-            let goes_on = if mutant::is_on("kept-too-short") { ttl } else { holding.spec.goes_on_for(ttl) };
+            let goes_on = if mutant::is_on("kept-too-short") { ttl } else { holding.demand.spec.goes_on_for(ttl) };
             let wait = goes_on + margin;
             last_seen.after(if mutant::is_on("lost-at-once") { wait / 4 } else { wait })
         };

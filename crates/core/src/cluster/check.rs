@@ -112,7 +112,7 @@ fn leases(cluster: &Cluster, found: &mut Vec<String>) {
 fn capacity(cluster: &Cluster, found: &mut Vec<String>) {
     for agent in cluster.agents.values() {
         let mut used = Request::default();
-        agent.holdings.values().filter(|h| h.place != Place::Ahead).for_each(|h| used.give(&h.spec.request));
+        agent.holdings.values().filter(|h| h.place != Place::Ahead).for_each(|h| used.give(&h.demand.request()));
         if used.cpu_milli != agent.used().cpu_milli || used.memory != agent.used().memory {
             found.push(format!("S3: agent {} uses {used:?}, kept {:?}", agent.record.id, agent.used()));
         }

@@ -8,12 +8,12 @@ use super::{
     entry::{Entry, Group, Source},
 };
 use crate::{
-    agent::{Agent, HOLDINGS_MAX},
+    agent::{Agent, Demand, HOLDINGS_MAX},
     event::{Refusal, Target},
     fleet::Cordon,
     id::TaskId,
-    resources::Shortage,
-    spec::{Role, TaskSpec},
+    resources::{Request, Shortage},
+    spec::{Requires, Role},
     state::{State, Stopping, Task},
     time::{Now, Timestamp},
 };
@@ -111,7 +111,7 @@ impl Cluster {
                 )]
             }
             State::Queued => self.why_queued(entry, group, index),
-            State::Running => self.why_running(now, group.spec_of(task), task),
+            State::Running => self.why_running(now, &group.demand(task), task),
             State::Skipped => {
                 vec![Reason::new("skipped", self.why_skipped(entry, group, why), "retry what it depends on")]
             }
@@ -169,8 +169,8 @@ impl Cluster {
 
     fn why_queued(&self, entry: &Entry, group: &Group, index: u32) -> Vec<Reason> {
         let task = entry.touched(index);
-        let (spec, shape) = (group.spec_of(task), group.shape_of(task));
-        let mut reasons: Vec<Reason> = why_more_memory(spec, task).into_iter().collect();
+        let (demand, shape) = (group.demand(task), group.shape_of(task));
+        let mut reasons: Vec<Reason> = why_more_memory(&demand, task).into_iter().collect();
         if let Some(lane) = self.queues.get(&entry.queue) {
             let name = &lane.queue.name;
             if lane.queue.paused {
@@ -186,8 +186,9 @@ impl Cluster {
             }
         }
         let mean_us = self.ready.mean_us(shape);
+        let (request, needs) = (demand.request(), demand.spec.needs());
         for agent in self.agents.values() {
-            reasons.extend(why_not(agent, spec, mean_us));
+            reasons.extend(why_not(agent, &request, &needs, mean_us));
         }
         if self.agents.is_empty() {
             reasons.push(Reason::new(
@@ -206,17 +207,17 @@ impl Cluster {
         reasons
     }
 
-    fn why_running(&self, now: Now, spec: &TaskSpec, task: Option<&Task>) -> Vec<Reason> {
+    fn why_running(&self, now: Now, demand: &Demand, task: Option<&Task>) -> Vec<Reason> {
         let Some(attempt) = task.and_then(Task::live) else { return Vec::new() };
         let agent = self.agents.get(&attempt.agent);
         let name = agent.map_or_else(|| attempt.agent.to_string(), |agent| agent.record.offer.name.clone());
         let text = format!("attempt {} is with agent `{name}`", attempt.number);
         let mut reasons = vec![Reason::new("on-agent", text, "")];
-        reasons.extend(why_more_memory(spec, task));
+        reasons.extend(why_more_memory(demand, task));
         if let Some(agent) = agent.filter(|agent| agent.session.is_none()) {
             let away = now.mono.since(agent.last_seen);
             let ttl = self.config.lease_ttl;
-            let left = (spec.goes_on_for(ttl) + self.config.lease_margin).saturating_sub(away);
+            let left = (demand.spec.goes_on_for(ttl) + self.config.lease_margin).saturating_sub(away);
             let text = format!(
                 "agent `{name}` has been away for {} s; the attempt is kept for {} s more",
                 away.as_secs(),
@@ -242,15 +243,15 @@ impl Cluster {
 }
 
 /// That a task asks for more memory than its entry does.
-fn why_more_memory(spec: &TaskSpec, task: Option<&Task>) -> Option<Reason> {
+fn why_more_memory(demand: &Demand, task: Option<&Task>) -> Option<Reason> {
     let ooms = task.map(|task| task.ooms).filter(|ooms| *ooms > 0)?;
-    let text =
-        format!("asks for {} of memory: {ooms} attempt(s) needed more than they had", bytes(spec.request.memory));
+    let memory = bytes(demand.request().memory);
+    let text = format!("asks for {memory} of memory: {ooms} attempt(s) needed more than they had");
     Some(Reason::new("more-memory", text, ""))
 }
 
 /// Everything that keeps a task from one agent; empty: it has room.
-fn why_not(agent: &Agent, spec: &TaskSpec, mean_us: u64) -> Vec<Reason> {
+fn why_not(agent: &Agent, request: &Request, needs: &Requires, mean_us: u64) -> Vec<Reason> {
     let offer = &agent.record.offer;
     let name = &offer.name;
     if agent.record.lost {
@@ -260,11 +261,10 @@ fn why_not(agent: &Agent, spec: &TaskSpec, mean_us: u64) -> Vec<Reason> {
     if agent.session.is_none() {
         reasons.push(Reason::about("agent-silent", agent, format!("agent `{name}` is silent"), "it connects again"));
     }
-    for mismatch in spec.needs().mismatches(offer) {
+    for mismatch in needs.mismatches(offer) {
         let unblock = "an agent that fits, or another `requires`";
         reasons.push(Reason::about("agent-mismatch", agent, format!("agent `{name}`: {mismatch}"), unblock));
     }
-    let request = &spec.request;
     let never = request.shortages(agent.capacity());
     for short in &never {
         let text = format!(

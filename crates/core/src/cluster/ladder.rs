@@ -7,8 +7,10 @@ use super::{
     entry::{Entry, Group},
 };
 use crate::{
+    agent::Demand,
     id::{GroupId, TaskId},
     ready::{Ready, ShapeId, ShapeKey, Span},
+    resources::Request,
     spec::{OomRetries, TaskSpec},
     state::{End, State, Task},
 };
@@ -16,27 +18,20 @@ use crate::{
 /// What a task asks for after as many attempts for want of memory as there are steps below this one.
 #[derive(Debug)]
 pub(super) struct Step {
-    pub(super) spec: Arc<TaskSpec>,
+    pub(super) memory: u64,
     pub(super) shape: ShapeId,
 }
 
 /// The steps above what `spec` itself asks for; none, usually.
 pub(super) fn climb(ready: &mut Ready, queue: &Arc<str>, spec: &TaskSpec) -> Vec<Step> {
     let Some(ladder) = spec.oom_retries else { return Vec::new() };
-    let memory = spec.request.memory;
-    let steps = (1..=ladder.max.min(OomRetries::MAX)).map_while(|ooms| ladder.memory_after(memory, ooms));
+    let steps =
+        (1..=ladder.max.min(OomRetries::MAX)).map_while(|ooms| ladder.memory_after(spec.request.memory, ooms));
     steps
         .map(|memory| {
-            let mut spec = spec.clone();
-            // Nothing that runs one task asks for these, and they may be large.
-            (spec.array, spec.after) = (None, Vec::new());
-            spec.request.memory = memory;
-            let shape = ready.acquire(ShapeKey {
-                queue: Arc::clone(queue),
-                request: spec.request.clone(),
-                requires: spec.needs(),
-            });
-            Step { spec: Arc::new(spec), shape }
+            let request = Request { memory, ..spec.request.clone() };
+            let shape = ready.acquire(ShapeKey { queue: Arc::clone(queue), request, requires: spec.needs() });
+            Step { memory, shape }
         })
         .collect()
 }
@@ -48,9 +43,9 @@ impl Group {
         ooms.checked_sub(1).and_then(|place| self.ladder.get(place.min(self.ladder.len().saturating_sub(1))))
     }
 
-    /// What the next attempt of `task` is.
-    pub(super) fn spec_of(&self, task: Option<&Task>) -> &Arc<TaskSpec> {
-        self.step(task).map_or(&self.spec, |step| &step.spec)
+    /// What the next attempt of `task` asks for.
+    pub(super) fn demand(&self, task: Option<&Task>) -> Demand {
+        Demand { spec: Arc::clone(&self.spec), memory: self.step(task).map(|step| step.memory) }
     }
 
     /// Where `task` stands in line.
@@ -124,10 +119,29 @@ impl Cluster {
         }
     }
 
-    /// What the task at `index` of `job` is when it runs next.
-    pub(super) fn spec_of(&self, id: TaskId) -> Option<Arc<TaskSpec>> {
+    /// What a task asks for when it runs next.
+    pub(super) fn demand(&self, id: TaskId) -> Option<Demand> {
         let entry = self.jobs.get(&id.job)?;
         let group = entry.group(entry.group_of(id.index))?;
-        Some(Arc::clone(group.spec_of(entry.touched(id.index))))
+        Some(group.demand(entry.touched(id.index)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A job is held for as long as it is kept, and what a task reads alone may be a mebibyte.
+    #[test]
+    fn a_step_holds_nothing_of_what_its_entry_is_but_the_memory() {
+        let spec = TaskSpec {
+            request: Request { memory: 1 << 20, ..Request::default() },
+            oom_retries: Some(OomRetries { max: 32, factor_milli: 1100, cap: None }),
+            stdin: Some("x".repeat(1 << 20).into()),
+            ..TaskSpec::default()
+        };
+        let steps = climb(&mut Ready::default(), &Arc::from("default"), &spec);
+        assert_eq!(steps.len(), 32);
+        assert!(format!("{steps:?}").len() < 100 * steps.len(), "a step holds its entry");
     }
 }

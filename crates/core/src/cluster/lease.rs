@@ -91,7 +91,7 @@ impl Cluster {
         let index = entry.group_of(id.index);
         let Some(group) = entry.group(index) else { return };
         let task = entry.touched(id.index);
-        let spec = Arc::clone(group.spec_of(task));
+        let demand = group.demand(task);
         let lease = Lease {
             token,
             task: id,
@@ -100,10 +100,10 @@ impl Cluster {
             offset: id.index - group.first,
             job: Arc::clone(&entry.job),
             has_inputs: group.has_inputs,
-            memory: task.filter(|task| task.ooms > 0).map(|_| spec.request.memory),
+            memory: demand.memory,
         };
         if let Some(agent) = self.agents.get_mut(&agent_id) {
-            agent.hold(token, id, spec, room);
+            agent.hold(token, id, demand, room);
         }
         self.step.effects.push(Effect::Lease { agent: agent_id, session, lease });
     }

@@ -205,14 +205,14 @@ impl Cluster {
     }
 
     fn readopt(&mut self, token: Token, agent: AgentId, task: TaskId) -> Result<(), RecoverError> {
-        let Some(spec) = self.spec_of(task) else { return Ok(()) };
+        let Some(demand) = self.demand(task) else { return Ok(()) };
         let Some(agent) = self.agents.get_mut(&agent) else {
             return Err(RecoverError::Orphan {
                 what: format!("the lease of task {task}"),
                 owner: format!("agent {agent}"),
             });
         };
-        agent.adopt(token, task, spec);
+        agent.adopt(token, task, demand);
         Ok(())
     }
 
