@@ -320,7 +320,8 @@ impl World {
         let known: Vec<JobId> = self.jobs.iter().filter_map(|(_, job)| *job).collect();
         let mut lines = Vec::new();
         for job in known {
-            for open in controller.cluster.explain(controller.time(self.now), Target::Job(job)).unwrap_or_default() {
+            let told = controller.cluster.explain(controller.time(self.now), Target::Job(job)).unwrap_or_default();
+            for open in told.answers {
                 if !open.state.is_final() {
                     let why: Vec<&str> = open.reasons.iter().map(|reason| reason.text.as_str()).collect();
                     lines.push(format!("open: {} x{} is {}: {}", open.task, open.count, open.state, why.join("; ")));

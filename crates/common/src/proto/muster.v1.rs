@@ -4344,6 +4344,9 @@ pub struct ExplainRequest {
 pub struct ExplainReply {
     #[prost(message, repeated, tag = "1")]
     pub explanations: ::prost::alloc::vec::Vec<Explanation>,
+    /// Tasks that were asked about and of which nothing is told here, for there would be too much.
+    #[prost(uint64, tag = "2")]
+    pub untold: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Explanation {

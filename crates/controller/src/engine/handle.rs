@@ -9,7 +9,7 @@ use std::{
 };
 
 use muster_core::{
-    cluster::{AgentStatus, Explanation, Fleet, FleetQuery, QueueStatus},
+    cluster::{AgentStatus, Explained, Fleet, FleetQuery, QueueStatus},
     event::{Answer, Event, Target},
     id::Term,
 };
@@ -33,7 +33,7 @@ pub(super) enum Message {
     Ask(Event, Reply<Answer>),
     Tell(Event),
     TellAll(Vec<Event>),
-    Explain(Target, Reply<Vec<Explanation>>),
+    Explain(Target, Reply<Explained>),
     Agents(Reply<Vec<AgentStatus>>),
     Fleet(FleetQuery, Reply<Fleet>),
     Queues(Reply<Vec<QueueStatus>>),
@@ -103,7 +103,7 @@ impl Handle {
     ///
     /// # Errors
     /// There is no such work, or the engine has stopped.
-    pub async fn explain(&self, target: Target) -> Result<Vec<Explanation>, Error> {
+    pub async fn explain(&self, target: Target) -> Result<Explained, Error> {
         self.call(|reply| Message::Explain(target, reply)).await
     }
 

@@ -63,14 +63,14 @@ pub(super) async fn explain(
 ) -> Result<v1::ExplainReply, Status> {
     let found = resolve(&parts.view.load(), reach, request.selector)?;
     let layout = Layout::new(&found.job.job);
-    let all = parts.handle.explain(found.target()).await.map_err(of_engine)?;
-    let explanations = all.into_iter().map(|explanation| v1::Explanation {
+    let told = parts.handle.explain(found.target()).await.map_err(of_engine)?;
+    let explanations = told.answers.into_iter().map(|explanation| v1::Explanation {
         subject: subject(&layout, explanation.task, explanation.count),
         tasks: explanation.count.into(),
         state: work::state_to_proto(explanation.state).into(),
         reasons: explanation.reasons.into_iter().map(reason).collect(),
     });
-    Ok(v1::ExplainReply { explanations: explanations.collect() })
+    Ok(v1::ExplainReply { explanations: explanations.collect(), untold: told.untold.into() })
 }
 
 fn reason(reason: Reason) -> v1::ReasonView {

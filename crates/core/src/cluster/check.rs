@@ -142,7 +142,7 @@ fn queues(cluster: &Cluster, found: &mut Vec<String>) {
 fn reasons(cluster: &Cluster, now: Now, found: &mut Vec<String>) {
     let mut queued = BTreeSet::new();
     for (job, entry) in &cluster.jobs {
-        for explanation in cluster.explain(now, crate::event::Target::Job(*job)).unwrap_or_default() {
+        for explanation in cluster.explain(now, crate::event::Target::Job(*job)).unwrap_or_default().answers {
             if !explanation.state.is_final() && explanation.reasons.is_empty() {
                 found.push(format!("S2: {} is {} for no reason", explanation.task, explanation.state));
             }

@@ -18,6 +18,9 @@ use crate::{
     time::{Now, Timestamp},
 };
 
+/// About so many reasons are told at one time, for the one writer makes them. All that is to be said of the last tasks is.
+const REASONS_MAX: usize = 10_000;
+
 /// Why tasks are where they are: one answer for neighbours that share it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
@@ -29,6 +32,15 @@ pub struct Explanation {
     pub state: State,
     /// All reasons; never empty for a task that waits (S2).
     pub reasons: Vec<Reason>,
+}
+
+/// Why tasks are where they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Explained {
+    /// In order of their tasks.
+    pub answers: Vec<Explanation>,
+    /// Tasks that were asked about and of which nothing is told, for there would be too much.
+    pub untold: u32,
 }
 
 /// One reason why a task does not run.
@@ -61,7 +73,7 @@ impl Cluster {
     ///
     /// # Errors
     /// There is no such work.
-    pub fn explain(&self, now: Now, target: Target) -> Result<Vec<Explanation>, Refusal> {
+    pub fn explain(&self, now: Now, target: Target) -> Result<Explained, Refusal> {
         let job = target.job();
         let entry = self.jobs.get(&job).ok_or_else(|| Refusal::NotFound(format!("job {job}")))?;
         let (first, end) = match target {
@@ -71,24 +83,28 @@ impl Cluster {
         if first >= end {
             return Err(Refusal::NotFound(format!("task {first} of job {job}")));
         }
-        let mut found = Vec::new();
+        let mut told = Explained::default();
+        let mut spent = 0;
         for (group, index) in entry.groups.iter().zip(0_u32..) {
             let (from, to) = (group.first.max(first), group.end().min(end));
             if from >= to {
                 continue;
             }
             for (start, count, state) in entry.runs(from, to) {
-                // Neighbours share an answer only where the answer is the group's.
-                let alone = matches!(state, State::Running | State::Retrying | State::Failed)
-                    || state == State::Queued && !group.ladder.is_empty();
-                let each = if alone { 1 } else { count };
-                for start in (start..start + count).step_by(each as usize) {
+                for (start, count) in alike(entry, group, (start, count, state)) {
+                    if spent >= REASONS_MAX {
+                        told.untold += count;
+                        continue;
+                    }
                     let reasons = self.reasons(now, entry, (index, group), start, state);
-                    found.push(Explanation { task: entry.task_id(start), count: each, state, reasons });
+                    // Agents were looked at, whether there was something to say of them or not.
+                    let looked_at = if state == State::Queued { self.agents.len() } else { 0 };
+                    spent += reasons.len().max(looked_at).max(1);
+                    told.answers.push(Explanation { task: entry.task_id(start), count, state, reasons });
                 }
             }
         }
-        Ok(found)
+        Ok(told)
     }
 
     fn reasons(&self, now: Now, entry: &Entry, of: (u32, &Group), index: u32, state: State) -> Vec<Reason> {
@@ -239,6 +255,21 @@ impl Cluster {
             None => {}
         }
         reasons
+    }
+}
+
+/// Parts of a run whose tasks share an answer: neighbours do only where the answer is the group's, or the line's.
+fn alike(entry: &Entry, group: &Group, run: (u32, u32, State)) -> Box<dyn Iterator<Item = (u32, u32)>> {
+    let (start, count, state) = run;
+    match state {
+        State::Running | State::Retrying | State::Failed => Box::new((start..start + count).map(|task| (task, 1))),
+        State::Queued => {
+            let lines = entry.lines(group, start, count).into_iter();
+            Box::new(lines.map(|(_, start, count)| (start, count)))
+        }
+        State::Waiting | State::Scheduled | State::Succeeded | State::Cancelled | State::Skipped => {
+            Box::new(std::iter::once((start, count)))
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     ready::{Ready, ShapeId, ShapeKey, Span},
     resources::Request,
     spec::{OomRetries, TaskSpec},
-    state::{End, State, Task},
+    state::{CHUNK_TASKS, End, State, Task},
 };
 
 /// What a task asks for after as many attempts for want of memory as there are steps below this one.
@@ -25,8 +25,7 @@ pub(super) struct Step {
 /// The steps above what `spec` itself asks for; none, usually.
 pub(super) fn climb(ready: &mut Ready, queue: &Arc<str>, spec: &TaskSpec) -> Vec<Step> {
     let Some(ladder) = spec.oom_retries else { return Vec::new() };
-    let steps =
-        (1..=ladder.max.min(OomRetries::MAX)).map_while(|ooms| ladder.memory_after(spec.request.memory, ooms));
+    let steps = (1..=ladder.max.min(OomRetries::MAX)).map_while(|ooms| ladder.memory_after(spec.request.memory, ooms));
     steps
         .map(|memory| {
             let request = Request { memory, ..spec.request.clone() };
@@ -65,12 +64,25 @@ impl Group {
 }
 
 impl Entry {
-    /// Tasks that are queued among `count` from `first`, by where they stand in line.
-    fn lines(&self, group: &Group, first: u32, count: u32) -> Vec<(ShapeId, u32, u32)> {
+    /// Tasks that are queued among `count` from `first`, by where they stand in line. Who never ran stands where the
+    /// group does.
+    pub(super) fn lines(&self, group: &Group, first: u32, count: u32) -> Vec<(ShapeId, u32, u32)> {
         if group.ladder.is_empty() {
             return vec![(group.shape, first, count)];
         }
-        (first..first + count).map(|index| (group.shape_of(self.touched(index)), index, 1)).collect()
+        let mut lines: Vec<(ShapeId, u32, u32)> = Vec::new();
+        let (mut index, end) = (first, first + count);
+        while index < end {
+            let task = self.touched(index);
+            let next = if task.is_some() { index + 1 } else { end.min((index / CHUNK_TASKS + 1) * CHUNK_TASKS) };
+            let shape = group.shape_of(task);
+            match lines.last_mut() {
+                Some((last, _, count)) if *last == shape => *count += next - index,
+                _ => lines.push((shape, index, next - index)),
+            }
+            index = next;
+        }
+        lines
     }
 }
 

@@ -25,7 +25,7 @@ use std::{
     sync::Arc,
 };
 
-pub use explain::{Explanation, Reason};
+pub use explain::{Explained, Explanation, Reason};
 pub use fleet::{Fleet, FleetQuery, Presence, Totals};
 pub use queues::QueueStatus;
 pub use recover::RecoverError;

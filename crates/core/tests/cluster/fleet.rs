@@ -29,7 +29,7 @@ pub(super) fn drain(within: Duration) -> Wish {
 }
 
 fn text(kit: &Kit, job: muster_core::id::JobId, index: u32) -> String {
-    let found = kit.cluster.explain(kit.now, Target::Tasks { job, first: index, count: 1 }).expect("it exists");
+    let found = kit.cluster.explain(kit.now, Target::Tasks { job, first: index, count: 1 }).expect("it exists").answers;
     found[0].reasons.iter().map(|reason| format!("{} ({})", reason.text, reason.unblock)).collect::<Vec<_>>().join("; ")
 }
 

@@ -128,3 +128,16 @@ fn a_task_that_was_cancelled_by_itself_climbs_no_further() {
     assert_eq!(kit.states(job), [State::Cancelled, State::Running]);
     assert!(kit.round().is_empty());
 }
+
+#[test]
+fn neighbours_that_ask_for_the_same_memory_are_explained_together() {
+    let mut kit = Kit::new();
+    let (host, _) = kit.attach("one", machine(250), &[]);
+    let job = kit.submit(job([TaskSpec { array: array("a", 1000).array, ..hungry(3, None) }]));
+    for lease in kit.round() {
+        kit.end(host, &lease, End::Oom);
+    }
+    let told = kit.cluster.explain(kit.now, Target::Job(job)).expect("it exists").answers;
+    let told: Vec<_> = told.iter().map(|one| (one.task.index, one.count, one.reasons[0].code)).collect();
+    assert_eq!(told, [(0, 2, "more-memory"), (2, 998, "next-round")]);
+}

@@ -64,7 +64,8 @@ fn a_task_with_an_image_waits_for_an_agent_that_can_run_containers() {
     let contained = Some(Container { image: "alpine".to_owned(), volumes: Vec::new() });
     let job = kit.submit(job([TaskSpec { container: contained, ..task("x") }]));
     assert!(kit.round().is_empty());
-    let explained = kit.cluster.explain(kit.now, Target::Tasks { job, first: 0, count: 1 }).expect("the task exists");
+    let explained =
+        kit.cluster.explain(kit.now, Target::Tasks { job, first: 0, count: 1 }).expect("the task exists").answers;
     let [reason] = explained[0].reasons.as_slice() else { panic!("{explained:?}") };
     assert!(reason.text.contains("cannot run containers"), "{reason:?}");
 
@@ -171,4 +172,23 @@ fn the_same_state_time_and_event_decide_the_same() {
         format!("{:?} {:?}", kit.effects, kit.store)
     };
     assert_eq!(run(), run());
+}
+
+/// The one writer makes the answer, and everybody else waits for that long.
+#[test]
+fn an_answer_is_bounded_and_says_of_how_many_tasks_it_does_not_tell() {
+    let mut kit = Kit::new();
+    for n in 0..100 {
+        kit.attach(&format!("agent-{n}"), cpus(1), &[]);
+    }
+    let large = |n: u32| TaskSpec { request: cpus(9), ..array(&format!("x{n}"), 2) };
+    let job = kit.submit(job((0..200).map(large)));
+    let told = kit.cluster.explain(kit.now, Target::Job(job)).expect("it exists");
+    let reasons: usize = told.answers.iter().map(|one| one.reasons.len()).sum();
+    assert!((5_000..=10_100).contains(&reasons), "{reasons}");
+    let tasks: u32 = told.answers.iter().map(|one| one.count).sum();
+    assert_eq!(tasks + told.untold, 400);
+    // Whoever asks about those gets an answer.
+    let last = kit.cluster.explain(kit.now, Target::Tasks { job, first: 398, count: 2 }).expect("they exist");
+    assert_eq!((last.answers.len(), last.answers[0].reasons.len() >= 100, last.untold), (1, true, 0));
 }

@@ -152,12 +152,12 @@ impl Kit {
 
     pub(crate) fn state(&self, job: JobId, index: u32) -> State {
         let explanation = self.cluster.explain(self.now, Target::Tasks { job, first: index, count: 1 });
-        explanation.expect("the task exists")[0].state
+        explanation.expect("the task exists").answers[0].state
     }
 
     pub(crate) fn codes(&self, job: JobId, index: u32) -> Vec<&'static str> {
         let explanation = self.cluster.explain(self.now, Target::Tasks { job, first: index, count: 1 });
-        explanation.expect("the task exists")[0].reasons.iter().map(|reason| reason.code).collect()
+        explanation.expect("the task exists").answers[0].reasons.iter().map(|reason| reason.code).collect()
     }
 
     pub(crate) fn states(&self, job: JobId) -> Vec<State> {

@@ -32,6 +32,18 @@ pub(crate) struct Reason {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Explanations {
     pub(crate) explanations: Vec<Explanation>,
+    /// Tasks of which nothing is told, for there would be too much.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) untold: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// What to do about tasks of which nothing is told; none: all is told.
+pub(crate) fn more(untold: u64) -> Option<String> {
+    (untold > 0).then(|| format!("and {untold} more tasks: ask about some of them, like `ctl explain JOB.TASK`"))
 }
 
 impl Explanations {
@@ -49,7 +61,7 @@ impl Explanations {
             tasks: view.tasks,
             reasons: view.reasons.into_iter().map(reason).collect(),
         };
-        Self { explanations: reply.explanations.into_iter().map(one).collect() }
+        Self { explanations: reply.explanations.into_iter().map(one).collect(), untold: reply.untold }
     }
 }
 
@@ -73,6 +85,7 @@ impl Human for Explanations {
                 }
             }
         }
+        out.extend(more(self.untold).map(|text| text + "\n"));
         out
     }
 }

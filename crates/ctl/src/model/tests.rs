@@ -266,8 +266,12 @@ fn reasons_are_told_as_documented() {
             reason("queue-full", "queue default runs 2 of at most 2", "", ""),
         ],
     };
-    let whole = explain::Explanations::of(v1::ExplainReply { explanations: vec![one] });
+    let whole = explain::Explanations::of(v1::ExplainReply { explanations: vec![one.clone()], untold: 0 });
     check("explain", &whole, &whole.explanations);
+    let page = Page { style: Style::PLAIN, width: None, now: Timestamp(T0) };
+    let cut = explain::Explanations::of(v1::ExplainReply { explanations: vec![one], untold: 70 });
+    assert!(cut.human(&page).ends_with("and 70 more tasks: ask about some of them, like `ctl explain JOB.TASK`\n"));
+    assert_eq!(serde_json::to_value(&cut).unwrap()["untold"], 70);
 }
 
 #[test]
