@@ -147,7 +147,8 @@ impl Cluster {
             let Some(agent) = self.agents.get_mut(&id) else { continue };
             let name = agent.record.offer.name.clone();
             let wished = wished(now, &agent.record, wish, (&by, &reason));
-            if (&wished.cordon, wished.limits) == (&agent.record.cordon, agent.record.limits) {
+            let before = (agent.record.cordon.as_deref(), agent.record.limits);
+            if is_granted(wished.cordon.as_deref(), before.0) && wished.limits == before.1 {
                 same.push(name);
                 continue;
             }
@@ -281,6 +282,15 @@ fn wished(now: Now, record: &AgentRecord, wish: Wish, (by, reason): (&Arc<str>, 
         Wish::Unlimit => next.limits = Default::default(),
     }
     next
+}
+
+/// Whether what is wished is so already, since whenever. A deadline counts from the wish, so that each is another one.
+fn is_granted(wished: Option<&Cordon>, there: Option<&Cordon>) -> bool {
+    if wished == there {
+        return true;
+    }
+    let (Some(wished), Some(there)) = (wished, there) else { return false };
+    wished.deadline.is_never() && Cordon { at: there.at, ..wished.clone() } == *there
 }
 
 /// When a drain ends what still runs, by the clock that never jumps: never later than was asked for, whatever became of

@@ -377,3 +377,42 @@ fn a_machine_that_offers_something_else_is_taken_at_its_word_while_it_runs() {
     let refused = kit.try_event(Event::Offer { agent: stale.agent, session: stale.session, offer: offer(9) });
     assert!(matches!(refused, Err(Refusal::StaleSession { .. })), "{refused:?}");
 }
+
+#[test]
+fn a_wish_that_was_granted_before_changes_nothing_and_keeps_its_time() {
+    let mut kit = Kit::new();
+    let host = kit.host(1);
+    let told = |answer| match answer {
+        Answer::Tended { changed, same } => (changed.len(), same.len()),
+        other => panic!("{other:?}"),
+    };
+    let forever = Wish::Drain { within: None };
+    let table = [
+        (Wish::Cordon, (1, 0)),
+        (Wish::Cordon, (0, 1)),
+        (forever, (1, 0)),
+        (forever, (0, 1)),
+        (drain(MINUTE), (1, 0)),
+        // Another minute from now on.
+        (drain(MINUTE), (1, 0)),
+        (forever, (1, 0)),
+        (Wish::Cordon, (1, 0)),
+    ];
+    for (wish, wanted) in table {
+        kit.pass(MS);
+        kit.event(Event::Heartbeat { agent: host.agent, session: host.session, stamp: 1 });
+        let before = kit.store.clone();
+        assert_eq!(told(kit.event(tending(&["one"], wish))), wanted, "{wish:?}");
+        assert_eq!(kit.store == before, wanted == (0, 1), "{wish:?}");
+    }
+    kit.event(tending(&["one"], drain(MINUTE)));
+    assert_eq!(told(kit.event(tending(&["one"], Wish::Unlimit))), (0, 1), "of the drain nothing is said");
+    kit.event(tending(&["one"], Wish::Cordon));
+    let mut other = |by: &str, reason: &str| {
+        let agents = Selection { names: vec!["one".to_owned()], labels: Vec::new() };
+        told(kit.event(Event::Tend(Tending { agents, wish: Wish::Cordon, by: by.into(), reason: reason.into() })))
+    };
+    assert_eq!(other("ops", "new disk"), (1, 0));
+    assert_eq!(other("ops", "new disk"), (0, 1));
+    assert_eq!(other("boss", "new disk"), (1, 0));
+}
