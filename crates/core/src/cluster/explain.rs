@@ -187,6 +187,13 @@ impl Cluster {
         let task = entry.touched(index);
         let (demand, shape) = (group.demand(task), group.shape_of(task));
         let mut reasons: Vec<Reason> = why_more_memory(&demand, task).into_iter().collect();
+        if let Some(reason) = reasons.first_mut() {
+            let has = |agent: &Agent| !agent.record.lost && agent.capacity().memory >= demand.request().memory;
+            if !self.agents.values().any(has) {
+                let cap = "an agent with that much; or `ctl cancel`, and submit it again with a `cap` in `oom_retries`";
+                cap.clone_into(&mut reason.unblock);
+            }
+        }
         if let Some(lane) = self.queues.get(&entry.queue) {
             let name = &lane.queue.name;
             if lane.queue.paused {
@@ -355,7 +362,8 @@ fn amount(short: &Shortage, n: u64) -> String {
     }
 }
 
-fn bytes(n: u64) -> String {
+/// A size, for people.
+pub(super) fn bytes(n: u64) -> String {
     if n >= 1 << 20 { format!("{} MiB", n >> 20) } else { format!("{n} bytes") }
 }
 

@@ -5,9 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     Cluster,
     entry::{Edge, Entry, Group, Source},
+    explain::bytes,
     ladder,
 };
 use crate::{
+    agent::Agent,
     event::{Answer, Refusal, Submission},
     id::{GroupId, JobId},
     mutant,
@@ -170,7 +172,7 @@ impl Cluster {
         }
     }
 
-    /// What a person should know: work that no known agent can ever run.
+    /// What a person should know: work that no known agent can ever run, or not to its end.
     fn warnings(&self, entry: &Entry) -> Vec<String> {
         let here = || self.agents.values().filter(|agent| agent.deadline.is_some());
         if here().next().is_none() {
@@ -178,15 +180,25 @@ impl Cluster {
         }
         let mut warnings = Vec::new();
         for group in &entry.groups {
-            let needs = group.spec.needs();
-            let able = |agent: &&crate::agent::Agent| {
+            let (needs, name) = (group.spec.needs(), &group.spec.name);
+            let mut able = here().filter(|agent| {
                 needs.matches(&agent.record.offer) && group.spec.request.fits(&agent.record.offer.capacity)
-            };
-            if here().find(able).is_none() {
-                let name = &group.spec.name;
+            });
+            let Some(first) = able.next() else {
                 warnings.push(format!(
                     "no agent that is here can ever run `{name}`; `ctl explain {}.{name}` says what is missing",
                     entry.job.id
+                ));
+                continue;
+            };
+            let memory = |agent: &Agent| agent.record.offer.capacity.memory;
+            let most = able.map(memory).fold(memory(first), u64::max);
+            if let Some(top) = group.ladder.last().map(|step| step.memory).filter(|top| *top > most) {
+                warnings.push(format!(
+                    "by `oom_retries` tasks of `{name}` may ask for {} of memory, and no agent that is here and can run them \
+                     has more than {}: they would wait for one; `cap` in `oom_retries` lets them fail instead",
+                    bytes(top),
+                    bytes(most)
                 ));
             }
         }

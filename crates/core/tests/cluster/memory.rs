@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use muster_core::{
-    event::{Target, Which},
+    event::{Answer, Event, Target, Which},
     resources::Request,
     spec::{OomRetries, RetryPolicy, TaskSpec},
     state::{End, State},
@@ -140,4 +140,30 @@ fn neighbours_that_ask_for_the_same_memory_are_explained_together() {
     let told = kit.cluster.explain(kit.now, Target::Job(job)).expect("it exists").answers;
     let told: Vec<_> = told.iter().map(|one| (one.task.index, one.count, one.reasons[0].code)).collect();
     assert_eq!(told, [(0, 2, "more-memory"), (2, 998, "next-round")]);
+}
+
+#[test]
+fn who_may_climb_past_every_agent_is_warned_and_told_what_to_do() {
+    let mut kit = Kit::new();
+    let (host, _) = kit.attach("one", machine(300), &[]);
+    let mut warnings = |spec: TaskSpec| match kit.event(Event::Submit(Kit::submission(job([spec])))) {
+        Answer::Submitted { warnings, .. } => warnings,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(warnings(hungry(3, Some(300))), Vec::<String>::new());
+    assert_eq!(warnings(hungry(1, None)), Vec::<String>::new(), "200 are there");
+    let said = warnings(hungry(2, None));
+    let [warning] = said.as_slice() else { panic!("{said:?}") };
+    for part in ["`a`", "400 bytes", "`cap`"] {
+        assert!(warning.contains(part), "{warning} should say {part}");
+    }
+    kit.run_all(host);
+    let job = kit.submit(job([hungry(2, None)]));
+    for _ in 0..2 {
+        let lease = kit.round().remove(0);
+        kit.end(host, &lease, End::Oom);
+    }
+    assert_eq!(kit.codes(job, 0), ["more-memory", "agent-too-small"]);
+    let told = kit.cluster.explain(kit.now, Target::Job(job)).expect("it exists").answers;
+    assert!(told[0].reasons[0].unblock.contains("`cap`"), "{told:?}");
 }
