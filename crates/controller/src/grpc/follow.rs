@@ -124,7 +124,7 @@ impl Follow {
             let grown = self.reader.grown();
             self.changed.borrow_and_update();
             if let Some(pieces) = self.reader.next().await.map_err(|error| of_logs(&error))? {
-                let pieces: Vec<_> = pieces.into_iter().filter_map(|piece| self.sieve.sift(piece)).collect();
+                let pieces: Vec<_> = pieces.into_iter().flat_map(|piece| self.sieve.sift(piece)).collect();
                 self.give(pieces);
                 continue;
             }

@@ -151,9 +151,10 @@ impl Search {
         for frame in piece.frames.iter().filter(|frame| self.span.has(frame)) {
             self.totals.bytes += frame.data.len() as u64;
             self.totals.missing_bytes += frame.cut_bytes;
-            open.lines.push(task, attempt, frame, |line| lines.push(line));
+            open.lines.push(task, attempt, frame, |task, attempt, line| lines.push((task, attempt, line)));
         }
-        found.extend(lines.into_iter().filter(|line| self.is_match(line)).map(|line| open.found(task, attempt, line)));
+        let lines = lines.into_iter().filter(|(_, _, line)| self.is_match(line));
+        found.extend(lines.map(|(task, attempt, line)| open.found(task, attempt, line)));
     }
 
     fn is_match(&self, line: &LogFrame) -> bool {

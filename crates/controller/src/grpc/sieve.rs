@@ -66,16 +66,20 @@ impl Sieve {
     }
 
     /// What is let through now.
-    pub(super) fn sift(&mut self, mut piece: Piece) -> Option<Piece> {
+    pub(super) fn sift(&mut self, mut piece: Piece) -> Vec<Piece> {
         piece.frames.retain(|frame| self.span.has(frame));
-        if let Some((pattern, lines)) = &mut self.pattern {
-            let mut kept = Vec::new();
-            for frame in &piece.frames {
-                lines.push(piece.task, piece.attempt, frame, |line| kept.extend(matching(pattern, line)));
-            }
-            piece.frames = kept;
+        let Some((pattern, lines)) = &mut self.pattern else { return self.through(piece).into_iter().collect() };
+        let mut kept: Vec<Piece> = Vec::new();
+        for frame in &piece.frames {
+            lines.push(piece.task, piece.attempt, frame, |task, attempt, line| {
+                let Some(line) = matching(pattern, line) else { return };
+                match kept.last_mut() {
+                    Some(last) if (last.task, last.attempt) == (task, attempt) => last.frames.push(line),
+                    _ => kept.push(Piece { task, attempt, frames: vec![line] }),
+                }
+            });
         }
-        self.through(piece)
+        kept.into_iter().filter_map(|piece| self.through(piece)).collect()
     }
 
     /// Lines that never ended, when there is no more.
@@ -132,10 +136,10 @@ mod tests {
     /// What comes through of two pieces that are there and one that comes later.
     fn through(request: &LogsRequest) -> [String; 3] {
         let mut sieve = Sieve::new(request).unwrap();
-        let mut there: Vec<_> = sieve.sift(piece(10, 0, "a1\nb1\na2")).into_iter().collect();
+        let mut there = sieve.sift(piece(10, 0, "a1\nb1\na2"));
         there.extend(sieve.sift(piece(20, 8, "x\nb2\n")));
         let known = sieve.known();
-        let mut later: Vec<_> = sieve.sift(piece(30, 13, "b3\na3")).into_iter().collect();
+        let mut later = sieve.sift(piece(30, 13, "b3\na3"));
         later.extend(sieve.rest());
         [text(there), text(known), text(later)]
     }
@@ -160,7 +164,23 @@ mod tests {
         let mut sieve = Sieve::new(&LogsRequest { pattern: "^a".to_owned(), ..Default::default() }).unwrap();
         let mark = LogFrame { cut_bytes: 8, cut_reason: "too much".to_owned(), ..LogFrame::default() };
         let found = sieve.sift(Piece { task: 0, attempt: 1, frames: vec![mark.clone()] });
-        assert_eq!(found.map(|piece| piece.frames), Some(vec![mark]));
+        assert_eq!(found.into_iter().flat_map(|piece| piece.frames).collect::<Vec<_>>(), [mark]);
+    }
+
+    #[test]
+    fn lines_that_never_end_are_let_through_as_those_of_their_tasks() {
+        let mut sieve = Sieve::new(&LogsRequest { pattern: "x".to_owned(), ..Default::default() }).unwrap();
+        let (line, mut seen) = ("x".repeat(60_000), 0);
+        for task in 0..1000_u32 {
+            let of_task = |piece| Piece { task, attempt: 1, ..piece };
+            for found in sieve.sift(of_task(piece(u64::from(task) + 1, 0, &line))) {
+                for frame in &found.frames {
+                    assert_eq!(frame.at_us, u64::from(found.task) + 1, "a line is told as another's");
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 0, "more was held than may be");
     }
 
     #[test]

@@ -57,9 +57,10 @@ struct Open {
 }
 
 impl Lines {
-    /// Takes a frame of one attempt and gives each line that it ends, as a frame of its own with the time and place of its
-    /// beginning. A mark of what is missing is given as it is.
-    pub fn push(&mut self, task: u32, attempt: u32, frame: &LogFrame, mut give: impl FnMut(LogFrame)) {
+    /// Takes a frame of one attempt and gives each line that it ends with its task and attempt, as a frame of its own with
+    /// the time and place of its beginning. A mark of what is missing is given as it is. Lines of others are given, too,
+    /// where all of them together are too much to hold.
+    pub fn push(&mut self, task: u32, attempt: u32, frame: &LogFrame, mut give: impl FnMut(u32, u32, LogFrame)) {
         let whose = (task, attempt, frame.stream);
         let is_mark = frame.data.is_empty();
         let follows = |open: &Open| open.offset + open.text.len() as u64 == frame.offset;
@@ -68,7 +69,7 @@ impl Lines {
             self.end(whose, &mut give);
         }
         if is_mark {
-            give(frame.clone());
+            give(task, attempt, frame.clone());
             return;
         }
         let mut at = frame.offset;
@@ -85,22 +86,23 @@ impl Lines {
             }
         }
         if self.held > OPEN_MAX {
-            self.finish(|_, _, line| give(line));
+            self.finish(give);
         }
     }
 
     /// Gives the lines that never ended.
     pub fn finish(&mut self, mut give: impl FnMut(u32, u32, LogFrame)) {
         for whose in self.open.keys().copied().collect::<Vec<_>>() {
-            self.end(whose, &mut |line| give(whose.0, whose.1, line));
+            self.end(whose, &mut give);
         }
     }
 
-    fn end(&mut self, whose: Whose, give: &mut impl FnMut(LogFrame)) {
+    fn end(&mut self, whose: Whose, give: &mut impl FnMut(u32, u32, LogFrame)) {
         let Some(open) = self.open.remove(&whose) else { return };
         self.held -= open.text.len();
-        let (stream, data) = (whose.2, Bytes::from(open.text));
-        give(LogFrame { stream, at_us: open.at_us, offset: open.offset, data, ..LogFrame::default() });
+        let ((task, attempt, stream), data) = (whose, Bytes::from(open.text));
+        let line = LogFrame { stream, at_us: open.at_us, offset: open.offset, data, ..LogFrame::default() };
+        give(task, attempt, line);
     }
 }
 
@@ -116,7 +118,7 @@ mod tests {
         let (mut lines, mut found) = (Lines::default(), Vec::new());
         let text = |line: &LogFrame| (line.offset, String::from_utf8_lossy(&line.data).into_owned());
         for (task, frame) in frames {
-            lines.push(*task, 1, frame, |line| found.push(text(&line)));
+            lines.push(*task, 1, frame, |_, _, line| found.push(text(&line)));
         }
         lines.finish(|_, _, line| found.push(text(&line)));
         assert_eq!(lines.held, 0);
@@ -161,7 +163,12 @@ mod tests {
     fn many_unfinished_lines_are_given_up_before_they_fill_the_memory() {
         let (mut lines, mut given, half) = (Lines::default(), 0, "x".repeat(LINE_MAX / 2));
         for task in 0..2000 {
-            lines.push(task, 1, &frame(0, &half), |_| given += 1);
+            let text = format!("{task} {half}");
+            lines.push(task, task + 1, &frame(0, &text), |whose, attempt, line| {
+                let of: u32 = std::str::from_utf8(&line.data).unwrap().split(' ').next().unwrap().parse().unwrap();
+                assert_eq!((whose, attempt), (of, of + 1), "a line is told as another's");
+                given += 1;
+            });
             assert!(lines.held <= OPEN_MAX + LINE_MAX);
         }
         assert!(given > 0);
