@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures::{Stream, StreamExt as _};
 use muster_common::proto::v1::{self, exec_reply, exec_request::Message, exec_up};
 use muster_core::{
     access::Caller,
@@ -14,7 +15,10 @@ use muster_core::{
     id::{AgentId, TaskId},
     state::Task,
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
+};
 use tonic::{Status, Streaming};
 
 use crate::{
@@ -33,13 +37,22 @@ use crate::{
 const BEGIN_WITHIN: Duration = Duration::from_secs(10);
 /// Messages that wait for either side.
 const ROOM: usize = 16;
+/// Who does not read for so long is not told why there is no more.
+const LAST_WORD_WITHIN: Duration = Duration::from_secs(10);
 /// Commands at one time, of all people: each holds two streams open.
 const AT_ONCE: usize = 256;
 
-/// Commands that wait for their agent, by number. Clones share them.
-#[derive(Clone, Debug, Default)]
+/// Commands, and those of them that wait for their agent by number. Clones share them.
+#[derive(Clone, Debug)]
 pub(super) struct Calls {
     shared: Arc<Mutex<State>>,
+    places: Arc<Semaphore>,
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self { shared: Arc::default(), places: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -58,10 +71,11 @@ struct Waiting {
     taken: tokio::sync::oneshot::Sender<()>,
 }
 
-/// Its command waits no longer than its caller.
+/// Its command waits no longer than its caller, and has its place for as long as that.
 struct Registered {
     calls: Calls,
     id: u64,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Drop for Registered {
@@ -76,14 +90,14 @@ impl Calls {
     }
 
     fn add(&self, waiting: Waiting) -> Result<Registered, Status> {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!("{AT_ONCE} commands run already; try again when one of them ended"))
+        })?;
         let mut state = self.lock();
-        if state.waiting.len() >= AT_ONCE {
-            return Err(Status::resource_exhausted(format!("{AT_ONCE} commands wait for their agents; try again")));
-        }
         state.last += 1;
         let id = state.last;
         state.waiting.insert(id, waiting);
-        Ok(Registered { calls: self.clone(), id })
+        Ok(Registered { calls: self.clone(), id, _place: place })
     }
 
     fn take(&self, id: u64, agent: AgentId) -> Option<Waiting> {
@@ -126,30 +140,42 @@ pub(super) async fn ask(
             "agent `{name}` does not take up the command; it may be older than this controller"
         )));
     }
+    while_open(&mut requests, &input, &back).await
+}
+
+/// What the command reads goes down, until its agent's side ended or nobody listens to it.
+async fn while_open(
+    requests: &mut (impl Stream<Item = Result<v1::ExecRequest, Status>> + Unpin),
+    input: &mpsc::Sender<v1::ExecDown>,
+    back: &Back<v1::ExecReply>,
+) -> Result<(), Status> {
     tokio::select! {
         () = back.closed() => Ok(()),
-        fed = feed(&mut requests, &input) => match fed {
-            // What it says still comes; it ends with its own word, or when nobody listens.
-            Ok(()) => {
-                tokio::select! { () = back.closed() => {}, () = input.closed() => {} }
-                Ok(())
-            }
-            Err(status) => Err(status),
-        },
+        // The caller keeps its side open for as long as there is an answer, and we hold the answer open.
+        () = input.closed() => Ok(()),
+        status = feed(requests, input) => Err(status),
     }
 }
 
-/// What the command reads. Ends with an error when the person is gone.
-async fn feed(requests: &mut Streaming<v1::ExecRequest>, input: &mpsc::Sender<v1::ExecDown>) -> Result<(), Status> {
+/// What the command reads. Ends when the person is gone.
+async fn feed(
+    requests: &mut (impl Stream<Item = Result<v1::ExecRequest, Status>> + Unpin),
+    input: &mpsc::Sender<v1::ExecDown>,
+) -> Status {
     loop {
-        let down = match requests.message().await?.and_then(|request| request.message) {
+        let request = match requests.next().await.transpose() {
+            Ok(request) => request,
+            Err(status) => return status,
+        };
+        let down = match request.and_then(|request| request.message) {
             Some(Message::Stdin(stdin)) => v1::ExecDown { stdin, stdin_end: false },
             Some(Message::StdinEnd(_)) => v1::ExecDown { stdin: Vec::new(), stdin_end: true },
-            Some(Message::Start(_)) => return Err(Status::invalid_argument("one call runs one command")),
-            None => return Err(Status::cancelled("the caller went away")),
+            Some(Message::Start(_)) => return Status::invalid_argument("one call runs one command"),
+            None => return Status::cancelled("the caller went away"),
         };
         if input.send(down).await.is_err() {
-            return Ok(());
+            // Who waits for this hears that from the channel itself.
+            std::future::pending::<()>().await;
         }
     }
 }
@@ -207,31 +233,41 @@ pub(super) async fn serve(
             }
         }
     };
-    let said = async {
-        while let Some(message) = up.message().await?.and_then(|message| message.message) {
-            let (message, is_last) = match message {
-                exec_up::Message::Output(output) => (exec_reply::Message::Output(output), false),
-                exec_up::Message::End(end) => (exec_reply::Message::End(end), true),
-                exec_up::Message::Hello(_) => return Err(Status::invalid_argument("a hello is said once")),
-            };
-            let sent = replies.send(Ok(v1::ExecReply { message: Some(message) })).await;
-            if is_last || sent.is_err() {
-                return Ok(());
-            }
-        }
-        Err(Status::aborted("the agent ended the call without a word on how the command ended"))
-    };
     let result = tokio::select! {
-        result = said => result,
+        result = said(&mut up, &replies) => result,
         // Nobody reads what it does.
         () = replies.closed() => Ok(()),
         () = async { down.await; std::future::pending().await } => Ok(()),
     };
-    if let Err(status) = &result {
-        let _nobody_reads =
-            replies.try_send(Err(Status::aborted(format!("the command was cut off: {}", status.message()))));
-    }
+    last_word(&replies, &result).await;
     result
+}
+
+/// What the command does, until it ended.
+async fn said(
+    up: &mut (impl Stream<Item = Result<v1::ExecUp, Status>> + Unpin),
+    replies: &Back<v1::ExecReply>,
+) -> Result<(), Status> {
+    while let Some(message) = up.next().await.transpose()?.and_then(|message| message.message) {
+        let (message, is_last) = match message {
+            exec_up::Message::Output(output) => (exec_reply::Message::Output(output), false),
+            exec_up::Message::End(end) => (exec_reply::Message::End(end), true),
+            exec_up::Message::Hello(_) => return Err(Status::invalid_argument("a hello is said once")),
+        };
+        let sent = replies.send(Ok(v1::ExecReply { message: Some(message) })).await;
+        if is_last || sent.is_err() {
+            return Ok(());
+        }
+    }
+    Err(Status::aborted("the agent ended the call without a word on how the command ended"))
+}
+
+/// Why there will be no word on how the command ended.
+async fn last_word(replies: &Back<v1::ExecReply>, result: &Result<(), Status>) {
+    if let Err(status) = &result {
+        let word = Status::aborted(format!("the command was cut off: {}", status.message()));
+        let _nobody_reads = replies.send_timeout(Err(word), LAST_WORD_WITHIN).await;
+    }
 }
 
 #[cfg(test)]
@@ -258,11 +294,52 @@ mod tests {
     }
 
     #[test]
-    fn so_many_commands_wait_and_no_more() {
+    fn so_many_commands_run_and_no_more() {
         let calls = Calls::default();
         let all: Vec<_> = (0..AT_ONCE).map(|_| calls.add(waiting(1)).unwrap()).collect();
+        for one in all.iter().take(10) {
+            assert!(calls.take(one.id, AgentId(1)).is_some());
+        }
         assert_eq!(calls.add(waiting(1)).err().map(|status| status.code()), Some(tonic::Code::ResourceExhausted));
         drop(all);
         assert!(calls.add(waiting(1)).is_ok());
+    }
+
+    fn output() -> Result<v1::ExecReply, Status> {
+        Ok(v1::ExecReply { message: Some(exec_reply::Message::Output(v1::ExecOutput::default())) })
+    }
+
+    #[tokio::test]
+    async fn a_call_ends_with_the_agents_side_while_its_caller_reads_slowly_and_sends_nothing() {
+        let (input, stdin) = mpsc::channel(1);
+        let (back, _unread) = mpsc::channel(1);
+        back.try_send(output()).unwrap();
+        drop(stdin);
+        let ended = timeout(BEGIN_WITHIN, while_open(&mut futures::stream::pending(), &input, &back)).await;
+        assert!(matches!(ended, Ok(Ok(()))), "{ended:?}");
+    }
+
+    #[tokio::test]
+    async fn who_reads_slowly_is_told_all_the_same_that_a_command_was_cut_off() {
+        let (replies, mut read) = mpsc::channel(1);
+        let up = |message| v1::ExecUp { message: Some(message) };
+        let mut up = futures::stream::iter([Ok(up(exec_up::Message::Output(v1::ExecOutput::default())))]);
+        let told = async {
+            let result = said(&mut up, &replies).await;
+            assert!(result.is_err());
+            last_word(&replies, &result).await;
+            drop(replies);
+        };
+        let reads = async {
+            // Reads only when nothing else can happen any more.
+            tokio::task::yield_now().await;
+            let mut all = Vec::new();
+            while let Some(reply) = read.recv().await {
+                all.push(reply.map(drop).map_err(|status| status.code()));
+            }
+            all
+        };
+        let (all, ()) = tokio::join!(reads, told);
+        assert_eq!(all, [Ok(()), Err(tonic::Code::Aborted)]);
     }
 }
