@@ -25,6 +25,8 @@ use crate::{
 /// Lines in an answer if nobody says, and at most.
 const LIMIT: u32 = 1000;
 const LIMIT_MAX: u32 = 1_000_000;
+/// Jobs that are seen at one go, wanted or not.
+const SCAN: usize = 1000;
 /// Searches that look at one time: each reads from the object store as fast as it can.
 pub(super) const AT_ONCE: usize = 4;
 
@@ -34,6 +36,16 @@ enum Left {
     One(Option<(Arc<JobView>, Range<u32>)>),
     /// Of all jobs those that are wanted, older than the last one.
     Many { wanted: Box<Wanted>, reach: Reach, before: Option<JobId>, ended: bool },
+}
+
+/// What is to be looked at next.
+enum Next {
+    /// Of this job these tasks.
+    Job(Arc<JobView>, Range<u32>),
+    /// Nothing yet: none of those that were seen now is wanted.
+    Others,
+    /// There is no more.
+    None,
 }
 
 /// The job that is looked through.
@@ -106,6 +118,8 @@ impl Search {
         let _turn = turns.acquire().await.map_err(|_| stopping())?;
         while !self.is_over {
             let mut matches = self.step().await?;
+            // What is in memory is waited for by nobody: heartbeats are answered by the same threads.
+            tokio::task::yield_now().await;
             let room = self.limit - self.totals.matches;
             if matches.len() as u64 >= room {
                 matches.truncate(usize::try_from(room).unwrap_or(usize::MAX));
@@ -124,15 +138,19 @@ impl Search {
     async fn step(&mut self) -> Result<Vec<v1::LogMatch>, Status> {
         let Some(mut open) = self.open.take() else {
             match self.next_job() {
-                Some((job, tasks)) => self.open = Some(self.begin(job, tasks).await?),
-                None => self.is_over = true,
+                Next::Job(job, tasks) => self.open = Some(self.begin(job, tasks).await?),
+                Next::Others => {}
+                Next::None => self.is_over = true,
             }
             return Ok(Vec::new());
         };
         let mut found = Vec::new();
         match open.reader.next().await.map_err(|error| of_logs(&error))? {
             Some(pieces) => {
-                pieces.iter().for_each(|piece| self.look(piece, &mut open, &mut found));
+                for piece in &pieces {
+                    self.look(piece, &mut open, &mut found);
+                    tokio::task::yield_now().await;
+                }
                 self.open = Some(open);
             }
             None => {
@@ -170,22 +188,22 @@ impl Search {
     }
 
     /// What is looked at next. What was deleted meanwhile is not.
-    fn next_job(&mut self) -> Option<(Arc<JobView>, Range<u32>)> {
+    fn next_job(&mut self) -> Next {
         match &mut self.left {
-            Left::One(one) => one.take(),
-            Left::Many { ended: true, .. } => None,
+            Left::One(one) => one.take().map_or(Next::None, |(job, tasks)| Next::Job(job, tasks)),
+            Left::Many { ended: true, .. } => Next::None,
             Left::Many { wanted, reach, before, ended } => {
                 let snapshot = self.parts.view.load();
-                let mut jobs = snapshot.newest_first(*before);
-                let next = jobs.find(|job| reach.covers(&job.job.spec.queue) && wanted.matches(job)).cloned();
-                match &next {
-                    Some(job) => *before = Some(job.job.id),
-                    None => *ended = true,
+                let jobs = snapshot.newest_first(*before);
+                let mut seen = 0;
+                for job in jobs.take(SCAN) {
+                    (seen, *before) = (seen + 1, Some(job.job.id));
+                    if reach.covers(&job.job.spec.queue) && wanted.matches(job) {
+                        return Next::Job(Arc::clone(job), 0..job.task_count());
+                    }
                 }
-                next.map(|job| {
-                    let tasks = 0..job.task_count();
-                    (job, tasks)
-                })
+                *ended = seen < SCAN;
+                Next::Others
             }
         }
     }

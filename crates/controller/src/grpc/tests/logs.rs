@@ -145,3 +145,29 @@ fn only_so_many_searches_look_at_one_time_and_who_does_not_read_stops_nobody() {
         assert!(within(unread.try_collect::<Vec<_>>()).await.unwrap().last().unwrap().totals.is_some());
     });
 }
+
+/// Heartbeats are answered by the same threads.
+#[test]
+fn a_search_leaves_its_thread_to_others_after_each_job_that_it_looked_at() {
+    run(async |mut rig: Rig| {
+        for _ in 0..50 {
+            rig.submit(&job("x", vec![task("say")])).await;
+        }
+        let (turns, reach) = (Arc::new(Semaphore::new(1)), Reach::All);
+        for (name, wanted) in [("", 50), ("nobody", 0)] {
+            let jobs = Some(v1::ListJobsRequest { name: name.to_owned(), ..Default::default() });
+            let request = v1::SearchLogsRequest { pattern: "red".to_owned(), jobs, ..Default::default() };
+            let mut found = Box::pin(search::search(rig.parts.clone(), &reach, &turns, request).unwrap());
+            let mut left = 0;
+            let totals = loop {
+                match poll!(found.next()) {
+                    std::task::Poll::Pending => left += 1,
+                    std::task::Poll::Ready(reply) => break reply.unwrap().unwrap().totals.unwrap(),
+                }
+                tokio::task::yield_now().await;
+            };
+            assert_eq!(totals.jobs, wanted);
+            assert!(left >= wanted, "its thread was left {left} times");
+        }
+    });
+}
