@@ -74,11 +74,14 @@ impl Advice {
         });
         let out_of_memory =
             counted.iter().filter(|(attempt, _)| attempt.end.as_ref().is_some_and(|end| end.kind == "oom"));
+        // What was not enough for few of many is not enough.
+        let too_little = out_of_memory.clone().filter_map(|(_, usage)| usage.memory_peak_bytes).max();
         let out_of_memory = out_of_memory.count();
         let (memory, cpu) = (held(peaks), held(rates.collect()));
+        let with_room = |peak: u64, room: u64| peak.saturating_mul(room) / 100;
         let recommended_memory_bytes = memory.map(|peak| {
-            let room = if out_of_memory > 0 { OOM_ROOM } else { MEMORY_ROOM };
-            (peak.saturating_mul(room) / 100).next_multiple_of(MEMORY_STEP)
+            let beyond = too_little.map_or(0, |peak| with_room(peak, OOM_ROOM));
+            with_room(peak, MEMORY_ROOM).max(beyond).next_multiple_of(MEMORY_STEP)
         });
         let milli = cpu.map(|used| (used.saturating_mul(CPU_ROOM) / 100).max(1).next_multiple_of(CPU_STEP));
         let recommended_cpus = milli.map(thousandths);
@@ -204,6 +207,15 @@ mod tests {
         let tasks = [task("scan", 0, 64 << 20, 1_000_000, v1::EndKind::Oom)];
         let found = advice(&tasks, 64 << 20);
         assert_eq!((found.out_of_memory, found.recommended_memory_bytes), (1, Some(96 << 20)));
+    }
+
+    #[test]
+    fn nothing_is_recommended_that_was_not_enough_before() {
+        let done = |n| task(&format!("scan[{n}]"), n, 90 << 20, 300_000, v1::EndKind::Succeeded);
+        let mut tasks: Vec<Task> = (0..97).map(done).collect();
+        tasks.extend((97..100).map(|n| task(&format!("scan[{n}]"), n, 1 << 30, 300_000, v1::EndKind::Oom)));
+        let found = advice(&tasks, 1 << 30);
+        assert_eq!((found.out_of_memory, found.recommended_memory_bytes), (3, Some(1536 << 20)));
     }
 
     #[test]
