@@ -3,7 +3,11 @@
 //! It asks for pages only: a cluster of ten thousand agents is looked through a page at a time, and its totals come with
 //! each of them.
 
-use std::{collections::BTreeMap, io::IsTerminal as _, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::IsTerminal as _,
+    time::Duration,
+};
 
 use muster_common::{proto::v1, shutdown};
 use muster_core::time::Timestamp;
@@ -70,11 +74,7 @@ pub(crate) async fn run(ctl: &Ctl, args: Args) -> Result<Exit, Error> {
             Ok(Err(error)) => {
                 last.problem = Some(error.to_string().lines().next().unwrap_or_default().to_owned());
             }
-            Err(_) => {
-                last.problem = Some(format!("{} has not answered for {} s", watch.about, LOOK_LIMIT.as_secs()));
-                // It was on its way.
-                watch.round = Round::default();
-            }
+            Err(_) => last.problem = Some(format!("{} has not answered for {} s", watch.about, LOOK_LIMIT.as_secs())),
         }
         last.clone()
     };
@@ -95,7 +95,7 @@ fn broken(error: &std::io::Error) -> Error {
 #[derive(Debug, Default)]
 struct Round {
     token: String,
-    seen: Vec<u64>,
+    seen: BTreeSet<u64>,
 }
 
 struct Watch<'a> {
@@ -109,11 +109,13 @@ struct Watch<'a> {
 impl Watch<'_> {
     /// The next page of agents; whether there are more behind it.
     async fn look(&mut self) -> Result<bool, Error> {
-        let page_token = std::mem::take(&mut self.round.token);
+        // Whatever ends this look early ends the round: the next one begins with the first page.
+        let mut round = std::mem::take(&mut self.round);
+        let page_token = std::mem::take(&mut round.token);
         let request = v1::ListAgentsRequest { page_size: AGENTS, page_token, ..Default::default() };
         let reply = self.client.rpc.list_agents(request).await?.into_inner();
         for view in reply.agents {
-            self.round.seen.push(view.id);
+            round.seen.insert(view.id);
             let id = view.id;
             // One that is gone for good is no news on a screen.
             if matches!(view.state.as_str(), "lost" | "stopped") {
@@ -122,13 +124,13 @@ impl Watch<'_> {
                 self.agents.insert(id, Agent::from(view).on_screen());
             }
         }
-        self.round.token = reply.next_page_token;
-        if !self.round.token.is_empty() {
-            return Ok(true);
+        round.token = reply.next_page_token;
+        if round.token.is_empty() {
+            self.agents.retain(|id, _| round.seen.contains(id));
+            return Ok(false);
         }
-        let seen = std::mem::take(&mut self.round.seen);
-        self.agents.retain(|id, _| seen.binary_search(id).is_ok());
-        Ok(false)
+        self.round = round;
+        Ok(true)
     }
 
     async fn picture(&mut self) -> Result<Picture, Error> {
