@@ -353,7 +353,7 @@ impl Human for Shown {
 
 impl Agent {
     fn text(&self, page: &Page) -> String {
-        let mut lines: Vec<(&str, String)> = vec![("name", plain(&self.name)), ("state", self.word().to_owned())];
+        let mut lines: Vec<(&str, String)> = vec![("name", self.name.clone()), ("state", self.word().to_owned())];
         let mut line =
             |name, text: Option<String>| lines.extend(text.filter(|text| !text.is_empty()).map(|text| (name, text)));
         line("", self.held());
@@ -375,21 +375,19 @@ impl Agent {
         line("disk", self.size(self.facts.disk_bytes, self.now.as_ref().map(|now| now.disk_free_bytes)));
         line("load", self.now.as_ref().map(|now| format!("{:.2}", now.load)));
         for gpu in &self.facts.gpus {
-            line(
-                "gpu",
-                Some(format!("{}: {}, {}, {}", gpu.index, plain(&gpu.name), bytes(gpu.memory_bytes), gpu.uuid)),
-            );
+            line("gpu", Some(format!("{}: {}, {}, {}", gpu.index, gpu.name, bytes(gpu.memory_bytes), gpu.uuid)));
         }
         for one in &self.facts.enforced {
             let why_not = one.why_not.as_ref().map(|why| format!("not enforced: {why}"));
             let told = one.by.clone().or(why_not).unwrap_or_default();
-            line("limits", Some(plain(&format!("{}: {told}", one.what))));
+            line("limits", Some(format!("{}: {told}", one.what)));
         }
         line("seen", Some(time::age(self.last_seen_us, page.now)));
         for (key, value) in &self.labels {
-            line("label", Some(plain(&format!("{key}={value}"))));
+            line("label", Some(format!("{key}={value}")));
         }
-        lines.iter().map(|(name, text)| format!("{name:<11}{text}\n")).collect()
+        // Most of it an agent says of itself, whoever it is.
+        lines.iter().map(|(name, text)| format!("{name:<11}{}\n", plain(text))).collect()
     }
 
     /// How much of something there is, and how much of it is free.

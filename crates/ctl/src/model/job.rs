@@ -86,7 +86,7 @@ impl Job {
     /// `job 17 census succeeded: 12 succeeded (3.2s)`.
     pub(crate) fn line(&self, page: &Page) -> String {
         let state = page.paint(crate::output::style::of_state(self.state), self.state);
-        let reason = self.cancel_reason.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+        let reason = self.cancel_reason.as_ref().map(|why| format!(" ({})", plain(why))).unwrap_or_default();
         let (id, name, tally, time) = (self.id, plain(&self.name), self.tasks.painted(page), self.elapsed(page));
         format!("job {id} {name} {state}{reason}: {tally} in {time}")
     }

@@ -275,6 +275,36 @@ fn reasons_are_told_as_documented() {
 }
 
 #[test]
+fn what_an_agent_says_of_itself_and_why_somebody_cancelled_do_nothing_to_the_terminal() {
+    let evil = || "x\u{1b}]52;c;aGk=\u{7}".to_owned();
+    let gpu = v1::Gpu { uuid: evil(), name: evil(), ..Default::default() };
+    let facts =
+        v1::Facts { kernel: evil(), distribution: evil(), numa: vec![evil()], gpus: vec![gpu], ..Default::default() };
+    let named = [(evil(), 1)].into();
+    let offer = v1::Offer {
+        name: evil(),
+        os: evil(),
+        arch: evil(),
+        host: evil(),
+        version: evil(),
+        labels: [(evil(), evil())].into(),
+        capacity: Some(v1::Request { named, ..Default::default() }),
+        facts: Some(facts),
+        unfit: evil(),
+        ..Default::default()
+    };
+    let view = v1::AgentView { offer: Some(offer), ..Default::default() };
+    let page = Page { style: Style::PLAIN, width: None, now: Timestamp(T0) };
+    let shown = agent::Shown { agents: vec![view.into()] }.human(&page);
+    let mut cancelled = summary(17, v1::JobState::Cancelled);
+    cancelled.cancel_reason = evil();
+    for text in [shown, job::Job::from(cancelled).line(&page)] {
+        assert!(text.contains("x ]52"), "{text:?}");
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+    }
+}
+
+#[test]
 fn stats_are_told_as_documented() {
     let reply = v1::StatsReply {
         tally: summary(1, v1::JobState::Running).tally,

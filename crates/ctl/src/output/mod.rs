@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use self::{
     style::{Look, Style, When},
-    table::Table,
+    table::{Table, harmless},
 };
 use crate::error::Error;
 use crate::exit::Exit;
@@ -38,6 +38,8 @@ pub(crate) struct Output {
     pub(crate) format: Format,
     pub(crate) style: Style,
     pub(crate) error_style: Style,
+    /// Whether a person sees standard output as it is written.
+    pub(crate) is_terminal: bool,
     clock: Clock,
 }
 
@@ -71,7 +73,7 @@ impl Output {
     /// The output that the flags ask for.
     pub(crate) fn new(format: Format, when: When) -> Self {
         let (style, error_style) = (Style::stdout(when), Style::stderr(when));
-        Self { format, style, error_style, clock: Clock::system() }
+        Self { format, style, error_style, is_terminal: io::stdout().is_terminal(), clock: Clock::system() }
     }
 
     /// Whether a program reads the answer.
@@ -86,7 +88,7 @@ impl Output {
 
     /// The page that standard output is now.
     pub(crate) fn page(&self) -> Page {
-        let width = io::stdout().is_terminal().then(|| usize::from(console::Term::stdout().size().1));
+        let width = self.is_terminal.then(|| usize::from(console::Term::stdout().size().1));
         Page { style: self.style, width, now: self.clock.wall() }
     }
 
@@ -108,14 +110,23 @@ impl Output {
     /// A line for people on standard error: notes that are not the answer.
     pub(crate) fn note(&self, look: Look, text: &str) {
         // Nothing can be done where even standard error is closed.
-        let _ = writeln!(io::stderr(), "{}", self.error_style.paint(look, text));
+        let _ = writeln!(io::stderr(), "{}", self.noted(look, text));
     }
 
     /// Why the command failed.
     pub(crate) fn error(&self, error: &Error) {
-        if let Error::Told(told) = error {
-            let _ = writeln!(io::stderr(), "{} {told}", self.error_style.paint(Look::Bad, "error:"));
+        if let Some(text) = self.told(error) {
+            let _ = writeln!(io::stderr(), "{text}");
         }
+    }
+
+    fn noted(&self, look: Look, text: &str) -> String {
+        self.error_style.paint(look, &harmless(text))
+    }
+
+    fn told(&self, error: &Error) -> Option<String> {
+        let Error::Told(told) = error else { return None };
+        Some(format!("{} {}", self.error_style.paint(Look::Bad, "error:"), harmless(&told.to_string())))
     }
 }
 
@@ -143,4 +154,20 @@ pub(crate) fn raw(bytes: &[u8]) -> Result<(), Error> {
 /// Bytes on standard error as they are.
 pub(crate) fn raw_error(bytes: &[u8]) -> Result<(), Error> {
     Ok(io::stderr().lock().write_all(bytes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_does_nothing_to_the_terminal_in_notes_and_errors() {
+        let output = Output::new(Format::Table, When::Never);
+        let evil = "a\u{1b}]52;c;aGk=\u{7}b";
+        let error = Error::new(Exit::FAULT, evil).detail(evil).next(evil);
+        for text in [output.noted(Look::Warn, evil), output.told(&error).unwrap()] {
+            assert!(text.contains('a') && !text.contains(['\u{1b}', '\u{7}']), "{text:?}");
+        }
+        assert_eq!(output.told(&error).unwrap().lines().count(), 3);
+    }
 }

@@ -14,6 +14,42 @@ pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// Somebody's text for a terminal: it may have lines and colours, and no other control character does anything.
+pub(crate) fn harmless(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    // Colours end with their line: the next one is somebody else's.
+    let (mut rest, mut is_coloured) = (text, false);
+    while let Some(c) = rest.chars().next() {
+        if let Some(colour) = colour(rest) {
+            out.push_str(colour);
+            (rest, is_coloured) = (&rest[colour.len()..], !matches!(colour, "\u{1b}[0m" | "\u{1b}[m"));
+            continue;
+        }
+        rest = &rest[c.len_utf8()..];
+        match c {
+            '\n' => {
+                out.push_str(if is_coloured { "\u{1b}[0m\n" } else { "\n" });
+                is_coloured = false;
+            }
+            '\r' if rest.starts_with('\n') => {}
+            '\t' => out.push(c),
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    if is_coloured {
+        out.push_str("\u{1b}[0m");
+    }
+    out
+}
+
+/// The sequence that `text` begins with, if it sets colours and nothing else (ECMA-48, SGR).
+fn colour(text: &str) -> Option<&str> {
+    let numbers = text.strip_prefix("\u{1b}[")?;
+    let end = numbers.find(|c: char| !(c.is_ascii_digit() || c == ';' || c == ':'))?;
+    numbers[end..].starts_with('m').then(|| &text[..end + 3])
+}
+
 impl<T: AsRef<str>> From<T> for Cell {
     fn from(text: T) -> Self {
         Self::looking(text, Look::Plain)
@@ -173,5 +209,22 @@ ID       NAME                             N
             table().render(style, None).lines().map(|l| console::strip_ansi_codes(l).into_owned()).collect();
         let wanted: Vec<_> = table().render(Style::PLAIN, None).lines().map(str::to_owned).collect();
         assert_eq!(plain.iter().map(|l| l.trim_end()).collect::<Vec<_>>(), wanted);
+    }
+
+    #[test]
+    fn of_control_characters_only_lines_tabs_and_colours_do_anything() {
+        let table = [
+            ("plain\tüber\n", "plain\tüber\n"),
+            ("\u{1b}[1;31mred\u{1b}[0m", "\u{1b}[1;31mred\u{1b}[0m"),
+            // It would go on in what others wrote.
+            ("\u{1b}[31mred\nnext", "\u{1b}[31mred\u{1b}[0m\nnext"),
+            ("\u{1b}]52;c;aGk=\u{7}", "\\u{1b}]52;c;aGk=\\u{7}"),
+            ("\u{1b}[2J\u{1b}[31", "\\u{1b}[2J\\u{1b}[31"),
+            ("\u{9b}2J\u{8}\0", "\\u{9b}2J\\u{8}\\u{0}"),
+            ("dos\r\nover\rwritten", "dos\nover\\rwritten"),
+        ];
+        for (text, wanted) in table {
+            assert_eq!(harmless(text), wanted, "{text:?}");
+        }
     }
 }

@@ -217,7 +217,13 @@ impl Line {
         if !self.bytes.ends_with(b"\n") {
             self.bytes.push(b'\n');
         }
-        out.append(&mut self.bytes);
+        if names && output.is_terminal {
+            // Between lines of others. One task alone is shown as it is.
+            out.extend(output::table::harmless(&String::from_utf8_lossy(&self.bytes)).into_bytes());
+            self.bytes.clear();
+        } else {
+            out.append(&mut self.bytes);
+        }
     }
 }
 
@@ -287,6 +293,22 @@ mod tests {
     #[test]
     fn a_time_stamp_stands_before_the_name() {
         assert_eq!(lines(&[reply(0, "a", "x\n")], true, true), "2026-09-21T14:13:20.000000Z a | x\n");
+    }
+
+    #[test]
+    fn what_tasks_wrote_does_nothing_to_the_terminal_between_lines_of_others() {
+        let evil = || reply(0, "a", "x\u{1b}]52;c;aGk=\u{7}\n");
+        let shown = |names, is_terminal| {
+            let mut output = Output::new(Format::Table, When::Never);
+            output.is_terminal = is_terminal;
+            let mut printer = Printer::new(Shape::Lines { names, times: false }, output);
+            let mut out = Vec::new();
+            printer.lines(&evil(), &evil().frames[0], names, false, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(shown(true, true), "a | x\\u{1b}]52;c;aGk=\\u{7}\n");
+        assert_eq!(shown(true, false), "a | x\u{1b}]52;c;aGk=\u{7}\n", "a file has what was written");
+        assert_eq!(shown(false, true), "x\u{1b}]52;c;aGk=\u{7}\n", "one task alone is shown as it is");
     }
 
     #[test]

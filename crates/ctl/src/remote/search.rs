@@ -83,7 +83,11 @@ fn line(found: &v1::LogMatch, output: Output, times: bool) -> Vec<u8> {
     let attempt = if found.attempt > 1 { format!("#{}", found.attempt) } else { String::new() };
     let name = table::plain(&format!("{}.{}{attempt}", found.job, found.task_name));
     text.extend(output.style.paint(Look::Busy, &name).bytes().chain(*b" | "));
-    text.extend_from_slice(&frame.data);
+    if output.is_terminal {
+        text.extend(table::harmless(&String::from_utf8_lossy(&frame.data)).into_bytes());
+    } else {
+        text.extend_from_slice(&frame.data);
+    }
     if !text.ends_with(b"\n") {
         text.push(b'\n');
     }
@@ -136,6 +140,15 @@ mod tests {
         let output = Output::new(Format::Table, When::Never);
         let text = |found: &v1::LogMatch, times| String::from_utf8(super::line(found, output, times)).unwrap();
         assert_eq!(text(&found, false), "17.scan[3] | it failed\n");
+        let data = "it\u{1b}[2J failed\n".to_owned().into();
+        let evil = v1::LogMatch { line: Some(v1::LogFrame { data, ..Default::default() }), ..found.clone() };
+        let on = |is_terminal| {
+            let mut output = output;
+            output.is_terminal = is_terminal;
+            super::line(&evil, output, false)
+        };
+        assert_eq!(String::from_utf8(on(true)).unwrap(), "17.scan[3] | it\\u{1b}[2J failed\n");
+        assert_eq!(String::from_utf8(on(false)).unwrap(), "17.scan[3] | it\u{1b}[2J failed\n");
         found.attempt = 2;
         assert_eq!(text(&found, true), "2026-09-21T14:13:20.000000Z 17.scan[3]#2 | it failed\n");
     }
