@@ -14,7 +14,7 @@ use muster_agent::{
 };
 use muster_common::{
     service::Service,
-    shutdown::{self, Asked},
+    shutdown::{Asked, Requests},
     telemetry,
     tls::JoinToken,
     token,
@@ -120,16 +120,20 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     app::precedence::take();
     let (drain, on_stop) = (config.drain, config.on_stop);
     let mut running = service.starting("takes up its folder", app::start(config)).await?;
+    let mut requests = Requests::listen(flags.config.is_some());
     // One whose controller is away does what it should: it looks for one, and what runs goes on.
     service.ready();
     let (pulse, mut seen) = (running.pulse.clone(), 0);
     service.watch_apart(move || pulse.look(&mut seen)).context("cannot start a thread")?;
-    let rereads = flags.config.is_some();
     let asked = loop {
         tokio::select! {
             () = running.finished() => anyhow::bail!("the agent ended by itself; its log says why"),
-            asked = shutdown::daemon(rereads) => match asked {
-                Asked::Reread => reread(&running, flags.clone()).await,
+            asked = requests.next() => match asked {
+                Asked::Reread => tokio::select! {
+                    () = reread(&running, flags.clone()) => {}
+                    // What the file says waits for a program of the operator; an end does not.
+                    asked = requests.end() => break asked,
+                },
                 Asked::End(asked) => break asked,
             },
         }
@@ -152,7 +156,7 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         tokio::select! {
             () = running.finished() => return Ok(()),
             // A person who asks twice does not want to wait.
-            asked = shutdown::daemon(rereads) => if let Asked::End(asked) = asked {
+            asked = requests.next() => if let Asked::End(asked) = asked {
                 tracing::warn!(asked, "asked again: nothing is given grace any more");
                 running.request_stop();
             }

@@ -49,39 +49,98 @@ pub enum Asked {
     Reread,
 }
 
-/// The same as [`signal`] for a daemon; where it has a configuration file (`rereads`), SIGHUP asks it to read that again.
+/// What a daemon is asked for from outside, for as long as it lives: a request that comes while nobody waits for one, since
+/// another is being served, is the next one.
 #[cfg(unix)]
-pub async fn daemon(rereads: bool) -> Asked {
-    use tokio::signal::unix::{SignalKind, signal as listen};
-
-    // Listens before anything is waited for, and from then on a hangup ends nothing.
-    let hangup = if rereads { listen(SignalKind::hangup()).ok() } else { None };
-    let Some(mut hangup) = hangup else { return Asked::End(signal().await) };
-    tokio::select! {
-        asked = ends() => Asked::End(asked),
-        _ = hangup.recv() => Asked::Reread,
-    }
+#[derive(Debug)]
+pub struct Requests {
+    interrupt: Option<tokio::signal::unix::Signal>,
+    terminate: Option<tokio::signal::unix::Signal>,
+    /// And what it asks for.
+    hangup: Option<(tokio::signal::unix::Signal, Asked)>,
 }
 
-/// The same as [`signal`] for a daemon.
-#[cfg(windows)]
-pub async fn daemon(_rereads: bool) -> Asked {
-    Asked::End(signal().await)
+#[cfg(unix)]
+impl Requests {
+    /// From now on. Where there is a configuration file (`rereads`), SIGHUP asks to read that again; else all is as
+    /// [`signal`] has it.
+    pub fn listen(rereads: bool) -> Self {
+        use tokio::signal::unix::{SignalKind, signal};
+
+        let hear = |kind, name| {
+            let told = |error: &_| tracing::error!(%error, name, "cannot listen to a signal; it will end this process");
+            signal(kind).inspect_err(told).ok()
+        };
+        let asks = if rereads { Asked::Reread } else { Asked::End("SIGHUP") };
+        let hangup = (rereads || hears_hangup()).then(|| hear(SignalKind::hangup(), "SIGHUP")).flatten();
+        Self {
+            interrupt: hear(SignalKind::interrupt(), "SIGINT"),
+            terminate: hear(SignalKind::terminate(), "SIGTERM"),
+            hangup: hangup.map(|listener| (listener, asks)),
+        }
+    }
+
+    /// The next one. Whoever asks to end goes first. Cancel safe.
+    pub async fn next(&mut self) -> Asked {
+        let hangup = async {
+            match &mut self.hangup {
+                Some((listener, asks)) => {
+                    listener.recv().await;
+                    *asks
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            asked = ends(&mut self.interrupt, &mut self.terminate) => Asked::End(asked),
+            asked = hangup => asked,
+        }
+    }
+
+    /// The next one to end, by SIGINT or SIGTERM; others stay for [`Self::next`]. Cancel safe.
+    pub async fn end(&mut self) -> &'static str {
+        ends(&mut self.interrupt, &mut self.terminate).await
+    }
 }
 
 /// SIGINT or SIGTERM.
 #[cfg(unix)]
-async fn ends() -> &'static str {
-    use tokio::signal::unix::{SignalKind, signal as listen};
-
-    let (Ok(mut interrupt), Ok(mut terminate)) = (listen(SignalKind::interrupt()), listen(SignalKind::terminate()))
-    else {
-        // Then they end this process at once.
-        return std::future::pending().await;
+async fn ends(
+    interrupt: &mut Option<tokio::signal::unix::Signal>,
+    terminate: &mut Option<tokio::signal::unix::Signal>,
+) -> &'static str {
+    let heard = async |listener: &mut Option<tokio::signal::unix::Signal>| match listener {
+        Some(listener) => _ = listener.recv().await,
+        // Then it ends this process at once.
+        None => std::future::pending().await,
     };
     tokio::select! {
-        _ = interrupt.recv() => "SIGINT",
-        _ = terminate.recv() => "SIGTERM",
+        () = heard(interrupt) => "SIGINT",
+        () = heard(terminate) => "SIGTERM",
+    }
+}
+
+/// What a daemon is asked for from outside.
+#[cfg(windows)]
+#[derive(Debug)]
+pub struct Requests {}
+
+#[cfg(windows)]
+impl Requests {
+    /// From the first wait on.
+    pub fn listen(_rereads: bool) -> Self {
+        Self {}
+    }
+
+    /// The next one.
+    pub async fn next(&mut self) -> Asked {
+        Asked::End(signal().await)
+    }
+
+    /// The next one to end.
+    pub async fn end(&mut self) -> &'static str {
+        signal().await
     }
 }
 
@@ -149,8 +208,12 @@ mod tests {
 
     use super::*;
 
+    /// A signal is for the whole process.
+    static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
     #[tokio::test]
     async fn a_request_to_end_is_heard_by_its_name_and_again() {
+        let _alone = ALONE.lock().await;
         // The runner of this test may ignore it.
         let hangup = hears_hangup().then_some((Signal::SIGHUP, "SIGHUP"));
         let requests = [(Signal::SIGTERM, "SIGTERM"), (Signal::SIGINT, "SIGINT"), (Signal::SIGTERM, "SIGTERM")];
@@ -164,12 +227,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_daemon_with_a_file_is_asked_by_a_hangup_to_read_it_again() {
-        for (request, wanted) in [(Signal::SIGHUP, Asked::Reread), (Signal::SIGTERM, Asked::End("SIGTERM"))] {
-            let mut heard = pin!(daemon(true));
-            assert!(futures::poll!(&mut heard).is_pending(), "nobody asked yet");
-            kill(Pid::this(), request).unwrap();
-            assert_eq!(tokio::time::timeout(Duration::from_secs(10), heard).await, Ok(wanted));
-        }
+    async fn a_request_that_comes_while_another_is_served_is_not_lost() {
+        let _alone = ALONE.lock().await;
+        let mut requests = Requests::listen(true);
+        let send = |signal| kill(Pid::this(), signal).unwrap();
+        let mut next = async || tokio::time::timeout(Duration::from_secs(10), requests.next()).await;
+        send(Signal::SIGHUP);
+        assert_eq!(next().await, Ok(Asked::Reread));
+        // Now the file is read, and nobody waits.
+        send(Signal::SIGHUP);
+        send(Signal::SIGTERM);
+        assert_eq!(next().await, Ok(Asked::End("SIGTERM")), "who asks to end goes first");
+        assert_eq!(next().await, Ok(Asked::Reread));
     }
 }

@@ -9,7 +9,11 @@ use std::{
 
 use anyhow::Context;
 use clap::{Parser, builder::FalseyValueParser};
-use muster_common::{service::Service, shutdown, telemetry};
+use muster_common::{
+    service::Service,
+    shutdown::{Asked, Requests},
+    telemetry,
+};
 use muster_controller::app::{
     Config, cluster,
     promote::Installation,
@@ -91,14 +95,16 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     if config.cluster.store.is_some() {
         let mut member = cluster::start(config).await?;
         announce(member.scheme, member.addr, &member.store).context(closed)?;
-        let failed = until_asked(&service, member.standing(), member.failed()).await;
-        return finish(failed, member.stop()).await;
+        let mut requests = Requests::listen(false);
+        let failed = until_asked(&service, &mut requests, member.standing(), member.failed()).await;
+        return finish(failed, requests, member.stop()).await;
     }
     let start = Box::pin(Installation::start(config));
     let mut running = service.starting("takes up its store", start).await?;
     announce(running.scheme, running.addr, &running.data_dir.display().to_string()).context(closed)?;
-    let failed = until_asked(&service, running.standing(), running.failed()).await;
-    finish(failed, running.stop()).await
+    let mut requests = Requests::listen(false);
+    let failed = until_asked(&service, &mut requests, running.standing(), running.failed()).await;
+    finish(failed, requests, running.stop()).await
 }
 
 /// Each agent holds two connections, and shells mostly allow a thousand files.
@@ -116,12 +122,16 @@ fn raise_files() {
 /// Until somebody asks it to stop, or it fails by itself: why. Meanwhile the service manager is told how it goes.
 async fn until_asked(
     service: &Service,
+    requests: &mut Requests,
     standing: watch::Receiver<Standing>,
     failed: impl Future<Output = anyhow::Error>,
 ) -> Option<anyhow::Error> {
     let failed = tokio::select! {
-        asked = shutdown::signal() => {
-            tracing::info!(asked, "stopping");
+        asked = requests.next() => {
+            // Without `rereads` nothing else is asked for.
+            if let Asked::End(asked) = asked {
+                tracing::info!(asked, "stopping");
+            }
             None
         }
         error = failed => Some(error),
@@ -131,11 +141,15 @@ async fn until_asked(
     failed
 }
 
-async fn finish(failed: Option<anyhow::Error>, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+async fn finish(
+    failed: Option<anyhow::Error>,
+    mut requests: Requests,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     // A person who asks twice does not want to wait.
     tokio::select! {
         () = stop => {}
-        _ = shutdown::signal() => tracing::warn!("asked twice: ending at once"),
+        _ = requests.next() => tracing::warn!("asked twice: ending at once"),
     }
     failed.map_or(Ok(()), Err)
 }
