@@ -8,18 +8,21 @@
 //! jobs/<20 digits>  jobs/<20 digits>/{c/<10 digits>,cancel,r/<10 digits>}
 //! ```
 //!
-//! Every record is protobuf with a version in its first field. Version 1 is written. Fields are only
-//! added, so an older record reads as one whose new fields are empty. A record of a higher version is
-//! refused, never guessed at: prost drops fields that it does not know, so a build that read and
-//! rewrote a newer record would lose them silently. Whoever adds a field that must survive an older
-//! build therefore raises [`VERSION`]; an older build then refuses the store as a whole.
+//! Every record is protobuf with a version in its first field. Version 1 is written, but where a record says what a
+//! build of that version would not read. Fields are only added, so an older record reads as one whose new fields are
+//! empty. A record of a higher version is refused, never guessed at: prost drops fields that it does not know, so that
+//! a build would lose them silently, and hand out a task without the image that it runs in. Whoever adds a field that must
+//! survive an older build therefore raises the version of records that use it; an older build then refuses the store as a
+//! whole, and one that uses nothing new goes back to it.
 
 use std::sync::Arc;
 
 use muster_core::{
     id::{AgentId, JobId, TaskId},
     record::{AgentRecord, Cancel, Job, Key, Meta, Piece, Queue, TaskResult},
-    state::{CHUNK_TASKS, Chunk, Task},
+    resources::IoLimits,
+    spec::{JobSpec, TaskSpec},
+    state::{Attempt, CHUNK_TASKS, Chunk, End, Task},
     time::Timestamp,
 };
 use prost::Message;
@@ -27,8 +30,12 @@ use prost::Message;
 use super::{Error, access, facts, identity, link, narrow, required, spec, work};
 use crate::proto::v1;
 
-/// The version of every record that this build writes, and the highest that it reads.
+/// The version of records that say nothing new.
 pub const VERSION: u32 = 1;
+
+/// The version of jobs whose tasks run in images, mask variables, or are limited in output, scratch space or use of
+/// disks, and of attempts that ended for want of scratch space.
+const LATER: u32 = 2;
 
 /// What writes a store or a backup, for the message that refuses it.
 pub const WRITTEN_BY: &str = concat!("muster ", env!("CARGO_PKG_VERSION"));
@@ -132,9 +139,41 @@ fn check_version(key: &Key, bytes: &[u8]) -> Result<(), Error> {
     let damaged = |source| Error::Damaged { key: key_bytes(key), source };
     match Versioned::decode(bytes).map_err(|error| damaged(error.into()))?.version {
         0 => Err(damaged("it has no version".into())),
-        VERSION => Ok(()),
-        found => Err(Error::Newer { key: key_bytes(key), found, known: VERSION }),
+        found if found <= known(key) => Ok(()),
+        found => Err(Error::Newer { key: key_bytes(key), found, known: known(key) }),
     }
+}
+
+/// The highest version that this build reads under a key.
+fn known(key: &Key) -> u32 {
+    match key {
+        Key::Job(_) | Key::Chunk(..) => LATER,
+        Key::Meta
+        | Key::Identity(_)
+        | Key::Queue(_)
+        | Key::Token(_)
+        | Key::Audit(_)
+        | Key::Agent(_)
+        | Key::Cancel(_)
+        | Key::Result(_) => VERSION,
+    }
+}
+
+/// The version of a job with these tasks.
+fn version_of_job(spec: &JobSpec) -> u32 {
+    let is_later = |task: &Arc<TaskSpec>| {
+        let TaskSpec { container, mask, io, log_rate, scratch_size, .. } = &**task;
+        let limits = *io != IoLimits::default() || log_rate.is_some() || scratch_size.is_some();
+        container.is_some() || !mask.is_empty() || limits
+    };
+    if spec.tasks.iter().any(is_later) { LATER } else { VERSION }
+}
+
+/// The version of tasks with these attempts.
+fn version_of_tasks(tasks: &[Task]) -> u32 {
+    let is_later = |attempt: &Attempt| attempt.end == Some(End::ScratchFull);
+    let attempts = |task: &Task| task.attempt.iter().chain(&task.past).any(is_later);
+    if tasks.iter().any(attempts) { LATER } else { VERSION }
 }
 
 fn belongs(piece: &Piece, key: &Key) -> bool {
@@ -238,7 +277,7 @@ fn agent_from_proto(agent: v1::AgentRecord) -> Result<AgentRecord, Error> {
 
 fn job_to_proto(job: &Job) -> v1::JobRecord {
     v1::JobRecord {
-        version: VERSION,
+        version: version_of_job(&job.spec),
         id: job.id.0,
         spec: Some(spec::job_to_proto(&job.spec)),
         submitted_us: job.submitted.0,
@@ -286,7 +325,7 @@ fn chunk_to_proto(chunk: &Chunk) -> v1::ChunkRecord {
         count: u32::try_from(run.len()).unwrap_or(u32::MAX),
         task: run.first().map(work::task_to_proto),
     });
-    v1::ChunkRecord { version: VERSION, runs: runs.collect() }
+    v1::ChunkRecord { version: version_of_tasks(&chunk.tasks), runs: runs.collect() }
 }
 
 fn chunk_from_proto(chunk: v1::ChunkRecord) -> Result<Chunk, Error> {

@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use muster_core::{
     access,
     audit::{Block, Outcome, Record},
+    container::Container,
     fleet::{Cordon, Limits},
     id::{AgentId, JobId, TaskId, Token},
     record::{AgentRecord, Cancel, Enforced, Facts, Gpu, Job, Key, Meta, Offer, Piece, Queue, TaskResult},
-    resources::Request,
+    resources::{IoLimits, Request},
     spec::{After, Array, Command, JobSpec, LabelRule, On, OnLost, Priority, Requires, RetryPolicy, Role, TaskSpec},
     state::{Attempt, Chunk, End, State, Stopping, Task},
     time::Timestamp,
@@ -321,14 +322,68 @@ fn equal_neighbours_are_written_once() {
 #[test]
 fn a_newer_record_is_refused_and_named() {
     let key = Key::Chunk(JobId(17), 2);
-    // Version 2, and past it nothing that version 1 could read.
-    for bytes in [vec![0x08, 2, 0x12, 1, 0xff], vec![0x12, 1, 0xff, 0x08, 2]] {
+    // Version 3, and past it nothing that version 2 could read.
+    for bytes in [vec![0x08, 3, 0x12, 1, 0xff], vec![0x12, 1, 0xff, 0x08, 3]] {
         let error = decode(&key, &bytes).unwrap_err();
         let text = error.to_string();
-        let expected = "record `jobs/00000000000000000017/c/0000000002` has version 2 and this build knows up to 1; \
+        let expected = "record `jobs/00000000000000000017/c/0000000002` has version 3 and this build knows up to 2; \
                         start a newer muster-controller";
         assert_eq!(text, expected, "{bytes:?}");
-        assert!(matches!(error, Error::Newer { found: 2, known: 1, .. }));
+        assert!(matches!(error, Error::Newer { found: 3, known: 2, .. }));
+    }
+    let queue = decode(&Key::Queue("a".into()), &[0x08, 2]).unwrap_err();
+    assert!(matches!(queue, Error::Newer { found: 2, known: 1, .. }));
+}
+
+/// It would give a task to an agent without its image, or with its secrets unmasked.
+#[test]
+fn what_an_older_build_would_drop_stands_in_a_record_that_it_refuses() {
+    let plain = TaskSpec { name: "a".to_owned(), ..TaskSpec::default() };
+    let container = Some(Container { image: "alpine".to_owned(), volumes: Vec::new() });
+    let io = IoLimits { read_ops: Some(1), ..IoLimits::default() };
+    let table = [
+        (plain.clone(), 1),
+        (TaskSpec { container, ..plain.clone() }, 2),
+        (TaskSpec { mask: vec!["KEY".to_owned()], ..plain.clone() }, 2),
+        (TaskSpec { io, ..plain.clone() }, 2),
+        (TaskSpec { log_rate: Some(1), ..plain.clone() }, 2),
+        (TaskSpec { scratch_size: Some(1), ..plain.clone() }, 2),
+    ];
+    let key = Key::Job(JobId(1));
+    for (task, version) in table {
+        let spec = Arc::new(JobSpec { tasks: vec![Arc::new(plain.clone()), Arc::new(task)], ..JobSpec::default() });
+        let words = || Arc::from("");
+        let job = Job { id: JobId(1), spec, submitted: Timestamp(1), key: words(), by: words(), trace_parent: words() };
+        let piece = Piece::Job(Arc::new(job));
+        let bytes = encode(&piece, &key);
+        assert_eq!(bytes[..2], [0x08, version], "{piece:?}");
+        assert_eq!(decode(&key, &bytes).unwrap(), piece);
+    }
+    let key = Key::Chunk(JobId(1), 0);
+    for (end, version) in [(End::Oom, 1), (End::ScratchFull, 2)] {
+        let attempt = Attempt {
+            number: 1,
+            token: Token(1),
+            agent: AgentId(1),
+            leased: Timestamp(1),
+            started: Timestamp(1),
+            ended: Timestamp(1),
+            end: Some(end),
+            why: None,
+            usage: None,
+        };
+        for past in [true, false] {
+            let mut task = Task::new(State::Failed);
+            if past {
+                task.past.push(attempt.clone())
+            } else {
+                task.attempt = Some(attempt.clone())
+            }
+            let piece = Piece::Chunk(Arc::new(Chunk { tasks: vec![Task::new(State::Queued), task] }));
+            let bytes = encode(&piece, &key);
+            assert_eq!(bytes[..2], [0x08, version], "{piece:?}");
+            assert_eq!(decode(&key, &bytes).unwrap(), piece);
+        }
     }
 }
 
