@@ -181,7 +181,7 @@ pub struct Facts {
 /// Whether attempts are held to one kind of limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Enforced {
-    /// `memory`, `cpu`, `pids`; and `kill`: that nothing of an attempt outlives it.
+    /// `memory`, `cpu`, `pids`, `io`; and `kill`: that nothing of an attempt outlives it.
     pub what: String,
     /// By what; empty: they are not.
     pub by: String,
