@@ -230,6 +230,12 @@ fn joined(config: Config, line: Line, child: Option<Child>, up: Up) -> Result<Jo
     let alive = |order: Arc<Order>| Alive { process: processes.remove(&order.token), order };
     let alive: Vec<Alive> = readable.into_iter().map(alive).collect();
     let is_other = setup != config.setup.fingerprint(&config.program.exe);
+    if is_other && !alive.is_empty() {
+        tracing::warn!(
+            attempts = alive.len(),
+            "what runs has a keeper of another program or with other settings, which count for new tasks, too, until nothing runs"
+        );
+    }
     info!(orders = alive.len(), started = child.is_some(), is_other, limits, "the keeper answers");
     Ok(Joined {
         is_other,
