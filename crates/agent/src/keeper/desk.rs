@@ -160,7 +160,7 @@ impl Desk {
 
     /// What an agent that is there gets as the first message; `swept` of [`Desk::sweep`].
     pub(super) fn welcome(&mut self, version: u32, swept: Vec<Found>) -> Up {
-        let mut orders = Orders::default();
+        let mut orders = Orders::begun();
         for kept in self.kept.values() {
             orders.add(&kept.order);
         }

@@ -16,6 +16,7 @@ use muster_core::{
     id::{JobId, TaskId, Token},
     time::{Mono, Timestamp},
 };
+use prost::Message as _;
 
 use crate::{
     exec::{ExecEvent, KillReason, Leftover, Order, ProcessIdentity, Swept},
@@ -304,14 +305,31 @@ pub(crate) struct Deliver {
     pub(super) task: u32,
 }
 
+/// Bytes of specs in one message, far below what it may hold.
+const ENOUGH: usize = 4 << 20;
+
 /// Gathers orders; those that share their spec share its place.
 #[derive(Default)]
 pub(crate) struct Orders {
     leases: v1::Leases,
     last: Option<Arc<Order>>,
+    /// Of all specs, as they are sent.
+    bytes: usize,
+    without_stdin: bool,
 }
 
 impl Orders {
+    /// Of attempts that were begun already: nobody asks again what they are fed with, and many of that would be more than a
+    /// message may hold.
+    pub(crate) fn begun() -> Self {
+        Self { without_stdin: true, ..Self::default() }
+    }
+
+    /// Whether more of them should go with the next message.
+    pub(crate) fn are_enough(&self) -> bool {
+        self.bytes >= ENOUGH
+    }
+
     /// The place of `order`.
     pub(crate) fn add(&mut self, order: &Arc<Order>) -> u32 {
         let shares = |last: &Arc<Order>| {
@@ -320,15 +338,21 @@ impl Orders {
                 && (last.group, last.has_inputs) == (order.group, order.has_inputs)
         };
         if !self.last.as_ref().is_some_and(shares) {
-            self.leases.specs.push(v1::LeaseSpec {
+            let mut task = task_to_proto(&order.spec);
+            if self.without_stdin {
+                task.stdin = None;
+            }
+            let spec = v1::LeaseSpec {
                 job: order.task.job.0,
                 group: order.group,
                 job_name: order.job_name.to_string(),
                 queue: order.queue.to_string(),
-                task: Some(task_to_proto(&order.spec)),
+                task: Some(task),
                 trace_parent: order.trace_parent.to_string(),
                 has_inputs: order.has_inputs,
-            });
+            };
+            self.bytes += spec.encoded_len();
+            self.leases.specs.push(spec);
             self.last = Some(Arc::clone(order));
         }
         let element = order.element.as_ref();
@@ -526,6 +550,10 @@ mod tests {
         assert_eq!(sent.specs.len(), 2);
         let read: Vec<_> = down::orders(sent).map(|order| order.expect("it is whole")).collect();
         assert_eq!(read, given);
+        let mut begun = Orders::begun();
+        given.iter().for_each(|order| _ = begun.add(order));
+        let said = begun.finish().expect("there are some");
+        assert!(down::orders(said).all(|order| order.is_ok_and(|order| order.spec.stdin.is_none())));
         assert_eq!(Orders::default().finish(), None);
     }
 

@@ -89,6 +89,11 @@ impl Draft {
         self.words.push(Said { word: Some(word) });
     }
 
+    /// Whether more should go with the next message.
+    fn is_enough(&self) -> bool {
+        self.words.len() >= WORDS || self.orders.are_enough()
+    }
+
     fn finish(self) -> Down {
         Down { hello: None, orders: self.orders.finish(), words: self.words }
     }
@@ -151,9 +156,7 @@ impl Pump {
     async fn obey(&mut self) {
         let mut draft = Draft::default();
         for command in self.queue.take() {
-            if draft.words.len() >= WORDS {
-                self.joined.line.put(&std::mem::take(&mut draft).finish());
-            }
+            self.put_if_enough(&mut draft);
             match command {
                 Command::Start(order) if order.has_inputs => self.fetch(order),
                 Command::Start(order) => self.say_start(order, &mut draft),
@@ -198,6 +201,12 @@ impl Pump {
         }
         if !draft.words.is_empty() {
             self.joined.line.put(&draft.finish());
+        }
+    }
+
+    fn put_if_enough(&mut self, draft: &mut Draft) {
+        if draft.is_enough() {
+            self.joined.line.put(&std::mem::take(draft).finish());
         }
     }
 
@@ -396,12 +405,17 @@ impl Pump {
         let mut draft = Draft::default();
         draft.say(Word::Hold(Hold::new(self.hold)));
         draft.say(Word::Gpus(Gpus { all: self.gpus.clone() }));
-        start.into_iter().for_each(|order| self.say_start(order, &mut draft));
+        for order in start {
+            self.put_if_enough(&mut draft);
+            self.say_start(order, &mut draft);
+        }
         for (order, until) in offer {
+            self.put_if_enough(&mut draft);
             let place = draft.orders.add(&order);
             draft.say(Word::Offer(Offer { order: place, until_us: until.0 }));
         }
         for (token, reason, by) in kill {
+            self.put_if_enough(&mut draft);
             draft.say(Word::Kill(Kill::new(token, reason, by.since(self.clock.mono()))));
         }
         if who != Who::Same {
