@@ -7,7 +7,7 @@ use muster_common::{
     proto::v1::{self, exec_up::Message},
     wire::work::end_to_proto,
 };
-use muster_core::state::End;
+use muster_core::{spec::TaskSpec, state::End};
 use tokio::{
     sync::{Semaphore, mpsc},
     time::timeout,
@@ -19,8 +19,8 @@ use tracing::{info, warn};
 use crate::{
     containers::Engine,
     exec::{
-        ProcessIdentity,
-        beside::{self, Fed},
+        ProcessIdentity, Rules,
+        beside::{self, Beside, Fed},
     },
     logs::{Grpc, Stream},
     supervisor::Visit,
@@ -40,6 +40,7 @@ const LAST_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) struct Visits {
     grpc: Grpc,
     engine: Option<Arc<Engine>>,
+    rules: Rules,
     turns: Arc<Semaphore>,
     tracker: TaskTracker,
     stop: CancellationToken,
@@ -53,12 +54,17 @@ impl std::fmt::Debug for Visits {
 
 impl Visits {
     /// Commands that go on until `stop`.
-    pub(crate) fn new(grpc: Grpc, engine: Option<Arc<Engine>>, tracker: TaskTracker, stop: CancellationToken) -> Self {
-        Self { grpc, engine, turns: Arc::new(Semaphore::new(AT_ONCE)), tracker, stop }
+    pub(crate) fn new(
+        grpc: Grpc,
+        (engine, rules): (Option<Arc<Engine>>, Rules),
+        tracker: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { grpc, engine, rules, turns: Arc::new(Semaphore::new(AT_ONCE)), tracker, stop }
     }
 
     /// Runs a command beside `process`; none: there is no such process here.
-    pub(crate) fn begin(&self, visit: Arc<Visit>, process: Option<(ProcessIdentity, bool)>) {
+    pub(crate) fn begin(&self, visit: Arc<Visit>, process: Option<(ProcessIdentity, Arc<TaskSpec>)>) {
         let this = self.clone();
         self.tracker.spawn(async move {
             if let Some(Err(error)) = this.stop.run_until_cancelled(this.serve(&visit, process)).await {
@@ -75,7 +81,7 @@ impl Visits {
         }
     }
 
-    async fn serve(&self, visit: &Visit, process: Option<(ProcessIdentity, bool)>) -> Result<(), String> {
+    async fn serve(&self, visit: &Visit, process: Option<(ProcessIdentity, Arc<TaskSpec>)>) -> Result<(), String> {
         let (up, inbox) = mpsc::channel(ROOM);
         let opened = timeout(OPEN_LIMIT, self.grpc.exec(visit.id, &up, ReceiverStream::new(inbox))).await;
         let mut down = opened.map_err(|_| format!("no answer within {} s", OPEN_LIMIT.as_secs()))??;
@@ -83,9 +89,10 @@ impl Visits {
         let end = match (process, &turn) {
             (None, _) => Err("the task does not run on its agent any more, or its process is not started yet".into()),
             (_, Err(_)) => Err(format!("{AT_ONCE} commands run on its agent, which is as many as may")),
-            (Some((process, is_contained)), Ok(_)) => {
+            (Some((process, spec)), Ok(_)) => {
                 info!(token = %visit.token, command = ?visit.command, "a command runs beside an attempt");
-                run(process, self.words(visit, is_contained), &mut down, &up).await
+                let beside = Beside { process, run_as: spec.run_as.clone(), rules: self.rules.clone() };
+                run(beside, self.words(visit, spec.container.is_some()), &mut down, &up).await
             }
         };
         let (end, why) = match end {
@@ -105,7 +112,7 @@ impl Visits {
 }
 
 async fn run(
-    process: ProcessIdentity,
+    beside: Beside,
     command: Vec<String>,
     down: &mut BoxStream<'static, v1::ExecDown>,
     up: &mpsc::Sender<v1::ExecUp>,
@@ -140,7 +147,7 @@ async fn run(
         }
     };
     let work = async {
-        let (end, ()) = tokio::join!(beside::run(process, command, fed, said), write);
+        let (end, ()) = tokio::join!(beside::run(beside, command, fed, said), write);
         end
     };
     tokio::select! {

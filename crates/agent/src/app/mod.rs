@@ -140,7 +140,7 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
     if let Some(secured) = secured {
         tracker.spawn(secured.keep(stop.clone()));
     }
-    let visits = Visits::new(grpc.clone(), engine, tracker.clone(), stop.clone());
+    let visits = Visits::new(grpc.clone(), (engine, config.rules.clone()), tracker.clone(), stop.clone());
     let shipping = thread::apart("muster-logs", spools.clone().ship(grpc, stop.clone()));
     tracker.spawn(shipping.context("cannot start a thread")?);
     let (stops, stop_requests) = mpsc::channel(2);

@@ -2,7 +2,7 @@
 
 use std::{pin::pin, time::Duration};
 
-use muster_core::state::End;
+use muster_core::{run_as::RunAs, state::End};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     sync::mpsc,
@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    ProcessIdentity,
+    ProcessIdentity, Rules,
     os::{self, Input, Output, Running, Status},
 };
 use crate::logs::Stream;
@@ -22,6 +22,17 @@ const GRACE: Duration = Duration::from_secs(2);
 /// After its end, for output that somebody else may hold open.
 const DRAIN: Duration = Duration::from_millis(500);
 
+/// The attempt that a command runs beside.
+#[derive(Clone, Debug)]
+pub struct Beside {
+    /// Its first process.
+    pub process: ProcessIdentity,
+    /// As whom that was started: by a program that is setuid, it may have become another since.
+    pub run_as: RunAs,
+    /// What the operator says of that.
+    pub rules: Rules,
+}
+
 /// What a command reads.
 #[derive(Debug)]
 pub enum Fed {
@@ -31,13 +42,13 @@ pub enum Fed {
     End,
 }
 
-/// Runs `command` beside the process of `beside`. What it reads comes by `fed`, and when that is closed nobody wants it
+/// Runs `command` beside the process of `beside`, with no more rights than that was started with. What it reads comes by `fed`, and when that is closed nobody wants it
 /// any more; what it writes goes to `said`. Not cancel safe: a command that is dropped is killed.
 ///
 /// # Errors
 /// It was not started, and why, for people.
 pub async fn run(
-    beside: ProcessIdentity,
+    beside: Beside,
     command: Vec<String>,
     mut fed: mpsc::Receiver<Fed>,
     said: mpsc::Sender<(Stream, Vec<u8>)>,

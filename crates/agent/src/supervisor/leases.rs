@@ -197,10 +197,10 @@ impl Supervisor {
         }
     }
 
-    /// The first process of an attempt that runs here, and whether it runs a container.
-    pub(super) fn process_of(&self, token: Token) -> Option<(ProcessIdentity, bool)> {
+    /// The first process of an attempt that runs here, and what it was started for.
+    pub(super) fn process_of(&self, token: Token) -> Option<(ProcessIdentity, Arc<TaskSpec>)> {
         let held = self.held.get(&token).filter(|held| held.is_started() && !held.dropped)?;
-        Some((held.identity.clone()?, held.order.spec.container.is_some()))
+        Some((held.identity.clone()?, Arc::clone(&held.order.spec)))
     }
 
     pub(super) fn stop(&mut self, now: Now, term: Term, token: Token, actions: &mut Vec<Action>) {

@@ -6,6 +6,7 @@ use muster_core::{
     event::Report,
     id::{AgentId, SessionId, TaskId, Term, Token},
     resources::Request,
+    spec::TaskSpec,
     time::Mono,
 };
 
@@ -146,8 +147,8 @@ pub enum Action {
     Visit {
         /// What.
         visit: Arc<Visit>,
-        /// Beside whom, and whether that is a container's engine.
-        process: Option<(ProcessIdentity, bool)>,
+        /// Beside whom, and what that was started for.
+        process: Option<(ProcessIdentity, Arc<TaskSpec>)>,
     },
     /// The first message of a stream.
     Hello {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use muster_agent::{
     exec::{
         ExecEvent, KillReason, ProcessIdentity, Rules,
-        beside::{self, Fed},
+        beside::{self, Beside, Fed},
     },
     logs::Stream,
 };
@@ -21,14 +21,23 @@ async fn started(bench: &mut Bench, spec: TaskSpec) -> (muster_core::id::Token, 
     (token, identity)
 }
 
+/// Beside a process that was started as the agent itself.
+fn plain(identity: &ProcessIdentity) -> Beside {
+    Beside { process: identity.clone(), run_as: RunAs::default(), rules: Rules::default() }
+}
+
 /// Runs it to its end, with this to read.
 async fn beside(identity: &ProcessIdentity, text: &str, input: &str) -> (Result<End, String>, String, String) {
+    beside_as(plain(identity), text, input).await
+}
+
+async fn beside_as(beside: Beside, text: &str, input: &str) -> (Result<End, String>, String, String) {
     let (feed, fed) = mpsc::channel(4);
     let (said, mut heard) = mpsc::channel(4);
     feed.send(Fed::Bytes(input.into())).await.expect("room");
     feed.send(Fed::End).await.expect("room");
     let command = ["sh", "-c", text].map(Into::into).to_vec();
-    let run = tokio::time::timeout(LIMIT, beside::run(identity.clone(), command, fed, said));
+    let run = tokio::time::timeout(LIMIT, beside::run(beside, command, fed, said));
     let hear = async {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         while let Some((stream, data)) = heard.recv().await {
@@ -85,19 +94,55 @@ async fn a_command_is_its_tasks_user_and_in_its_cgroups() {
         no_new_privs: true,
         ..RunAs::default()
     };
-    let (token, identity) = started(&mut bench, TaskSpec { request, run_as, ..shell("sleep 1000") }).await;
+    let spec = TaskSpec { request, run_as: run_as.clone(), ..shell("sleep 1000") };
+    let (token, identity) = started(&mut bench, spec).await;
+    let is = || Beside { run_as: run_as.clone(), ..plain(&identity) };
     let text = "id -un; id -Gn; umask; grep NoNewPrivs /proc/self/status; grep CapEff /proc/self/status; cat /proc/self/cgroup";
-    let (_, out, _) = beside(&identity, text, "").await;
+    let (_, out, _) = beside_as(is(), text, "").await;
     let head = "daemon\ndaemon tty\n0027\nNoNewPrivs:\t1\nCapEff:\t0000000000000000\n";
     let cgroups = out.strip_prefix(head).unwrap_or_else(|| panic!("{out}"));
     let own = std::fs::read_to_string(format!("/proc/{}/cgroup", identity.pid)).expect("it lives");
     assert_eq!(cgroups, own);
     assert!(own.contains("muster-"), "{own}");
     // Its memory is the task's.
-    let (end, ..) = beside(&identity, "head -c 300000000 /dev/zero | tail >/dev/null", "").await;
+    let (end, ..) = beside_as(is(), "head -c 300000000 /dev/zero | tail >/dev/null", "").await;
     assert_ne!(end, Ok(End::Exit(0)));
     let over = bench.over().await;
     assert!(over.end == End::Oom && over.token == token, "{over:?}");
+}
+
+#[tokio::test]
+async fn a_command_has_no_right_that_the_task_took_from_a_setuid_program() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: a command beside a setuid program: not root");
+        return;
+    }
+    let rules = Rules { user: Some("daemon".into()), ..Rules::default() };
+    let mut bench = Bench::with_rules(rules.clone()).await;
+    let folder = bench.dir.parent().expect("above").to_owned();
+    // One that is root for as long as it waits for a password, and one that is so in every way.
+    let setuid = |program: &str| {
+        let copy = folder.join(program);
+        std::fs::copy(format!("/usr/bin/{program}"), &copy).expect("copied");
+        std::fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o4755)).expect("ours");
+        copy
+    };
+    let (sleep, setpriv) = (setuid("sleep"), setuid("setpriv"));
+    let wholly = format!("exec {} --reuid 0 --regid 0 --clear-groups sleep 1000", setpriv.display());
+    for (text, ids) in [(format!("exec {} 1000", sleep.display()), "1 0 0 0"), (wholly, "0 0 0 0")] {
+        let (token, identity) = started(&mut bench, shell(&text)).await;
+        wait_for("it to be root", || {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", identity.pid)).ok()?;
+            let found = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+            (found.split_ascii_whitespace().collect::<Vec<_>>().join(" ") == ids).then_some(())
+        })
+        .await;
+        let (end, out, _) = beside_as(Beside { rules: rules.clone(), ..plain(&identity) }, "id -u", "").await;
+        let why = end.expect_err(&out);
+        assert!(why.contains("is not the user `daemon` any more"), "{why}");
+        bench.exec.kill(token, KillReason::Cancelled, Duration::ZERO);
+        assert_eq!(bench.over().await.end, End::Cancelled);
+    }
 }
 
 #[tokio::test]
@@ -109,7 +154,7 @@ async fn a_command_ends_with_its_task_whatever_it_does() {
     let (_feed, fed) = mpsc::channel(1);
     let (said, _heard) = mpsc::channel(1);
     let command = ["sh".to_owned(), "-c".to_owned(), text].to_vec();
-    let visit = tokio::spawn(beside::run(identity, command, fed, said));
+    let visit = tokio::spawn(beside::run(plain(&identity), command, fed, said));
     let pids: Vec<i32> = bench.appears(&pids).await.split_whitespace().map(|pid| pid.parse().expect("a pid")).collect();
     bench.exec.kill(token, KillReason::Cancelled, Duration::ZERO);
     assert_eq!(bench.over().await.end, End::Cancelled);
@@ -125,7 +170,7 @@ async fn a_command_whose_caller_goes_away_ends_and_its_task_goes_on() {
     let text = format!("trap '' TERM; echo $$ > {}; while :; do sleep 0.1; done", file.display());
     let (feed, fed) = mpsc::channel(1);
     let (said, _heard) = mpsc::channel(1);
-    let visit = tokio::spawn(beside::run(identity.clone(), ["sh".into(), "-c".into(), text].to_vec(), fed, said));
+    let visit = tokio::spawn(beside::run(plain(&identity), ["sh".into(), "-c".into(), text].to_vec(), fed, said));
     let pid: i32 = bench.appears(&file).await.trim().parse().expect("a pid");
     drop(feed);
     assert_eq!(tokio::time::timeout(LIMIT, visit).await.expect("in time").expect("whole"), Ok(End::Signal(9)));

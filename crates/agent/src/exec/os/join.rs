@@ -20,17 +20,20 @@ use super::{
     unix::{Fresh, is_boot, spawn},
     who::{Identity, Who},
 };
-use crate::{cgroup, exec::ProcessIdentity};
+use crate::{cgroup, exec::beside::Beside};
 
 /// Starts `command`. Its end of the attempt is that of all its processes: it dies with it. Blocks until the program is
 /// loaded. `Err` is for people.
-pub(crate) fn join(beside: &ProcessIdentity, command: &[String]) -> Result<Fresh, String> {
+pub(crate) fn join(beside: &Beside, command: &[String]) -> Result<Fresh, String> {
+    let Beside { process: beside, run_as, rules } = beside;
+    let ordered = Who::of(run_as, rules)?;
     let pid = i32::try_from(beside.pid).map_err(|_| GONE)?;
     let lives = || is_boot(&beside.boot) && Stat::read(pid).is_some_and(|s| s.start == beside.start && !s.is_dead());
     if !lives() {
         return Err(GONE.into());
     }
-    let place = Place::of(pid).map_err(|error| format!("the task's process cannot be read: {error}"))?;
+    let (place, status) = Place::of(pid).map_err(|error| format!("the task's process cannot be read: {error}"))?;
+    let who = who(&status, ordered)?;
     let path = place.variables.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
     let mut program = find_program(command, path.unwrap_or_default(), &place.cwd)?;
     place.variables.iter().for_each(|(name, value)| program.variable(name, value));
@@ -40,7 +43,7 @@ pub(crate) fn join(beside: &ProcessIdentity, command: &[String]) -> Result<Fresh
     if !lives() {
         return Err(GONE.into());
     }
-    let confines = Confines { place: None, data_limit: None, who: Some(&place.who), joins: &joins };
+    let confines = Confines { place: None, data_limit: None, who: Some(&who), joins: &joins };
     let fresh = spawn(&program, true, confines).map_err(|error| super::explain(&program, &place.cwd, &error))?;
     // While it lives its cgroups are nobody else's. What was started is killed when it is dropped.
     if lives() { Ok(fresh) } else { Err(GONE.into()) }
@@ -48,25 +51,25 @@ pub(crate) fn join(beside: &ProcessIdentity, command: &[String]) -> Result<Fresh
 
 const GONE: &str = "the task's first process has ended";
 
-/// Where and as what a process runs.
+/// Where a process runs.
 struct Place {
     variables: Vec<(OsString, OsString)>,
     cwd: PathBuf,
-    who: Who,
     cgroups: Vec<File>,
 }
 
 impl Place {
-    fn of(pid: i32) -> std::io::Result<Self> {
+    /// With what the kernel says of its rights.
+    fn of(pid: i32) -> std::io::Result<(Self, String)> {
         let environ = std::fs::read(format!("/proc/{pid}/environ"))?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
         let folders = cgroup::folders_of(pid)?;
-        Ok(Self {
+        let place = Self {
             variables: variables(&environ),
             cwd: std::fs::read_link(format!("/proc/{pid}/cwd"))?,
-            who: who(&status),
             cgroups: folders.iter().map(File::open).collect::<Result<_, _>>()?,
-        })
+        };
+        Ok((place, status))
     }
 }
 
@@ -83,50 +86,84 @@ fn variables(environ: &[u8]) -> Vec<(OsString, OsString)> {
     variables
 }
 
-/// What proc_pid_status(5) says of a process. An agent that is not root can only be as it is.
-fn who(status: &str) -> Who {
+/// As whom a command runs beside a process of which proc_pid_status(5) says this, and which was started as `ordered`. An
+/// agent that is not root can only be as it is. `Err` is for people.
+///
+/// A program that is setuid or setgid lends its rights to the task's process: they are not the task's to hand on.
+fn who(status: &str, ordered: Option<Who>) -> Result<Who, String> {
     let line = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.unwrap_or_default().split_ascii_whitespace()
     };
+    let numbers = |name: &str| line(name).filter_map(|id| id.parse().ok()).collect::<Vec<u32>>();
     // Real, effective, saved, of the file system.
-    let effective = |name: &str| line(name).nth(1).and_then(|id| id.parse().ok());
-    let identity = effective("Uid").zip(effective("Gid")).filter(|_| Uid::effective().is_root());
-    Who {
-        identity: identity.map(|(uid, gid)| Identity {
-            uid,
-            gid,
-            groups: line("Groups").filter_map(|id| id.parse().ok()).collect(),
-            name: String::new(),
-            home: OsString::new(),
-            shell: OsString::new(),
-        }),
+    let (uids, gids) = (numbers("Uid"), numbers("Gid"));
+    let only = |ids: &[u32]| ids.first().copied().filter(|first| ids.len() == 4 && ids.iter().all(|id| id == first));
+    let identity = match ordered.and_then(|who| who.identity) {
+        _ if !Uid::effective().is_root() => None,
+        Some(ordered) if only(&uids) == Some(ordered.uid) => Some(ordered),
+        Some(ordered) => {
+            return Err(format!(
+                "the task's first process is not the user `{}` any more (it runs a program that is setuid), and a command \
+                 beside it would be more than the task may be",
+                ordered.name
+            ));
+        }
+        None => {
+            let mixed = "the task's first process has the rights of more than one user or group (it runs a program that \
+                         is setuid or setgid), and a command beside it cannot be the right one";
+            let (uid, gid) = only(&uids).zip(only(&gids)).ok_or(mixed)?;
+            let groups = numbers("Groups");
+            Some(Identity { uid, gid, groups, name: String::new(), home: OsString::new(), shell: OsString::new() })
+        }
+    };
+    Ok(Who {
+        identity,
         umask: line("Umask").next().and_then(|umask| mode_t::from_str_radix(umask, 8).ok()),
         nice: None,
         no_new_privs: line("NoNewPrivs").next() == Some("1"),
-    }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_environment_is_taken_apart_and_keeps_its_first_of_each_name() {
-        let found = variables(b"A=1\0B=x=y\0=odd\0novalue\0A=2\0C=\0");
-        let found: Vec<_> = found.iter().map(|(n, v)| (n.to_str().unwrap(), v.to_str().unwrap())).collect();
-        assert_eq!(found, [("A", "1"), ("B", "x=y"), ("C", "")]);
+    fn ordered(uid: u32) -> Option<Who> {
+        let (name, home, shell) = ("etl".into(), OsString::new(), OsString::new());
+        let identity = Some(Identity { uid, gid: 5, groups: vec![6], name, home, shell });
+        Some(Who { identity, ..Who::default() })
     }
 
     #[test]
-    fn what_the_kernel_says_of_a_user_is_what_the_command_gets() {
-        let status = "Name:\tx\nUmask:\t0027\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t9 10 \nNoNewPrivs:\t1\n";
-        let who = who(status);
-        assert_eq!((who.umask, who.no_new_privs), (Some(0o027), true));
-        if let Some(identity) = who.identity {
-            assert_eq!((identity.uid, identity.gid, identity.groups), (2, 6, vec![9, 10]));
-        } else {
-            assert!(!Uid::effective().is_root());
+    fn a_command_is_whom_its_task_was_started_as_or_nobody() {
+        if !Uid::effective().is_root() {
+            return eprintln!("skipped: rights of commands: not root");
+        }
+        let table = [
+            ("7 7 7 7", "5 5 5 5", ordered(7), Ok((7, 5, vec![6]))),
+            // Its groups are as they were ordered, whatever it has got since.
+            ("7 7 7 7", "5 0 0 0", ordered(7), Ok((7, 5, vec![6]))),
+            ("7 0 0 0", "5 5 5 5", ordered(7), Err("is not the user `etl` any more")),
+            ("0 0 0 0", "0 0 0 0", ordered(7), Err("is not the user `etl` any more")),
+            ("7 7 0 7", "5 5 5 5", ordered(7), Err("is not the user `etl` any more")),
+            ("", "", ordered(7), Err("is not the user `etl` any more")),
+            // Who was started as root may have become somebody, and be that alone.
+            ("8 8 8 8", "9 9 9 9", None, Ok((8, 9, vec![1, 2]))),
+            ("0 0 0 0", "0 0 0 0", None, Ok((0, 0, vec![1, 2]))),
+            ("8 0 0 0", "9 9 9 9", None, Err("more than one user")),
+            ("8 8 8 8", "9 0 9 9", None, Err("more than one user")),
+            ("8 8 8", "9 9 9 9", None, Err("more than one user")),
+        ];
+        for (uids, gids, ordered, expected) in table {
+            let found = who(&format!("Umask:\t0022\nUid:\t{uids}\nGid:\t{gids}\nGroups:\t1 2 \n"), ordered);
+            let found =
+                found.map(|who| who.identity.map(|is| (is.uid, is.gid, is.groups)).expect("root can be anybody"));
+            match (found, expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{uids}, {gids}"),
+                (Err(why), Err(part)) => assert!(why.contains(part), "{uids}, {gids}: {why}"),
+                (found, expected) => panic!("{uids}, {gids}: {found:?}, not {expected:?}"),
+            }
         }
     }
 }

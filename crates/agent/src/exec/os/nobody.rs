@@ -14,7 +14,7 @@ use muster_core::{id::Token, run_as::RunAs};
 
 use super::{Fresh, Output};
 use crate::{
-    exec::{ProcessIdentity, Rules},
+    exec::{Rules, beside::Beside},
     logs::Stream,
 };
 
@@ -98,7 +98,7 @@ pub(crate) fn open_way(_data_dir: &Path, _way: &[&PathBuf]) -> io::Result<()> {
 }
 
 /// Nobody has built it.
-pub(crate) fn join(_beside: &ProcessIdentity, _command: &[String]) -> Result<Fresh, String> {
+pub(crate) fn join(_beside: &Beside, _command: &[String]) -> Result<Fresh, String> {
     Err("commands in running tasks can be run on Linux only".into())
 }
 
