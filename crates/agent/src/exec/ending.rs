@@ -93,7 +93,7 @@ impl<'a> Watch<'a> {
                     }
                 }
                 found = self.quota.passed(), if self.step == Step::Runs => self.stop(leader, Cause::ScratchFull(found)),
-                () = pipes.pump(), if pipes.is_open() => {}
+                () = pipes.pump(), if pipes.is_busy() => {}
             }
         }
     }

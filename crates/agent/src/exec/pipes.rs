@@ -58,6 +58,11 @@ impl Pipes {
         self.stdout.is_some() || self.stderr.is_some()
     }
 
+    /// Whether anything can still move, in either direction.
+    pub(super) fn is_busy(&self) -> bool {
+        self.is_open() || self.feed.is_some()
+    }
+
     /// Waits until something moved. Cancel safe: nothing that was read is lost.
     pub(super) async fn pump(&mut self) {
         std::future::poll_fn(|context| self.poll(context)).await;

@@ -148,6 +148,11 @@ async fn stdin_is_empty_unless_given_and_fed_unless_closed() {
     assert_eq!((over.end, out.trim()), (End::Succeeded, "3145728"));
     assert_eq!(bench.run(given(&large, argv(&["true"]))).await.end, End::Succeeded);
     assert_eq!(bench.run(given(&large, shell("exec <&-; exit 3"))).await.end, End::Exit(3));
+    // Also where nothing more can come the other way.
+    let file = bench.dir.join("counted");
+    let text = format!("exec >{} 2>&1; sleep 0.05; exec wc -c", file.display());
+    assert_eq!(bench.run(given(&large, shell(&text))).await.end, End::Succeeded);
+    assert_eq!(std::fs::read_to_string(&file).expect("written").trim(), "3145728");
 }
 
 #[tokio::test]
