@@ -21,6 +21,7 @@ use tracing::warn;
 use super::{
     disks::{self, Io},
     ground::{self, Base, Ground},
+    sweep,
     trees::{Controller, Version},
 };
 
@@ -357,9 +358,19 @@ impl Slot {
         }
     }
 
-    /// Who is in it, in any tree; never this process, which may have a thread there.
+    /// Who is in it or in a cgroup below, which a task may make; in any tree. Never this process, which may have a thread
+    /// there.
     pub(crate) fn members(&self) -> BTreeSet<i32> {
-        self.ground.bases.iter().flat_map(|base| members(&self.dir(base))).collect()
+        self.dirs().flat_map(|dir| sweep::below(&dir)).flat_map(|dir| members(&dir)).collect()
+    }
+
+    /// Its folder, for people.
+    pub(crate) fn shown(&self) -> String {
+        self.dirs().next().unwrap_or_default().display().to_string()
+    }
+
+    fn dirs(&self) -> impl Iterator<Item = PathBuf> {
+        self.ground.bases.iter().map(|base| self.dir(base))
     }
 
     /// Whether everybody in it can be killed with one word.
@@ -376,10 +387,17 @@ impl Slot {
 
     /// Stops them from forking while they are killed one by one, or lets them go on to their ends.
     pub(crate) fn freeze(&self, is_frozen: bool) {
-        let text = if is_frozen { ("FROZEN", "1") } else { ("THAWED", "0") };
-        if let Some(file) = self.file(Controller::Freezer, "freezer.state", "cgroup.freeze") {
-            let is_v1 = file.ends_with("freezer.state");
-            let _without = write(&file, if is_v1 { text.0 } else { text.1 });
+        let (v1, v2) = if is_frozen { ("FROZEN", "1") } else { ("THAWED", "0") };
+        let Some(file) = self.file(Controller::Freezer, "freezer.state", "cgroup.freeze") else { return };
+        if !file.ends_with("freezer.state") {
+            let _without = write(&file, v2);
+            return;
+        }
+        let _without = write(&file, v1);
+        // Whom a task froze itself, in a cgroup below, version 1 lets nobody kill.
+        let below = file.parent().filter(|_| !is_frozen).map(sweep::below);
+        for dir in below.into_iter().flatten() {
+            let _gone = write(&dir.join("freezer.state"), v1);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -69,8 +70,16 @@ pub(super) fn remove(dirs: &[PathBuf], limit: Duration) -> Vec<PathBuf> {
     }
 }
 
+/// Whether there are cgroups below this one: each counts as a link of its folder.
+pub(super) fn has_children(dir: &Path) -> bool {
+    std::fs::metadata(dir).is_ok_and(|folder| folder.nlink() > 2)
+}
+
 /// A folder and all below it.
-fn below(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn below(dir: &Path) -> Vec<PathBuf> {
+    if !has_children(dir) {
+        return vec![dir.to_owned()];
+    }
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     folders.flat_map(|entry| below(&entry.path())).chain([dir.to_owned()]).collect()

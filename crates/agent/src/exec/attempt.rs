@@ -231,7 +231,8 @@ impl Attempt {
         if let Some(deposit) = &self.deposit {
             deposit.ended(&event, self.order.task);
         }
-        room.tell(event).await;
+        // Its GPUs are free with its slot.
+        room.over(event).await;
     }
 
     /// It runs and cannot be watched.

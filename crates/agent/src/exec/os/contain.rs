@@ -40,7 +40,10 @@ pub(crate) async fn end_members(slot: &Slot, clock: Clock, limit: Duration) -> V
         // Who is not in every one of its trees is not reached by one word.
         is_killed = false;
         if clock.mono() >= deadline {
-            return members.into_iter().map(survivor).collect();
+            // A3: whom no list names lives all the same.
+            let unnamed =
+                members.is_empty().then(|| Survivor { pid: 0, name: format!("somebody in {}", slot.shown()) });
+            return members.into_iter().map(survivor).chain(unnamed).collect();
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -108,12 +108,16 @@ pub(crate) struct Spent {
 /// A process that should be dead and is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Survivor {
+    /// 0: its number is not known.
     pub(crate) pid: u32,
     pub(crate) name: String,
 }
 
 impl fmt::Display for Survivor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.pid, self.name)
+        match self.pid {
+            0 => f.write_str(&self.name),
+            pid => write!(f, "{pid} ({})", self.name),
+        }
     }
 }
