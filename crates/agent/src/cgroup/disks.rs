@@ -97,14 +97,16 @@ pub(super) fn lines(version: Version, before: Option<Io>, now: Option<Io>) -> Ve
     }
 }
 
-/// Files of version 1 take one disk a line; 0 is no limit.
+/// Files of version 1 take one disk a line; 0 is no limit. How often is counted in 32 bits there: of more, the kernel
+/// would keep the rest, which may be 0.
 fn in_v1(disk: Disk, limits: &IoLimits) -> [(&'static str, String); 4] {
     let line = |amount: Option<u64>| format!("{disk} {}", amount.unwrap_or(0));
+    let often = |amount: Option<u64>| line(amount.map(|amount| amount.min(u32::MAX.into())));
     [
         ("blkio.throttle.read_bps_device", line(limits.read)),
         ("blkio.throttle.write_bps_device", line(limits.write)),
-        ("blkio.throttle.read_iops_device", line(limits.read_ops)),
-        ("blkio.throttle.write_iops_device", line(limits.write_ops)),
+        ("blkio.throttle.read_iops_device", often(limits.read_ops)),
+        ("blkio.throttle.write_iops_device", often(limits.write_ops)),
     ]
 }
 
@@ -160,6 +162,8 @@ mod tests {
         let names = ["read_bps", "write_bps", "read_iops", "write_iops"];
         let expected = |amounts: [u64; 4]| names.iter().zip(amounts).map(|(n, a)| format!("{n}_device 254:16 {a}"));
         assert_eq!(found, expected([5, 0, 0, 7]).collect::<Vec<_>>());
+        let found: Vec<String> = told(None, io(Some(1 << 40), Some(1 << 32), [Some(B), None]));
+        assert_eq!(found, expected([1 << 40, 0, 0, u32::MAX.into()]).collect::<Vec<_>>());
         let found: Vec<String> = told(io(Some(5), Some(7), [Some(B), None]), None);
         assert_eq!(found, expected([0; 4]).collect::<Vec<_>>());
     }

@@ -287,9 +287,7 @@ impl Place {
             }
         }
         if let Some(slot) = &mut self.slot {
-            if let Err(error) = slot.hold_to(&self.limits) {
-                warn!(%error, "an attempt is not held to all of its limits");
-            }
+            slot.hold_all(&self.limits);
             slot.close_files();
         }
     }
@@ -320,8 +318,7 @@ impl Place {
 
     /// What it was not held to, though that seemed possible.
     pub(crate) fn missed(&self) -> Unenforced {
-        let misses_io = self.slot.as_ref().is_some_and(|slot| slot.misses_io);
-        if misses_io { Unenforced::IO } else { Unenforced::default() }
+        self.slot.as_ref().map(|slot| slot.missed).unwrap_or_default()
     }
 
     /// Its disks are as fast as they are: it is being killed, and must not wait for them.
@@ -338,6 +335,13 @@ impl Place {
     pub(crate) fn kills_one_by_one(&self) -> bool {
         let base = self.groups.0.ground.base_of(Controller::Memory);
         self.limits.memory.is_some() && base.is_some_and(|base| base.version == Version::One)
+    }
+
+    /// Gives its cgroups up, in which nothing could be started.
+    pub(crate) fn give_up(mut self) {
+        self.slot.iter_mut().for_each(Slot::spoil);
+        let counts = self.counts();
+        self.end(&counts);
     }
 
     /// Hands its cgroups on, of which nothing is left. `counts` are its last.

@@ -15,7 +15,7 @@ use std::{
     },
 };
 
-use muster_core::spec::TaskSpec;
+use muster_core::{spec::TaskSpec, usage::Unenforced};
 use tracing::warn;
 
 use super::{
@@ -23,6 +23,7 @@ use super::{
     ground::{self, Base, Ground},
     sweep,
     trees::{Controller, Version},
+    unenforced,
 };
 
 /// What lies in a cgroup when its attempt is over (files in memory, above all) would be counted as the next one's;
@@ -30,6 +31,8 @@ use super::{
 const LEFTOVER_MAX: u64 = 4 << 20;
 /// The period of a hard limit of processor time; the kernel's own default.
 const PERIOD_US: u64 = 100_000;
+/// More processes no system has (`PID_MAX_LIMIT`), and the kernel takes no larger number.
+const PIDS_MAX: u64 = 4 << 20;
 /// The shortest slice that the kernel takes.
 const QUOTA_MIN_US: u64 = 1000;
 
@@ -108,8 +111,10 @@ pub(crate) struct Slot {
     is_killed: AtomicBool,
     /// The limits of disks were taken away before the next attempt came.
     is_lifted: AtomicBool,
-    /// The limits of disks that were asked for could not be written.
-    pub(super) misses_io: bool,
+    /// What was asked for and could not be written.
+    pub(super) missed: Unenforced,
+    /// What stands in its files is not known: it serves no other attempt.
+    is_spoiled: bool,
 }
 
 impl Slot {
@@ -123,7 +128,8 @@ impl Slot {
             before: None,
             is_killed: AtomicBool::new(false),
             is_lifted: AtomicBool::new(false),
-            misses_io: false,
+            missed: Unenforced::default(),
+            is_spoiled: false,
         };
         for base in &ground.bases {
             match std::fs::create_dir(slot.dir(base)) {
@@ -153,7 +159,8 @@ impl Slot {
             before: None,
             is_killed: AtomicBool::new(true),
             is_lifted: AtomicBool::new(false),
-            misses_io: false,
+            missed: Unenforced::default(),
+            is_spoiled: false,
         }
     }
 
@@ -221,7 +228,8 @@ impl Slot {
     /// Writes the limits that differ from what stands there. `Err`: use another slot.
     pub(super) fn hold_to(&mut self, limits: &Limits) -> io::Result<()> {
         let before = self.written;
-        if self.is_fresh || limits.memory != before.memory {
+        // Always anew: a task of root can write there as well as we.
+        if self.is_fresh || limits.memory.is_some() || limits.memory != before.memory {
             self.limit_memory(before.memory, limits.memory)?;
         }
         if self.is_fresh || limits.weight_milli != before.weight_milli {
@@ -232,26 +240,36 @@ impl Slot {
             )?;
         }
         if limits.cpu_milli != before.cpu_milli {
-            let quota = limits.cpu_milli.map(|milli| (milli * (PERIOD_US / 1000)).max(QUOTA_MIN_US));
+            let quota = limits.cpu_milli.map(|milli| (milli.saturating_mul(PERIOD_US / 1000)).max(QUOTA_MIN_US));
             let v1 = quota.map_or_else(|| "-1".to_owned(), |us| us.to_string());
             let v2 = quota.map_or_else(|| format!("max {PERIOD_US}"), |us| format!("{us} {PERIOD_US}"));
             self.set(Controller::Cpu, ("cpu.cfs_quota_us", v1), ("cpu.max", v2))?;
         }
         if limits.pids != before.pids {
-            let text = limits.pids.map_or_else(|| "max".to_owned(), |n| n.to_string());
+            let text = limits.pids.filter(|n| *n <= PIDS_MAX);
+            let text = text.map_or_else(|| "max".to_owned(), |n| n.to_string());
             self.set(Controller::Pids, ("pids.max", text.clone()), ("pids.max", text))?;
         }
         let io_before = if std::mem::take(self.is_lifted.get_mut()) { None } else { before.io };
         (self.written, self.is_fresh) = (*limits, false);
-        self.misses_io = false;
+        self.missed = Unenforced::default();
         match self.limit_io(io_before, limits.io) {
             // An attempt without its other limits would be worse; it says so.
             Err(error) if limits.io.is_some() => {
                 warn!(%error, "an attempt is not held to its limits of disks");
-                self.misses_io = true;
+                self.missed = Unenforced::IO;
                 Ok(())
             }
             other => other,
+        }
+    }
+
+    /// The same for an attempt that runs in it already: there is no other for it, and what could not be written is noted.
+    pub(super) fn hold_all(&mut self, limits: &Limits) {
+        if let Err(error) = self.hold_to(limits) {
+            warn!(%error, "an attempt is not held to all of its limits");
+            self.missed = unenforced(limits, Unenforced::CPU.and(Unenforced::PIDS).and(Unenforced::IO));
+            self.is_spoiled = true;
         }
     }
 
@@ -405,10 +423,18 @@ impl Slot {
     pub(super) fn is_clean(&mut self, counts: &Counts, killed: u64) -> bool {
         let resets = self.reset_peak();
         self.before = Some(killed).filter(|_| resets);
-        // Where the highest mark stays, a small one does not matter.
+        // Where the highest mark stays, a small one does not matter. Where a task made cgroups, it may have given controllers
+        // to them: then nothing can be started in the one above (EBUSY).
         !self.is_killed.load(Ordering::Relaxed)
+            && !self.is_spoiled
+            && !self.dirs().any(|dir| sweep::has_children(&dir))
             && counts.memory <= LEFTOVER_MAX
             && (resets || counts.memory_peak <= 2 * LEFTOVER_MAX)
+    }
+
+    /// Nothing could be started in it, and nobody knows why.
+    pub(super) fn spoil(&mut self) {
+        self.is_spoiled = true;
     }
 
     /// Removes it. `Err`: somebody is still in it.

@@ -42,6 +42,16 @@ impl Confined {
         }
     }
 
+    /// Nothing could be started, maybe for what an earlier attempt left in its cgroups: nobody has them again.
+    pub(super) fn give_up(self) {
+        self.place.into_iter().for_each(Place::give_up);
+    }
+
+    /// What the task asks for and is not held to, as far as is known by now.
+    pub(super) fn missed(&self) -> Unenforced {
+        self.place.as_ref().map_or(self.unenforced, |place| self.unenforced.and(place.missed()))
+    }
+
     /// Whether its thread must not wait for its end.
     pub(super) fn is_strict(&self) -> bool {
         self.place.as_ref().is_some_and(Place::is_strict)
@@ -68,7 +78,7 @@ impl Confined {
             cpu_system_us: Amount::new(system),
             read_bytes: Amount::new(spent.read_bytes),
             written_bytes: Amount::new(spent.written_bytes),
-            unenforced: self.place.as_ref().map_or(self.unenforced, |place| self.unenforced.and(place.missed())),
+            unenforced: self.missed(),
         }
     }
 

@@ -297,6 +297,7 @@ impl Room {
         match self.spawn_in(order, span, who.as_ref(), folder.as_ref().map(|folder| &*folder.path)) {
             Ok((fresh, confined)) => Ok((fresh, confined, folder)),
             Err(why) => {
+                let _none_was_made = std::fs::remove_file(self.result_path(order));
                 if let Some(folder) = folder {
                     self.scratch.put_back(folder);
                 }
@@ -315,11 +316,17 @@ impl Room {
         let unmade = |error| format!("no scratch folder could be made: {error}");
         let is_private = is_asked || who.is_some_and(os::Who::is_other);
         let folder = self.scratch.take(is_private, self.clock.wall()).map_err(unmade)?;
-        if is_private {
-            os::close_folder(&folder.path).map_err(unmade)?;
-            who.map_or(Ok(()), |who| who.give(&folder.path)).map_err(unmade)?;
+        let given = || {
+            os::close_folder(&folder.path)?;
+            who.map_or(Ok(()), |who| who.give(&folder.path))
+        };
+        match if is_private { given() } else { Ok(()) } {
+            Ok(()) => Ok(Some(folder)),
+            Err(error) => {
+                self.scratch.put_back(folder);
+                Err(unmade(error))
+            }
         }
-        Ok(Some(folder))
     }
 
     fn spawn_in(
@@ -343,15 +350,18 @@ impl Room {
             give_files(who, &result, inputs.as_deref())
                 .map_err(|error| format!("its files could not be made its own: {error}"))?;
         }
-        let confined = self.confine(order, launch.folder());
-        if self.groups.is_demanded() && confined.unenforced.has(Unenforced::IO) {
-            confined.hand_back();
-            return Err("it asks for limits of disks, which cannot be enforced in its folder on this agent, and here they must \
-                        be (`enforce = \"required\"`): give it a `cwd` on a disk, or leave them out"
-                .into());
-        }
+        self.spawn_confined(order, &launch, who)
+    }
+
+    fn spawn_confined(
+        &self,
+        order: &Order,
+        launch: &Launch,
+        who: Option<&os::Who>,
+    ) -> Result<(os::Fresh, Confined), String> {
         let _context = self.runtime.enter();
-        let mut tries = 1;
+        let (mut tries, mut had_any) = (1, false);
+        let mut confined = self.confine(order, launch.folder())?;
         loop {
             match os::spawn(&launch.program, launch.feeds, confined.confines(who)) {
                 Ok(fresh) => return Ok((fresh, confined)),
@@ -360,9 +370,12 @@ impl Room {
                     tries += 1;
                 }
                 Err(error) => {
-                    confined.hand_back();
-                    let _none_was_made = std::fs::remove_file(&result);
-                    return Err(launch.explain(&error));
+                    confined.give_up();
+                    // What an earlier attempt left in its cgroups; others have nothing of it.
+                    if error.kind() != std::io::ErrorKind::ResourceBusy || std::mem::replace(&mut had_any, true) {
+                        return Err(launch.explain(&error));
+                    }
+                    confined = self.confine(order, launch.folder())?;
                 }
             }
         }
@@ -378,8 +391,9 @@ impl Room {
         contained::prepare(self.containers.as_ref(), order, container, (&self.base, &files), &folders)
     }
 
-    /// Makes ready what `order` is held by, which works in `folder`, on the thread that starts it.
-    fn confine(&self, order: &Order, folder: &Path) -> Confined {
+    /// Makes ready what `order` is held by, which works in `folder`, on the thread that starts it. `Err`: it could not be
+    /// held to what it asks for, and must be; for people.
+    fn confine(&self, order: &Order, folder: &Path) -> Result<Confined, String> {
         let (mut limits, is_contained) = (Limits::of(&order.spec), order.spec.container.is_some());
         if is_contained {
             limits.pids = limits.pids.map(|pids| pids.saturating_add(OWN_PIDS));
@@ -391,7 +405,30 @@ impl Room {
         // An engine does not start under it.
         let stands_in = missing.has(Unenforced::MEMORY) && self.groups.is_wanted() && !is_contained;
         let data_limit = limits.memory.filter(|_| stands_in);
-        Confined { place, data_limit, unenforced: unenforced(&limits, missing) }
+        let confined = Confined { place, data_limit, unenforced: unenforced(&limits, missing) };
+        let missed = confined.missed();
+        let why = match (&confined.place, missed.has(Unenforced::IO)) {
+            _ if !self.groups.is_demanded() => return Ok(confined),
+            (None, _) => {
+                "no cgroup could be made for it on this agent (its log says why), and here it must run in one \
+                          (`enforce = \"required\"`)"
+                    .to_owned()
+            }
+            (Some(_), true) => {
+                "it asks for limits of disks, which cannot be enforced in its folder on this agent, and here they must \
+                 be (`enforce = \"required\"`): give it a `cwd` on a disk, or leave them out"
+                    .to_owned()
+            }
+            (Some(_), false) if missed == Unenforced::default() => return Ok(confined),
+            (Some(_), false) => {
+                let list = missed.keys().collect::<Vec<_>>().join(", ");
+                format!(
+                    "it cannot be held to its limits ({list}) on this agent, and here it must be (`enforce = \"required\"`)"
+                )
+            }
+        };
+        confined.hand_back();
+        Err(why)
     }
 
     pub(super) fn track(&self, work: impl Future<Output = ()> + Send + 'static) {

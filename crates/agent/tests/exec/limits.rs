@@ -305,6 +305,86 @@ async fn who_survives_in_a_cgroup_that_the_task_made_is_told_and_killed_when_it_
 }
 
 #[tokio::test]
+async fn cgroups_in_which_a_task_made_others_are_not_used_again() {
+    let Some(mut bench) = strict("cgroups within").await else { return };
+    let bases: Vec<String> = noted(&bench.dir).iter().map(|base| base.display().to_string()).collect();
+    let makes = format!(
+        "for slot in {}; do grep -qx $$ $slot/cgroup.procs || continue; mkdir $slot/x && echo $$ > $slot/x/cgroup.procs; \
+         echo +memory > $slot/cgroup.subtree_control; made=1; done 2>/dev/null; test \"$made\"",
+        bases.iter().map(|base| format!("{base}/[0-9]*")).collect::<Vec<_>>().join(" ")
+    );
+    for _ in 0..3 {
+        let over = bench.run(shell(&makes)).await;
+        assert_eq!(over.end, End::Succeeded, "{}", over.why);
+        let over = bench.run(argv(&["true"])).await;
+        assert_eq!((over.end, over.usage.map(|usage| usage.unenforced)), (End::Succeeded, Some(Unenforced::default())));
+    }
+    let slots = noted(&bench.dir).into_iter().flat_map(|base| std::fs::read_dir(base).expect("ours").flatten());
+    let left: Vec<_> = slots.map(|slot| slot.path().join("x")).filter(|dir| dir.exists()).collect();
+    assert_eq!(left, Vec::<std::path::PathBuf>::new());
+}
+
+#[tokio::test]
+async fn a_limit_that_a_task_took_away_holds_for_the_next_one() {
+    let Some(mut bench) = strict("a limit that is gone").await else { return };
+    let bases: Vec<String> = noted(&bench.dir).iter().map(|base| format!("{}/[0-9]*", base.display())).collect();
+    let lifts = format!(
+        "for slot in {}; do grep -qx $$ $slot/cgroup.procs || continue; echo max > $slot/memory.max; \
+         echo -1 > $slot/memory.memsw.limit_in_bytes; echo -1 > $slot/memory.limit_in_bytes; done 2>/dev/null; exec env {}",
+        bases.join(" "),
+        takes(100)
+    );
+    let over = bench.run(with_memory(64, shell(&lifts))).await;
+    assert_eq!(over.end, End::Succeeded, "it lifts its own: {}", over.why);
+    for _ in 0..3 {
+        let over = bench.run(with_memory(64, shell(&format!("exec env {}", takes(100))))).await;
+        assert_eq!(over.end, End::Oom, "{}", over.why);
+    }
+}
+
+#[tokio::test]
+async fn more_processes_than_a_machine_can_have_are_no_limit_and_shed_no_other() {
+    let Some(mut bench) = strict("a large limit").await else { return };
+    for pids in [4_194_303, 4_194_304, 4_194_305, u64::MAX] {
+        let spec = with_memory(64, shell(&format!("exec env {}", takes(100))));
+        let over = bench.run(TaskSpec { pids: Some(pids), ..spec }).await;
+        assert_eq!(over.end, End::Oom, "{pids}: {}", over.why);
+        assert_eq!(usage_of(over.usage).unenforced, Unenforced::default(), "{pids}");
+    }
+}
+
+#[tokio::test]
+async fn who_could_not_be_held_to_a_limit_after_its_start_says_so() {
+    let Some(mut bench) = strict("a limit that fails").await else { return };
+    let request = Request { cpu_milli: 1 << 50, ..Request::default() };
+    let over = bench.run(TaskSpec { request, cpu_limit: true, ..argv(&["true"]) }).await;
+    assert_eq!(over.end, End::Succeeded, "{}", over.why);
+    assert!(usage_of(over.usage).unenforced.has(Unenforced::CPU));
+    let request = Request { cpu_milli: 1000, ..Request::default() };
+    let over = bench.run(TaskSpec { request, cpu_limit: true, ..argv(&["true"]) }).await;
+    assert_eq!(usage_of(over.usage).unenforced, Unenforced::default());
+}
+
+#[tokio::test]
+async fn where_limits_are_demanded_nothing_starts_without_its_cgroup() {
+    if strict("demanded limits").await.is_none() {
+        return;
+    }
+    let mut bench = Bench::enforcing(Enforce::Required).await;
+    // As if the machine had no room for another one.
+    let base = noted(&bench.dir).pop().expect("some");
+    std::fs::remove_dir(&base).expect("nothing is in it yet");
+    for spec in [with_memory(64, argv(&["true"])), argv(&["true"])] {
+        let over = bench.run(spec).await;
+        assert_eq!(over.end, End::NotStarted, "{}", over.why);
+        assert!(over.why.contains("`enforce = \"required\"`"), "{}", over.why);
+    }
+    std::fs::create_dir(&base).expect("made again");
+    let over = bench.run(with_memory(64, shell(&format!("exec env {}", takes(100))))).await;
+    assert_eq!(over.end, End::Oom, "{}", over.why);
+}
+
+#[tokio::test]
 async fn without_cgroups_attempts_say_what_they_were_not_held_to() {
     let mut bench = Bench::enforcing(Enforce::Off).await;
     let spec = TaskSpec { pids: Some(3), ..with_memory(64, shell(&format!("exec env {}", takes(150)))) };
