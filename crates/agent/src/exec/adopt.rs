@@ -95,7 +95,9 @@ fn go_on(room: &Arc<Room>, estate: &Estate, mut kept: Kept, spool: Option<Spool>
     if let (Some(Cause::Wish(reason)), Some(due)) = (stage.cause, stage.due) {
         control.kill(reason, due);
     }
-    let limits = Limits::of(&order.spec);
+    let mut limits = Limits::of(&order.spec);
+    // Those of disks must be lifted when it is killed.
+    let _said_before = room.groups.find_disks(&mut limits, &room.works_in(&order, scratch.as_ref()));
     let place = slot.and_then(|slot| room.groups.adopt(slot, &limits, from, files.peak));
     let confined = Confined { place, data_limit: None, unenforced };
     let (spent, span) = (state.spent(), span_of(&order));

@@ -137,6 +137,16 @@ impl Room {
         }
     }
 
+    /// The folder in which an attempt of `order` works, which was given `scratch`.
+    #[cfg(unix)]
+    pub(super) fn works_in(&self, order: &Order, scratch: Option<&Folder>) -> PathBuf {
+        match (&order.spec.container, &order.spec.cwd) {
+            (Some(_), _) => Folders::of(&self.files, order.token).private,
+            (None, Some(cwd)) => cwd.into(),
+            (None, None) => scratch.map_or_else(|| self.files.clone(), |folder| folder.path.clone()),
+        }
+    }
+
     fn inputs_path(&self, token: Token) -> PathBuf {
         self.files.join(format!("{token}.inputs"))
     }
