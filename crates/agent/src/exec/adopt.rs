@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -79,6 +79,7 @@ impl Exec {
     /// Kills what an earlier keeper had just begun, of which nothing is known; answers when nobody is left, or in time.
     pub(crate) async fn end_strays(&self, limit: Duration) {
         let survivors = self.room.hunter.hunt_strays(limit).await;
+        self.instances.has_strays.store(!survivors.is_empty(), Ordering::Relaxed);
         if !survivors.is_empty() {
             warn!(processes = survivors.len(), "processes of an earlier keeper cannot be killed");
         }

@@ -42,7 +42,9 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 const SETTLE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Between two tries to kill what survived.
-const AGAIN: Duration = Duration::from_secs(1);
+pub(super) const AGAIN: Duration = Duration::from_secs(1);
+/// For one of them: what hangs in the kernel does so for long, and looking for it costs.
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// An attempt whose process runs.
 pub(super) struct Attempt {

@@ -27,6 +27,7 @@ mod quota;
 mod room;
 mod rules;
 mod scratch;
+mod sweep;
 mod transfer;
 
 pub use estate::Estate;
@@ -34,6 +35,7 @@ pub use order::{Alive, ExecEvent, KillReason, Leftover, Order, ProcessIdentity, 
 #[cfg(unix)]
 pub(crate) use os::kill_members;
 pub use rules::Rules;
+pub(crate) use sweep::gpus_of_survivors;
 #[cfg(unix)]
 pub(crate) use transfer::fetch_inputs;
 pub use transfer::{Inputs, Results, TransferError};
@@ -42,7 +44,7 @@ use std::{
     collections::BTreeSet,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -59,15 +61,12 @@ use self::{pool::Pool, room::Room, scratch::Scratch};
 use crate::{
     cgroup::{self, Enforce, Groups},
     containers::Engine,
-    host,
 };
 
 /// Events that may wait for the supervisor; then attempts wait to tell theirs.
 const EVENTS: usize = 4096;
 /// Threads for waiting and copying. Apart from the agent's own, so that a slow disk delays no heartbeat.
 const WATCHERS: usize = 2;
-/// What an earlier agent left must be dead by then.
-const SWEEP_LIMIT: Duration = Duration::from_secs(10);
 /// For the threads to leave their cgroups when the agent stops.
 const CGROUPS_LIMIT: Duration = Duration::from_secs(2);
 /// For the last attempts to end when the agent stops; they were told before.
@@ -147,6 +146,8 @@ struct Instances {
     file: PathBuf,
     own: Arc<str>,
     earlier: Mutex<Vec<Arc<str>>>,
+    /// Of an earlier keeper with the same cookie something was left that could not be ended.
+    has_strays: AtomicBool,
 }
 
 struct Threads {
@@ -352,29 +353,6 @@ impl Exec {
         self.threads.lease_ends.send_if_modified(|told| std::mem::replace(told, ends) != ends);
     }
 
-    /// Kills whatever earlier agents on this data folder left, verified: by their instance cookies
-    /// (kept in `run/`) and by the identities in `leftovers`. Answers in the order of `leftovers`.
-    pub async fn sweep(&self, leftovers: &[Leftover]) -> Vec<Swept> {
-        let earlier = self.instances.earlier.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for identity in leftovers.iter().filter_map(|leftover| leftover.identity.as_ref()) {
-            os::kill_identity(identity);
-        }
-        let survivors = self.room.hunter.hunt_instances(earlier, SWEEP_LIMIT).await;
-        let survives = |leftover: &Leftover| match &leftover.identity {
-            Some(identity) => os::kill_identity(identity),
-            None => false,
-        };
-        let answer = leftovers.iter().map(|leftover| if survives(leftover) { Swept::Survives } else { Swept::Dead });
-        let answer: Vec<Swept> = answer.collect();
-        if survivors.is_empty() {
-            self.instances.forget_earlier();
-        } else {
-            let list = survivors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            warn!(processes = %list, "processes of an earlier agent cannot be killed");
-        }
-        answer
-    }
-
     /// Ends the threads and the guard. The supervisor has killed what ran; this waits for the last of it.
     pub async fn stop(&self) {
         self.threads.pool.close();
@@ -428,7 +406,7 @@ impl Instances {
         };
         let lines: String = earlier.iter().chain([&own]).map(|cookie| format!("{cookie}\n")).collect();
         write_whole(&file, &lines)?;
-        Ok(Self { file, own, earlier: Mutex::new(earlier) })
+        Ok(Self { file, own, earlier: Mutex::new(earlier), has_strays: AtomicBool::new(false) })
     }
 
     fn forget_earlier(&self) {
@@ -437,12 +415,6 @@ impl Instances {
             warn!(%error, "could not shorten the list of earlier instances; they are looked for again next time");
         }
     }
-}
-
-/// What survived an earlier instance still has the GPUs that it was given. `found` is in the order of `leftovers`.
-pub(crate) fn gpus_of_survivors(leftovers: &[Leftover], found: &[Swept]) -> Vec<(Token, Vec<u32>)> {
-    let survivors = leftovers.iter().zip(found).filter(|(_, found)| **found == Swept::Survives);
-    survivors.filter_map(|(left, _)| Some((left.token, host::of_process(left.identity.as_ref()?.pid)))).collect()
 }
 
 /// Makes the folders, empty but for what goes on.

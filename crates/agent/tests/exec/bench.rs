@@ -98,6 +98,11 @@ impl Bench {
         bench
     }
 
+    /// With no cgroups, in a folder that may have been another's.
+    pub(crate) async fn bare_at(dir: &Path) -> Self {
+        Self::made(dir, (Enforce::Off, Rules::default()), None, |_| {}).await
+    }
+
     /// Where tasks may run as others, in a folder that those can reach.
     pub(crate) async fn with_rules(rules: Rules) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
@@ -263,6 +268,8 @@ pub(crate) struct Controller {
 pub(crate) struct State {
     pub(crate) logs: BTreeMap<u64, Log>,
     pub(crate) stored: BTreeMap<u64, Vec<u8>>,
+    /// When the last result came.
+    pub(crate) stored_at: Timestamp,
     pub(crate) inputs: Option<String>,
     /// Streams are broken after so many messages.
     pub(crate) break_after: Option<usize>,
@@ -363,6 +370,7 @@ impl Inputs for Controller {
 impl Results for Controller {
     fn put<'a>(&'a self, token: Token, _task: TaskId, from: &'a Path) -> BoxFuture<'a, Result<u64, TransferError>> {
         async move {
+            self.set(|state| state.stored_at = Clock::system().wall());
             let bytes = std::fs::read(from).map_err(|error| TransferError(error.to_string()))?;
             let len = bytes.len() as u64;
             self.state.lock().expect("not poisoned").stored.insert(token.0, bytes);

@@ -266,7 +266,7 @@ fn slots_of(dir: &Path, pid: u32) -> Vec<std::path::PathBuf> {
 }
 
 /// A process of version 1's freezer, which no signal reaches, in the folder that is returned; none: there is no such tree.
-fn on_ice(name: &str, pid: u32) -> Option<std::path::PathBuf> {
+pub(crate) fn on_ice(name: &str, pid: u32) -> Option<std::path::PathBuf> {
     let ice = Path::new("/sys/fs/cgroup/freezer").join(format!("muster-test-{name}-{}", std::process::id()));
     std::fs::create_dir(&ice).ok()?;
     std::fs::write(ice.join("cgroup.procs"), pid.to_string()).expect("moved");
@@ -274,7 +274,7 @@ fn on_ice(name: &str, pid: u32) -> Option<std::path::PathBuf> {
     Some(ice)
 }
 
-async fn thaw(ice: &Path) {
+pub(crate) async fn thaw(ice: &Path) {
     std::fs::write(ice.join("freezer.state"), "THAWED").expect("thawed");
     wait_for("the ice to be empty", || std::fs::remove_dir(ice).ok()).await;
 }

@@ -41,8 +41,11 @@ pub(crate) async fn end_members(slot: &Slot, clock: Clock, limit: Duration) -> V
         is_killed = false;
         if clock.mono() >= deadline {
             // A3: whom no list names lives all the same.
-            let unnamed =
-                members.is_empty().then(|| Survivor { pid: 0, name: format!("somebody in {}", slot.shown()) });
+            let unnamed = members.is_empty().then(|| Survivor {
+                pid: 0,
+                name: format!("somebody in {}", slot.shown()),
+                token: None,
+            });
             return members.into_iter().map(survivor).chain(unnamed).collect();
         }
         tokio::time::sleep(PAUSE).await;
@@ -51,5 +54,5 @@ pub(crate) async fn end_members(slot: &Slot, clock: Clock, limit: Duration) -> V
 
 fn survivor(pid: i32) -> Survivor {
     let name = Stat::read(pid).map(|stat| stat.name).unwrap_or_default();
-    Survivor { pid: pid.unsigned_abs(), name }
+    Survivor { pid: pid.unsigned_abs(), name, token: None }
 }

@@ -200,7 +200,8 @@ impl Thread {
 }
 
 fn survivor(seen: &Seen) -> Survivor {
-    Survivor { pid: seen.stat.pid.unsigned_abs(), name: seen.stat.name.clone() }
+    let token = seen.marked.flatten().map(Token);
+    Survivor { pid: seen.stat.pid.unsigned_abs(), name: seen.stat.name.clone(), token }
 }
 
 fn kill_all(found: &[&Seen]) {

@@ -111,6 +111,9 @@ pub(crate) struct Survivor {
     /// 0: its number is not known.
     pub(crate) pid: u32,
     pub(crate) name: String,
+    /// Whose attempt it carries the mark of, if any.
+    #[cfg_attr(windows, expect(dead_code, reason = "nothing outlives its job there"))]
+    pub(crate) token: Option<muster_core::id::Token>,
 }
 
 impl fmt::Display for Survivor {

@@ -250,7 +250,7 @@ impl Leader {
         };
         match tokio::time::timeout(limit, all_dead).await {
             Ok(()) => Vec::new(),
-            Err(_) => vec![Survivor { pid: self.pid, name: format!("{} in its job", self.job.living()) }],
+            Err(_) => vec![Survivor { pid: self.pid, name: format!("{} in its job", self.job.living()), token: None }],
         }
     }
 
@@ -382,10 +382,15 @@ impl Hunter {
         Vec::new()
     }
 
+    /// Nothing outlives its job.
+    pub(crate) async fn hunt_strays(&self, _limit: Duration) -> Vec<Survivor> {
+        Vec::new()
+    }
+
     /// An attempt that outlived the end of its job. Its handle is closed, so nobody can tell what became of it: it counts as
     /// alive until the agent starts anew (A3).
     pub(crate) async fn hunt(&self, _token: Token, _leader: Option<i32>, _limit: Duration) -> Vec<Survivor> {
-        vec![Survivor { pid: 0, name: "what its job left".to_owned() }]
+        vec![Survivor { pid: 0, name: "what its job left".to_owned(), token: None }]
     }
 
     /// Nothing outlives its job.
