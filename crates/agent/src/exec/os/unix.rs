@@ -220,8 +220,7 @@ impl Leader {
 
     /// Kills everything that belongs to the attempt and answers when all is dead, or with what lives after `limit`.
     pub(crate) async fn hunt(&self, hunter: &Hunter, token: Token, limit: Duration) -> Vec<Survivor> {
-        let leader = (!self.process.is_reaped()).then_some(self.process.pid.as_raw());
-        hunter.hunt(token, leader, limit).await
+        hunter.hunt(token, self.process.kept_number(), limit).await
     }
 
     /// What it took, once it is reaped.
@@ -241,9 +240,14 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        // A number that nobody keeps for us may be another's.
-        let is_it = |start: u64| Stat::read(self.pid.as_raw()).is_some_and(|stat| stat.start == start);
-        if !self.is_reaped() && self.foreign.is_none_or(is_it) {
+        if self.kept_number().is_some() {
+    /// Its number, as long as that is nobody else's: whoever has it may have reaped it.
+    fn kept_number(&self) -> Option<i32> {
+        let pid = self.pid.as_raw();
+        let is_it = |start: u64| Stat::read(pid).is_some_and(|stat| stat.start == start);
+        (!self.is_reaped() && self.foreign.is_none_or(is_it)).then_some(pid)
+    }
+
             let _nobody_left = killpg(self.pid, signal);
         }
     }
@@ -434,4 +438,23 @@ pub(crate) fn base_environment(path: Option<&OsStr>) -> Vec<(OsString, OsString)
     // Only what the agent has: a default of ours would make every small program load its files.
     base.extend(["LANG", "LC_ALL"].into_iter().filter_map(|name| Some((name.into(), own(name)?))));
     base
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_a_process_that_somebody_else_reaped_is_not_its_own_any_more() {
+        let pid = Pid::this();
+        let start = Stat::read(pid.as_raw()).expect("we live").start;
+        let number = |foreign| {
+            // Never dropped: that would end its group.
+            let process = std::mem::ManuallyDrop::new(Process { pid, foreign, status: None, spent: None });
+            process.kept_number()
+        };
+        assert_eq!(number(Some(start)), Some(pid.as_raw()));
+        assert_eq!(number(Some(start + 1)), None, "another has it now");
+        assert_eq!(number(None), Some(pid.as_raw()), "a child of ours that we did not reap");
+    }
 }
