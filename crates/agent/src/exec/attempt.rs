@@ -260,8 +260,8 @@ impl Attempt {
         loop {
             tokio::time::sleep(AGAIN).await;
             let left = match self.confined.place.as_ref().and_then(Place::slot) {
-                Some(slot) => end_members(slot, self.room.clock, KILL_LIMIT).await,
-                None => self.room.hunter.hunt(self.order.token, None, KILL_LIMIT).await,
+                Some(slot) => end_members(slot, self.room.clock, LOOK).await,
+                None => self.room.hunter.hunt(self.order.token, None, LOOK).await,
             };
             if left.is_empty() {
                 return;

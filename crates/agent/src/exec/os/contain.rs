@@ -10,6 +10,8 @@ use crate::cgroup::Slot;
 
 /// Between two looks; a kill takes effect within about a millisecond.
 const PAUSE: Duration = Duration::from_millis(2);
+/// The same when the last ones changed nothing.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// SIGTERM to all in `slot`, also to those that left the first one's group; stopped ones are woken to hear it.
 pub(crate) fn terminate_members(slot: &Slot) {
@@ -26,6 +28,7 @@ pub(crate) fn kill_members(members: &dyn Fn() -> BTreeSet<i32>) {
 pub(crate) async fn end_members(slot: &Slot, clock: Clock, limit: Duration) -> Vec<Survivor> {
     let deadline = clock.mono().after(limit);
     let mut is_killed = slot.kill();
+    let (mut pause, mut before) = (PAUSE, BTreeSet::new());
     loop {
         if !is_killed {
             // Frozen they cannot fork faster than we kill; version 1 lets nobody die who is frozen.
@@ -48,7 +51,9 @@ pub(crate) async fn end_members(slot: &Slot, clock: Clock, limit: Duration) -> V
             });
             return members.into_iter().map(survivor).chain(unnamed).collect();
         }
-        tokio::time::sleep(PAUSE).await;
+        pause = if members == before { (pause * 2).min(PAUSE_MAX) } else { PAUSE };
+        before = members;
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -23,6 +23,9 @@ use super::{
 
 /// Between two looks while somebody still lives; a kill takes effect within about a millisecond.
 const PAUSE: Duration = Duration::from_millis(5);
+/// The same when the last look found nobody new: each one reads all of `/proc`, and who hangs in the kernel may do so for
+/// hours.
+const PAUSE_MAX: Duration = Duration::from_millis(250);
 /// After an attempt that seemed to leave nothing, before strays are looked for: many ends share one look.
 const STRAYS_AFTER: Duration = Duration::from_secs(1);
 /// Looks that may be repeated because a process showed no environment; some have none for good.
@@ -50,6 +53,8 @@ struct Quarry {
     leader: Option<i32>,
     deadline: Mono,
     unsure: u8,
+    /// Who was found last.
+    found: Vec<i32>,
     answer: oneshot::Sender<Vec<Survivor>>,
 }
 
@@ -93,7 +98,7 @@ impl Hunter {
     async fn ask(&self, cookies: Vec<Arc<str>>, whom: Whom, leader: Option<i32>, limit: Duration) -> Vec<Survivor> {
         let deadline = self.clock.mono().after(limit);
         let (answer, hears) = oneshot::channel();
-        let quarry = Quarry { cookies, whom, leader, deadline, unsure: 0, answer };
+        let quarry = Quarry { cookies, whom, leader, deadline, unsure: 0, found: Vec::new(), answer };
         if self.orders.send(Order::Hunt(quarry)).is_err() {
             return Vec::new();
         }
@@ -120,9 +125,10 @@ impl Thread {
     fn run(self) {
         let mut hunted: Vec<Quarry> = Vec::new();
         let mut strays_at: Option<Mono> = None;
+        let mut pause = PAUSE;
         loop {
             let wait = match (hunted.is_empty(), strays_at) {
-                (false, _) => Some(PAUSE),
+                (false, _) => Some(pause),
                 (true, Some(at)) => Some(at.since(self.clock.mono())),
                 (true, None) => None,
             };
@@ -138,7 +144,9 @@ impl Thread {
             while let Ok(order) = self.inbox.try_recv() {
                 self.take(order, &mut hunted, &mut strays_at);
             }
-            hunted = self.round(hunted);
+            let changed;
+            (hunted, changed) = self.round(hunted);
+            pause = if changed { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
             if strays_at.is_some_and(|at| at <= self.clock.mono()) {
                 self.stray_check.store(false, Ordering::Relaxed);
                 strays_at = self.kill_strays().then(|| self.clock.mono().after(STRAYS_AFTER));
@@ -153,10 +161,10 @@ impl Thread {
         }
     }
 
-    /// One look for all; those of whom nothing is left are answered.
-    fn round(&self, hunted: Vec<Quarry>) -> Vec<Quarry> {
+    /// One look for all; those of whom nothing is left are answered. Whether another one soon is worth it.
+    fn round(&self, hunted: Vec<Quarry>) -> (Vec<Quarry>, bool) {
         if hunted.is_empty() {
-            return hunted;
+            return (hunted, true);
         }
         let groups: BTreeSet<&[Arc<str>]> = hunted.iter().map(|quarry| quarry.cookies.as_slice()).collect();
         let scans: Vec<(Vec<Arc<str>>, Scan)> = groups
@@ -164,7 +172,7 @@ impl Thread {
             .map(|cookies| (cookies.to_vec(), proc::scan(&cookies.iter().map(AsRef::as_ref).collect::<Vec<_>>())))
             .collect();
         let now = self.clock.mono();
-        let mut left = Vec::new();
+        let (mut left, mut changed) = (Vec::new(), false);
         for mut quarry in hunted {
             let Some((_, scan)) = scans.iter().find(|(cookies, _)| *cookies == quarry.cookies) else { continue };
             let found = match quarry.whom {
@@ -179,10 +187,13 @@ impl Thread {
             } else {
                 quarry.unsure += u8::from(found.is_empty());
                 kill_all(&found);
+                let pids: Vec<i32> = found.iter().map(|seen| seen.stat.pid).collect();
+                changed |= pids.is_empty() || pids != quarry.found;
+                quarry.found = pids;
                 left.push(quarry);
             }
         }
-        left
+        (left, changed)
     }
 
     /// Whether there were any: then a second look is due.
