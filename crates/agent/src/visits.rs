@@ -153,5 +153,54 @@ async fn run(
     tokio::select! {
         end = work => end,
         () = async { read.await; std::future::pending().await } => Err(String::new()),
+        // Who reads and writes nothing would not be noticed otherwise. It is killed when it is dropped.
+        () = up.closed() => Err("whoever asked for it is gone".into()),
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use futures::stream;
+    use muster_core::run_as::RunAs;
+
+    use super::*;
+    use crate::exec::os::boot;
+
+    /// This very process, as any other.
+    fn ourselves() -> ProcessIdentity {
+        let stat = std::fs::read_to_string("/proc/self/stat").expect("it is there");
+        let start = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(19)?.parse().ok());
+        let pid = std::process::id();
+        ProcessIdentity { boot: boot(), pid, start: start.expect("a number"), group: pid }
+    }
+
+    #[tokio::test]
+    async fn a_command_that_neither_reads_nor_writes_ends_when_its_caller_is_gone() {
+        let large = v1::ExecDown { stdin: vec![0; 64 << 10], stdin_end: false };
+        let mut down = stream::iter(vec![large; 100]).chain(stream::pending()).boxed();
+        let (up, inbox) = mpsc::channel(1);
+        let beside = Beside { process: ourselves(), run_as: RunAs::default(), rules: Rules::default() };
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("pid");
+        let text = format!("echo $$ > {0}.new; mv {0}.new {0}; exec sleep 1000", file.display());
+        let command = ["/bin/sh".into(), "-c".into(), text].to_vec();
+        let leaves = async {
+            while !file.exists() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            drop(inbox);
+        };
+        let both = async { tokio::join!(run(beside, command, &mut down, &up), leaves) };
+        let (end, ()) = timeout(Duration::from_secs(60), both).await.expect("it ends");
+        assert_eq!(end, Err("whoever asked for it is gone".to_owned()));
+        let pid = std::fs::read_to_string(file).expect("written");
+        let stat = format!("/proc/{}/stat", pid.trim());
+        let lives = || std::fs::read_to_string(&stat).is_ok_and(|text| !text.contains(") Z "));
+        let ends = async {
+            while lives() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), ends).await.expect("it is killed");
     }
 }
