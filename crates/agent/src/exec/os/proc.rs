@@ -23,6 +23,8 @@ pub(crate) struct Stat {
     pub(crate) group: i32,
     pub(crate) session: i32,
     pub(crate) flags: u64,
+    /// Its threads that did not end; itself counts until it is reaped.
+    pub(crate) threads: u64,
     pub(crate) start: u64,
 }
 
@@ -48,13 +50,17 @@ impl Stat {
             group: number(2)?.try_into().ok()?,
             session: number(3)?.try_into().ok()?,
             flags: fields.get(6)?.parse().ok()?,
+            threads: fields.get(17)?.parse().ok()?,
             start: fields.get(19)?.parse().ok()?,
         })
     }
 
-    /// A zombie is dead; its parent has only not asked yet.
+    /// A zombie is dead; its parent has only not asked yet. But one of which other threads run is only without its first.
     pub(crate) fn is_dead(&self) -> bool {
-        matches!(self.state, b'Z' | b'X' | b'x')
+        match self.state {
+            b'Z' => self.threads <= 1,
+            state => matches!(state, b'X' | b'x'),
+        }
     }
 }
 
@@ -164,6 +170,22 @@ mod tests {
     }
 
     #[test]
+    fn a_zombie_of_which_threads_run_lives() {
+        let table = [
+            ("S 5 6 7", 1, false),
+            ("Z 5 6 7", 1, true),
+            ("Z 5 6 7", 0, true),
+            ("Z 5 6 7", 2, false),
+            ("X 5 6 7", 2, true),
+        ];
+        for (state, threads, is_dead) in table {
+            let text = format!("77 (a) {state} 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 {threads} 0 12345 99 1");
+            let stat = Stat::parse(text.as_bytes()).expect("parses");
+            assert_eq!(stat.is_dead(), is_dead, "{text}");
+        }
+    }
+
+    #[test]
     fn a_torn_or_foreign_line_is_nobody() {
         for text in [&b""[..], b"(", b")(", b"1 (a) S", b"x (a) S 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1"] {
             assert_eq!(Stat::parse(text), None, "{text:?}");
@@ -177,7 +199,7 @@ mod tests {
     }
 
     fn seen(pid: i32, parent: i32, group: i32, session: i32, token: Option<u64>) -> Seen {
-        let stat = Stat { pid, name: "x".into(), state: b'S', parent, group, session, flags: 0, start: 1 };
+        let stat = Stat { pid, name: "x".into(), state: b'S', parent, group, session, flags: 0, threads: 1, start: 1 };
         Seen { stat, marked: token.map(Some) }
     }
 
