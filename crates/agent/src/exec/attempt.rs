@@ -111,7 +111,8 @@ impl Attempt {
         if !is_plain {
             // Another thread brings it to its end.
             self.confined.place.iter_mut().for_each(Place::leave);
-            room.track(self.conclude(Dead { status: Some(status), spent, ..Dead::default() }));
+            let ended = Some(room.clock.wall());
+            room.track(self.conclude(Dead { status: Some(status), spent, ended, ..Dead::default() }));
             return None;
         }
         let usage = Some(self.confined.settle_at(counts, spent));
@@ -148,12 +149,14 @@ impl Attempt {
         let (cause, step) = Watch::new(&self, stage, &leader).until_exit(&leader, &mut pipes).await;
         let is_settled = step != Step::Killed && self.settle_container(&mut pipes).await;
         let (status, survivors) = self.clear(cause, &mut leader, &mut pipes).await;
+        // Before its result is delivered and its folder removed, which may take long.
+        let ended = Some(self.room.clock.wall());
         let (spent, said) = (leader.spent(), pipes.finish());
         let is_unknown = status.is_none() && self.deposit.as_ref().is_some_and(|deposit| deposit.is_unknown(&leader));
         drop(leader);
         let is_put_away = is_settled && matches!(status, Some(Status::Exit(_)));
         let contained = self.contained().filter(|_| !is_put_away);
-        self.conclude(Dead { cause, status, is_unknown, spent, survivors, said }).await;
+        self.conclude(Dead { cause, status, is_unknown, spent, survivors, said, ended, lost: None }).await;
         if let Some(contained) = contained {
             contained.remove().await;
         }
@@ -184,6 +187,7 @@ impl Attempt {
     }
 
     async fn conclude(mut self, dead: Dead) {
+        let ended = dead.ended;
         let (end, mut why, result) = self.judge(&dead).await;
         if let Some(folder) = self.scratch.take() {
             let is_failed = matches!(end, End::Exit(_) | End::Signal(_) | End::Timeout | End::Oom | End::ScratchFull);
@@ -202,7 +206,7 @@ impl Attempt {
         self.span.record("end", tracing::field::display(end));
         debug!(token = %self.order.token, %end, "attempt over");
         let room = Arc::clone(&self.room);
-        let (token, started, ended) = (self.order.token, self.started, room.clock.wall());
+        let (token, started, ended) = (self.order.token, self.started, ended.unwrap_or_else(|| room.clock.wall()));
         let counts = self.confined.place.as_ref().map(Place::counts);
         let usage = Some(self.confined.usage(counts.as_ref(), dead.spent));
         let result = result.filter(|_| end != End::KillFailed);
@@ -241,18 +245,15 @@ impl Attempt {
     pub(super) async fn lose(self, why: String) {
         let survivors = match self.confined.place.as_ref().and_then(Place::slot) {
             Some(slot) => end_members(slot, self.room.clock, KILL_LIMIT).await,
+            // Where there are neither cgroups nor jobs, what left its group is to be found by its mark.
+            None if cfg!(unix) => self.room.hunter.hunt(self.order.token, None, KILL_LIMIT).await,
             None => Vec::new(),
         };
-        if !survivors.is_empty() {
-            return self.conclude(Dead { survivors, ..Dead::default() }).await;
+        let contained = self.contained();
+        self.conclude(Dead { lost: Some(why.into()), survivors, ..Dead::default() }).await;
+        if let Some(contained) = contained {
+            contained.remove().await;
         }
-        let (token, end, why, started) = (self.order.token, End::Lost, Some(why.into()), self.started);
-        let (usage, ended) = (Some(self.confined.settle(None)), self.room.clock.wall());
-        let event = ExecEvent::Ended { token, end, why, started, ended, result: None, usage, next: None };
-        if let Some(deposit) = &self.deposit {
-            deposit.ended(&event, self.order.task);
-        }
-        self.room.over(event).await;
     }
 
     /// Kills what survived again and again, until it is dead: whoever hangs in the kernel dies when that ends.
@@ -319,6 +320,9 @@ impl Attempt {
     /// What its end is called.
     async fn judge(&self, dead: &Dead) -> (End, Option<Arc<str>>, Option<TaskResult>) {
         let survivors = &dead.survivors;
+        if let Some(why) = dead.lost.as_ref().filter(|_| survivors.is_empty()) {
+            return (End::Lost, Some(Arc::clone(why)), None);
+        }
         if dead.is_unknown && survivors.is_empty() {
             let why = "it ended, and how is not known: the keeper that started it was killed, and its safe too";
             return (End::Lost, Some(why.into()), None);
@@ -375,4 +379,8 @@ struct Dead {
     survivors: Vec<Survivor>,
     /// Of one in a container: what was said last.
     said: Option<Said>,
+    /// When nothing of it was left; none: now.
+    ended: Option<Timestamp>,
+    /// It was given up, and why.
+    lost: Option<Arc<str>>,
 }

@@ -197,8 +197,11 @@ async fn a_result_is_taken_when_it_is_json_and_refused_when_not() {
     let over =
         bench.run(shell("{ printf '\"'; head -c 100000 /dev/zero | tr '\\0' x; printf '\"'; } > $MUSTER_RESULT")).await;
     assert_eq!((over.end, over.result), (End::Succeeded, Some(TaskResult::Stored(100_002))));
-    let stored = bench.controller.state.lock().expect("not poisoned").stored[&over.token.0].len();
-    assert_eq!(stored, 100_002);
+    {
+        let state = bench.controller.state.lock().expect("not poisoned");
+        assert_eq!(state.stored[&over.token.0].len(), 100_002);
+        assert!(over.ended <= state.stored_at, "the delivery of its result counts as its time");
+    }
     let left = std::fs::read_dir(bench.dir.join("run/files")).expect("is there").count();
     assert_eq!(left, 0, "files of attempts stay behind");
 }

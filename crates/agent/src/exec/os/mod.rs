@@ -112,7 +112,6 @@ pub(crate) struct Survivor {
     pub(crate) pid: u32,
     pub(crate) name: String,
     /// Whose attempt it carries the mark of, if any.
-    #[cfg_attr(windows, expect(dead_code, reason = "nothing outlives its job there"))]
     pub(crate) token: Option<muster_core::id::Token>,
 }
 

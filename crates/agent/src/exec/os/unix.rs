@@ -45,6 +45,10 @@ pub(super) const SHELL: &str = "/bin/sh";
 /// What a task finds when nobody said otherwise (`_PATH_STDPATH` and the local folders).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// For one that nobody waits for any more to be dead, so often and so long.
+const LOOKS: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(2);
+
 static BOOT: LazyLock<Arc<str>> = LazyLock::new(|| {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| "".into(), |id| id.trim().into())
 });
@@ -239,8 +243,6 @@ impl Process {
         self.status.is_some()
     }
 
-    fn signal(&self, signal: Signal) {
-        if self.kept_number().is_some() {
     /// Its number, as long as that is nobody else's: whoever has it may have reaped it.
     fn kept_number(&self) -> Option<i32> {
         let pid = self.pid.as_raw();
@@ -248,6 +250,8 @@ impl Process {
         (!self.is_reaped() && self.foreign.is_none_or(is_it)).then_some(pid)
     }
 
+    fn signal(&self, signal: Signal) {
+        if self.kept_number().is_some() {
             let _nobody_left = killpg(self.pid, signal);
         }
     }
@@ -284,7 +288,12 @@ impl Drop for Process {
     fn drop(&mut self) {
         if !self.is_reaped() {
             self.signal(Signal::SIGKILL);
-            let _not_yet = self.reap();
+            let mut looks = if self.foreign.is_none() { LOOKS } else { 1 };
+            while self.reap().is_none() && looks > 1 {
+                looks -= 1;
+                // Else it would stay a zombie of ours for good.
+                std::thread::sleep(PAUSE);
+            }
         }
     }
 }
