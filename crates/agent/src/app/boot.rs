@@ -4,6 +4,7 @@ use std::{io, path::Path};
 
 use anyhow::Context as _;
 
+use super::credentials;
 use crate::exec::os;
 
 /// Compares with what the folder says, and writes down what is true now.
@@ -21,9 +22,7 @@ fn note(file: &Path, now: &str) -> io::Result<bool> {
     };
     if before != now {
         // All of it or nothing: half a name would be another machine start.
-        let next = file.with_extension("next");
-        std::fs::write(&next, now)?;
-        std::fs::rename(&next, file)?;
+        credentials::write(file, now)?;
     }
     Ok(!before.is_empty() && !now.is_empty() && before != now)
 }

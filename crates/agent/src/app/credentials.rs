@@ -15,7 +15,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 
-use crate::link::Signed;
+use crate::{exec::os, link::Signed};
 
 const FILE: &str = "identity.pem";
 /// The key of a join that is under way: asked again with the same key, a controller whose answer was lost answers again.
@@ -132,8 +132,8 @@ fn text(request: &Request, signed: &Signed, joined: &str) -> String {
     format!("{JOINED}{joined}\n{key}{own}{authority}")
 }
 
-/// Whole or not at all, and for nobody else to read.
-fn write(path: &Path, text: &str) -> io::Result<()> {
+/// Whole or not at all, on disk, and for nobody else to read.
+pub(super) fn write(path: &Path, text: &str) -> io::Result<()> {
     let draft = path.with_extension("draft");
     // Left by a crash, perhaps with other rights.
     let _gone = fs::remove_file(&draft);
@@ -146,8 +146,5 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
 
 fn private(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.create_new(true).write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+    os::for_us_alone(options.create_new(true).write(true)).open(path)
 }

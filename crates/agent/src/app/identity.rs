@@ -9,6 +9,9 @@ use std::{
 
 use uuid::Uuid;
 
+use super::credentials;
+use crate::exec::os;
+
 /// Why a data folder cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
@@ -70,8 +73,10 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error {
 
 fn lock(folder: &Path) -> Result<File, Error> {
     let path = folder.join("agent.lock");
-    let mut file =
-        OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed(&path))?;
+    let mut options = OpenOptions::new();
+    // Who can open it could lock it.
+    os::for_us_alone(options.create(true).truncate(false).read(true).write(true));
+    let mut file = options.open(&path).map_err(failed(&path))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -93,21 +98,12 @@ fn uid(path: &Path) -> Result<Arc<str>, Error> {
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let uid = Uuid::new_v4().to_string();
-            write(path, &uid).map_err(failed(path))?;
+            // An agent that forgets its number leaves its leases to their expiry.
+            credentials::write(path, &format!("{uid}\n")).map_err(failed(path))?;
             Ok(uid.into())
         }
         Err(source) => Err(Error::Io { path: path.to_owned(), source }),
     }
-}
-
-/// Whole or not at all, and on disk: an agent that forgets its number leaves its leases to their expiry.
-fn write(path: &Path, uid: &str) -> io::Result<()> {
-    let draft = path.with_extension("draft");
-    let mut file = File::create(&draft)?;
-    writeln!(file, "{uid}")?;
-    file.sync_all()?;
-    drop(file);
-    fs::rename(&draft, path)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{
 use tracing::{error, warn};
 
 use super::{Error, codec, replay::replay};
-use crate::supervisor::Memory;
+use crate::{exec::os, supervisor::Memory};
 
 /// A segment and its number.
 pub(super) type Segment = (u64, PathBuf);
@@ -69,6 +69,8 @@ pub(super) fn load(segments: &[Segment]) -> Result<Memory, Error> {
 fn set_aside(path: &Path, damaged: &[String]) {
     let aside = path.with_extension("damaged");
     let kept = fs::copy(path, &aside);
+    // An older build let others read it.
+    let _kept_or_not = os::close_file(&aside);
     error!(
         path = %path.display(), aside = %aside.display(), kept = kept.is_ok(), damaged = damaged.join("; "),
         "the journal is damaged; what can be read is used and leases that are missing will be given out again",
@@ -82,7 +84,10 @@ pub(super) fn begin(folder: &Path, number: u64, memory: &Memory) -> Result<(File
     let path = path(folder, number);
     let draft = path.with_extension("draft");
     let begun = || -> io::Result<File> {
-        let mut file = File::create(&draft)?;
+        // Left by a crash, perhaps with other rights.
+        let _gone = fs::remove_file(&draft);
+        let mut options = OpenOptions::new();
+        let mut file = os::for_us_alone(options.create_new(true).write(true)).open(&draft)?;
         file.write_all(&bytes)?;
         file.sync_data()?;
         drop(file);

@@ -132,6 +132,24 @@ fn what_was_written_comes_back_after_the_process_is_gone() {
     assert_eq!(file::segments(folder.path()).expect("readable").len(), 1, "old segments are deleted");
 }
 
+#[cfg(unix)]
+#[test]
+fn nobody_else_may_read_a_segment_or_what_was_set_aside_of_one() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    let mode = |path: &std::path::Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    // As an older build left them, and one of them damaged.
+    let old = file::path(folder.path(), 1);
+    fs::write(&old, [7; 64]).expect("written");
+    fs::write(file::path(folder.path(), 2).with_extension("draft"), "half").expect("written");
+    fs::set_permissions(&old, PermissionsExt::from_mode(0o644)).expect("ours");
+    fs::set_permissions(file::path(folder.path(), 2).with_extension("draft"), PermissionsExt::from_mode(0o644))
+        .expect("ours");
+    let _open = Journal::open(folder.path()).expect("there");
+    assert_eq!(mode(&newest(folder.path())), 0o600);
+    assert_eq!(mode(&old.with_extension("damaged")), 0o600);
+}
+
 #[test]
 fn a_long_journal_is_renewed_and_stays_small() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,6 +1,6 @@
 //! The transfers over gRPC: log streams, inputs and large results. The only file of `logs` that names tonic.
 
-use std::{io::SeekFrom, path::Path, sync::Arc, time::Duration};
+use std::{fs::OpenOptions, io::SeekFrom, path::Path, sync::Arc, time::Duration};
 
 use futures::{
     StreamExt,
@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, service::interceptor::InterceptedService, transport::Channel};
 
 use super::{Uplink, Wire};
-use crate::exec::{Inputs, Order, Results, TransferError};
+use crate::exec::{Inputs, Order, Results, TransferError, os};
 use crate::link::Credential;
 
 /// Messages to the controller that may wait in the stream.
@@ -63,7 +63,8 @@ impl Grpc {
             task: Some(order.task.index),
         };
         let mut parts = client.inputs(request).await.map_err(refused)?.into_inner();
-        let mut file = tokio::fs::File::create(to).await.map_err(|error| unwritable(to, &error))?;
+        let file = tokio::fs::OpenOptions::from(private()).open(to).await;
+        let mut file = file.map_err(|error| unwritable(to, &error))?;
         while let Some(part) = parts.message().await.map_err(refused)? {
             file.write_all(&part.data).await.map_err(|error| unwritable(to, &error))?;
         }
@@ -118,6 +119,13 @@ fn parts(file: tokio::fs::File, first: v1::ResultPart) -> impl stream::Stream<It
             (read > 0).then(|| (v1::ResultPart { data, ..head }, (file, at + read as u64)))
         }
     })
+}
+
+/// They are other tasks' results: for whoever runs the one that asks, who is given the file, and for nobody else.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    os::for_us_alone(options.create(true).write(true).truncate(true));
+    options
 }
 
 fn refused(status: Status) -> TransferError {

@@ -304,7 +304,9 @@ fn ended(pid: u32) -> Ended {
 }
 
 fn take_lock(path: &Path) -> anyhow::Result<File> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
+    let mut options = OpenOptions::new();
+    // Who can open it could lock it.
+    let file = os::for_us_alone(options.create(true).truncate(false).write(true)).open(path);
     let file = file.with_context(|| format!("cannot use {}", path.display()))?;
     let mut tries = 1;
     loop {

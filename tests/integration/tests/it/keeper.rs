@@ -1,6 +1,6 @@
 //! Agents that come and go over work that goes on: nothing of it is lost, cut or done twice.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use muster_integration::{
@@ -103,7 +103,12 @@ fn a_restart_of_the_service_leaves_work_alone() -> Result<()> {
 
 /// The process number of the keeper of this system's agent.
 pub(crate) fn keeper(system: &System) -> Result<i32> {
-    let folder = system.folder().join("agent").to_string_lossy().into_owned();
+    keeper_of(&system.folder().join("agent"))
+}
+
+/// The process number of the keeper of the agent on this folder.
+pub(crate) fn keeper_of(folder: &Path) -> Result<i32> {
+    let folder = folder.to_string_lossy().into_owned();
     wait::until("a keeper to be there", || {
         let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
         let is_it = |pid: &i32| {
@@ -191,4 +196,50 @@ fn a_keeper_that_is_killed_after_its_safe_takes_its_work_with_it_says_so_and_the
     ensure!(keeper(&system)? != first, "another keeper is there");
     system.agent()?.interrupt()?;
     Ok(())
+}
+
+/// The files below `folder` that somebody else may read, write or run.
+fn open_to_others(folder: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let (entry, path) = entry.map(|entry| (entry.metadata(), entry.path()))?;
+        // A file may go while we look.
+        let Ok(about) = entry else { continue };
+        if about.is_dir() {
+            found.extend(open_to_others(&path)?);
+        } else if about.permissions().mode() & 0o077 != 0 {
+            found.push(format!("{} ({:o})", path.display(), about.permissions().mode()));
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn no_file_of_an_agent_is_for_others_to_read() -> Result<()> {
+    let mut system = System::plain()?;
+    let ctl = system.ctl();
+    let gate = system.folder().join("gate");
+    let text = format!(
+        "name = \"secret\"\n[[tasks]]\nname = \"a\"\nshell = 'echo 41 >\"$MUSTER_RESULT\"'\n\
+         [[tasks]]\nname = \"b\"\nafter = [\"a\"]\nshell = 'echo said; until test -e {}; do sleep 0.05; done'\n",
+        gate.display()
+    );
+    let job = system.submit("secret.toml", &text)?;
+    wait::until("the second task to say something", || {
+        let ran = ctl.run(&["logs", &format!("{job}.b")])?;
+        Ok(Look::when(ran.text().contains("said"), ran.to_string()))
+    })?;
+    let files = system.folder().join("agent/run/files");
+    let inputs = fs::read_dir(&files)?.flatten().any(|file| file.path().extension().is_some_and(|end| end == "inputs"));
+    ensure!(inputs, "there are no inputs to look at");
+    // An agent that starts begins another journal, and its keeper, which closed the folder's files, was there before.
+    for _ in 0..2 {
+        let open = open_to_others(&system.folder().join("agent"))?;
+        ensure!(open.is_empty(), "others can read {open:?}");
+        system.agent()?.kill9()?;
+        system.start_agent()?;
+    }
+    fs::write(&gate, "")?;
+    ensure!(ctl.finished(job, wait::LIMIT)?["state"] == "succeeded", "it did not go on");
+    system.finish()
 }

@@ -39,7 +39,9 @@ pub(crate) use windows::{
 #[cfg(windows)]
 mod nobody;
 #[cfg(windows)]
-pub(crate) use nobody::{Mark, Sluice, Who, close_folder, is_others, join, missing_rights, open_way};
+pub(crate) use nobody::{
+    Mark, Sluice, Who, close_file, close_folder, for_us_alone, is_others, join, missing_rights, open_way,
+};
 #[cfg(unix)]
 pub(crate) use {
     chamber::{Mark, Sluice},
@@ -54,7 +56,7 @@ pub(crate) use {
         Fresh, Leader, base_environment, boot, guard_signals, ignore_signals, kill_identity, own_peak, prepare_self,
         spawn, take_over,
     },
-    who::{Who, close_folder, is_others, missing_rights, open_way},
+    who::{Who, close_file, close_folder, for_us_alone, is_others, missing_rights, open_way},
 };
 
 /// Whether an attempt is still somebody's business.

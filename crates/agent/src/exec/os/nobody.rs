@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     ffi::OsStr,
-    fs::Metadata,
+    fs::{Metadata, OpenOptions},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -84,6 +84,16 @@ impl Inside {
 
 /// The agent's folder is its user's alone already.
 pub(crate) fn close_folder(_path: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// It is already, in such a folder.
+pub(crate) fn for_us_alone(options: &mut OpenOptions) -> &mut OpenOptions {
+    options
+}
+
+/// It is closed already, in such a folder.
+pub(crate) fn close_file(_path: &Path) -> io::Result<()> {
     Ok(())
 }
 

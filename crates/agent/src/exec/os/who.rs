@@ -2,9 +2,9 @@
 
 use std::{
     ffi::{CString, OsStr, OsString},
-    fs::Metadata,
+    fs::{Metadata, OpenOptions},
     io,
-    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown},
     path::{Path, PathBuf},
 };
 
@@ -85,6 +85,16 @@ pub(crate) fn is_others(file: &Metadata) -> bool {
 /// Only its owner may look into it.
 pub(crate) fn close_folder(path: &Path) -> io::Result<()> {
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o700))
+}
+
+/// A file that is made is for nobody else to read: not by a mask, which what we start would inherit.
+pub(crate) fn for_us_alone(options: &mut OpenOptions) -> &mut OpenOptions {
+    options.mode(0o600)
+}
+
+/// Nobody else may read it from now on.
+pub(crate) fn close_file(path: &Path) -> io::Result<()> {
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o600))
 }
 
 /// Lets other users reach what is theirs, by the folders of `way`, if there may be any, and nothing else of the agent's
