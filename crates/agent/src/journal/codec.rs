@@ -62,6 +62,10 @@ pub(super) struct Head {
     pub(super) highest: u64,
     #[prost(uint64, tag = "4")]
     pub(super) next_seq: u64,
+    /// Bytes behind this record that belong to the memory which the segment begins with: without all of them it does not
+    /// count. 0: of an older build, whose segments had a name only when they were on disk.
+    #[prost(uint64, tag = "5")]
+    pub(super) size: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -144,18 +148,22 @@ pub(super) fn append(entry: &Entry, to: &mut Vec<u8>) {
 /// A whole memory as the beginning of a segment.
 pub(super) fn append_memory(memory: &Memory, to: &mut Vec<u8>) {
     let Memory { term, highest, next_seq, leases, reports } = memory;
-    frame(Kind::Head(Head { version: VERSION, term: term.0, highest: highest.0, next_seq: *next_seq }), to);
+    let mut rest = Vec::new();
     for report in reports {
-        frame(Kind::Report(link::report_to_proto(report)), to);
+        frame(Kind::Report(link::report_to_proto(report)), &mut rest);
     }
     // After the reports: the start of an attempt may be unacknowledged while its lease lives on, and
     // a lease that comes after its own `KillFailed` holds a slot (`reported`).
     for lease in leases {
-        frame(Kind::Lease(Lease::again(lease)), to);
+        frame(Kind::Lease(Lease::again(lease)), &mut rest);
         if let Some(identity) = &lease.identity {
-            frame(Kind::Started(Started::new(lease.token, identity)), to);
+            frame(Kind::Started(Started::new(lease.token, identity)), &mut rest);
         }
     }
+    let size = u64::try_from(rest.len()).unwrap_or(u64::MAX);
+    let head = Head { version: VERSION, term: term.0, highest: highest.0, next_seq: *next_seq, size };
+    frame(Kind::Head(head), to);
+    to.append(&mut rest);
 }
 
 fn frame(kind: Kind, to: &mut Vec<u8>) {

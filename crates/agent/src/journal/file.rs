@@ -39,7 +39,8 @@ pub(super) fn segments(folder: &Path) -> Result<Vec<Segment>, Error> {
     Ok(found)
 }
 
-/// The memory of the newest segment that begins with its head; failing that, of what can be read.
+/// The memory of the newest segment that has all that it begins with, which has all that those before it said; failing
+/// that, of what can be read of the newest.
 pub(super) fn load(segments: &[Segment]) -> Result<Memory, Error> {
     let mut best = None;
     for (_, path) in segments.iter().rev() {
@@ -52,13 +53,14 @@ pub(super) fn load(segments: &[Segment]) -> Result<Memory, Error> {
             let lost = bytes.len() - at;
             warn!(path = %path.display(), at, lost, "the journal's last write was cut short; its tail is dropped");
         }
-        if !found.damaged.is_empty() || !(found.whole || bytes.is_empty()) {
+        if !found.damaged.is_empty() || !(found.headed || bytes.is_empty()) {
             set_aside(path, &found.damaged);
         }
         if found.whole {
             return Ok(found.memory);
         }
-        // Keep looking: a power failure may leave the newest one empty before the older one is gone.
+        // Keep looking: those before it are deleted when it is on disk, and a power failure may come earlier.
+        warn!(path = %path.display(), "a journal segment lacks what it should begin with; the one before it counts");
         best.get_or_insert(found.memory);
     }
     Ok(best.unwrap_or_default())
@@ -77,7 +79,7 @@ fn set_aside(path: &Path, damaged: &[String]) {
     );
 }
 
-/// Writes a new segment that begins with `memory`; it is on disk when this returns.
+/// Writes a new segment that begins with `memory`. It survives the end of this process, and not yet that of the machine.
 pub(super) fn begin(folder: &Path, number: u64, memory: &Memory) -> Result<(File, u64), Error> {
     let mut bytes = Vec::new();
     codec::append_memory(memory, &mut bytes);
@@ -87,12 +89,11 @@ pub(super) fn begin(folder: &Path, number: u64, memory: &Memory) -> Result<(File
         // Left by a crash, perhaps with other rights.
         let _gone = fs::remove_file(&draft);
         let mut options = OpenOptions::new();
-        let mut file = os::for_us_alone(options.create_new(true).write(true)).open(&draft)?;
+        let mut file = os::for_us_alone(options.create_new(true).append(true)).open(&draft)?;
         file.write_all(&bytes)?;
-        file.sync_data()?;
-        drop(file);
+        // Nothing may fail behind this: from here on it is the one that counts.
         fs::rename(&draft, &path)?;
-        OpenOptions::new().append(true).open(&path)
+        Ok(file)
     };
     let file = begun().map_err(|source| {
         // On a full disk half a draft is in the way of what comes next.

@@ -4,11 +4,13 @@
 //! begun, so only the newest counts. Writes go to the page cache without fsync: they survive
 //! `kill -9` of the agent, which is what they are for. When the power fails, the attempts died too;
 //! their leases expire, and a report that was neither written back nor acknowledged is one attempt
-//! repeated, as for any lost agent. A new segment is synced before the old one is deleted.
+//! repeated, as for any lost agent. A new segment is synced before the old ones are deleted, both on a thread of their own;
+//! until then it counts if all is there that it begins with, so whoever is killed in between has lost nothing.
 
 mod codec;
 mod file;
 mod replay;
+mod settle;
 #[cfg(test)]
 mod tests;
 
@@ -16,8 +18,10 @@ use std::{
     fs::File,
     io::{self, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use self::settle::{Settler, Sync};
 use crate::supervisor::{Entry, Memory};
 
 /// A segment past this is replaced, so that neither disk nor the next start grows without end.
@@ -59,6 +63,7 @@ pub struct Journal {
     batch: Vec<u8>,
     /// The segment misses something; only a new one is right again.
     behind: bool,
+    settler: Settler,
 }
 
 impl Journal {
@@ -68,12 +73,17 @@ impl Journal {
     /// # Errors
     /// The folder cannot be read or written, or the journal belongs to a newer build.
     pub fn open(folder: &Path) -> Result<(Self, Memory), Error> {
+        Self::open_with(folder, Arc::new(File::sync_data))
+    }
+
+    fn open_with(folder: &Path, sync: Sync) -> Result<(Self, Memory), Error> {
         let segments = file::segments(folder)?;
         let memory = file::load(&segments)?;
         let number = segments.last().map_or(1, |(number, _)| number + 1);
         let (file, size) = file::begin(folder, number, &memory)?;
-        let mut journal =
-            Self { folder: folder.to_owned(), number, file, size, limit: 0, batch: Vec::new(), behind: false };
+        let (folder, batch) = (folder.to_owned(), Vec::new());
+        let settler = Settler::new(folder.clone(), sync);
+        let mut journal = Self { folder, number, file, size, limit: 0, batch, behind: false, settler };
         journal.began(size);
         Ok((journal, memory))
     }
@@ -99,6 +109,12 @@ impl Journal {
     /// # Errors
     /// The disk is full or broken.
     pub fn write(&mut self) -> Result<(), Error> {
+        if let Err(source) = self.settler.go_on(self.number) {
+            // The disk did not take it, and what is in memory of it may be gone: another one is due.
+            self.behind = true;
+            self.batch.clear();
+            return Err(Error::Io { path: file::path(&self.folder, self.number), source });
+        }
         if self.batch.is_empty() || self.behind {
             // What is behind is made good from memory, not from the batch.
             self.batch.clear();
@@ -121,7 +137,7 @@ impl Journal {
         }
     }
 
-    /// Begins a new segment with all that must be remembered, and deletes the old one.
+    /// Begins a new segment with all that must be remembered. Waits for no disk; the old ones are deleted later.
     ///
     /// # Errors
     /// The disk is full or broken; the old segment stands and a later call may succeed.
@@ -138,6 +154,6 @@ impl Journal {
         self.behind = false;
         self.size = size;
         self.limit = SEGMENT_MAX.max(size.saturating_mul(2));
-        file::delete_before(&self.folder, self.number);
+        self.settler.begin(self.number);
     }
 }

@@ -13,7 +13,9 @@ use crate::supervisor::{Memory, Remembered};
 pub(super) struct Replay {
     /// All that could be read.
     pub(super) memory: Memory,
-    /// Whether the segment begins with its head, so that nothing before it is missing.
+    /// Whether the segment begins with its head.
+    pub(super) headed: bool,
+    /// Whether all that it begins with can be read, so that nothing before it is missing.
     pub(super) whole: bool,
     /// Where the bytes end that mean nothing because the last write was cut short.
     pub(super) torn_at: Option<usize>,
@@ -31,22 +33,25 @@ pub(super) fn replay(bytes: &[u8]) -> Replay {
     while at < bytes.len() {
         let rest = bytes.get(at..).unwrap_or_default();
         if let Some((record, size)) = codec::record(rest) {
-            state.take(record, at);
+            state.take(record, at, size);
             at += size;
         } else if let Some(skip) = next_record(rest) {
             state.damaged.push(format!("{skip} bytes at {at} cannot be read"));
+            state.unread.get_or_insert(at);
             at += skip;
         } else {
             torn_at = Some(at);
             break;
         }
     }
-    let State { mut memory, leases, reports, whole, damaged, newer } = state;
+    let State { mut memory, leases, reports, begins_with, unread, damaged, newer } = state;
+    let read = unread.or(torn_at).unwrap_or(bytes.len());
+    let (headed, whole) = (begins_with.is_some(), begins_with.is_some_and(|size| size <= read));
     memory.leases = leases.into_values().collect();
     let after = reports.keys().next_back().map_or(1, |last| last.saturating_add(1));
     memory.next_seq = memory.next_seq.max(after);
     memory.reports = reports.into_values().collect();
-    Replay { memory, whole, torn_at, damaged, newer }
+    Replay { memory, headed, whole, torn_at, damaged, newer }
 }
 
 /// How far away the next readable record is. Only called where one is damaged.
@@ -59,18 +64,23 @@ struct State {
     memory: Memory,
     leases: BTreeMap<Token, Remembered>,
     reports: BTreeMap<u64, muster_core::event::Report>,
-    whole: bool,
+    /// Where the memory ends that the segment begins with; none: it does not begin with its head.
+    begins_with: Option<usize>,
+    /// The first place that cannot be read.
+    unread: Option<usize>,
     damaged: Vec<String>,
     newer: Option<u32>,
 }
 
 impl State {
-    fn take(&mut self, record: Record, at: usize) {
+    fn take(&mut self, record: Record, at: usize, size: usize) {
         match record.kind {
             // A kind that a newer build added: what it says is of no use to this one.
             None => {}
             Some(Kind::Head(head)) => {
-                self.whole |= at == 0;
+                if at == 0 {
+                    self.begins_with = Some(size.saturating_add(usize::try_from(head.size).unwrap_or(usize::MAX)));
+                }
                 self.newer = Some(head.version).filter(|version| *version > codec::VERSION);
                 self.memory.term = self.memory.term.max(Term(head.term));
                 self.memory.highest = self.memory.highest.max(Token(head.highest));

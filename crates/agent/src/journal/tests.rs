@@ -1,6 +1,10 @@
 //! What is written comes back, whatever happens to the tail; damage is seen and costs only itself.
 
-use std::{fs, sync::Arc};
+use std::{
+    fs, io,
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
 
 use muster_core::{
     event::{Report, What},
@@ -127,9 +131,9 @@ fn what_was_written_comes_back_after_the_process_is_gone() {
     let (journal, memory) = Journal::open(folder.path()).expect("there");
     assert_eq!(memory, expected);
     drop(journal);
-    let (_, memory) = Journal::open(folder.path()).expect("there");
+    let (mut journal, memory) = Journal::open(folder.path()).expect("there");
     assert_eq!(memory, expected, "a memory that was written at the start of a segment is the same");
-    assert_eq!(file::segments(folder.path()).expect("readable").len(), 1, "old segments are deleted");
+    until_segments(&mut journal, 1);
 }
 
 #[cfg(unix)]
@@ -187,6 +191,124 @@ fn a_write_that_fails_is_made_good_from_memory() {
     journal.add(&Entry::Term(Term(8)));
     journal.write().expect("written");
     assert_eq!(Journal::open(folder.path()).expect("there").1, Memory { term: Term(8), ..memory });
+}
+
+/// What the next agent finds, were this one killed now.
+fn found_after_a_kill(folder: &std::path::Path) -> Memory {
+    let copy = tempfile::tempdir().expect("a folder");
+    for entry in fs::read_dir(folder).expect("readable") {
+        let path = entry.expect("readable").path();
+        // A segment may be deleted while we look; those that count never are.
+        let _gone = fs::copy(&path, copy.path().join(path.file_name().expect("a name")));
+    }
+    Journal::open(copy.path()).expect("there").1
+}
+
+/// Until there are so many segments.
+fn until_segments(journal: &mut Journal, count: usize) {
+    let limit = std::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        journal.write().expect("written");
+        let found = file::segments(&journal.folder).expect("readable");
+        if found.len() == count {
+            return;
+        }
+        assert!(std::time::Instant::now() < limit, "{count} segments, not {found:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_disk_that_takes_its_time_keeps_nobody_waiting_and_a_kill_meanwhile_loses_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (go, gate) = mpsc::sync_channel(8);
+    let gate = Mutex::new(gate);
+    // It takes one file each time that it is told to; that of a test that does not come to it fails.
+    let slow = move |_: &fs::File| {
+        let gate = gate.lock().map_err(|_| io::Error::other("a panic"))?;
+        gate.recv_timeout(Duration::from_secs(20)).map_err(io::Error::other)
+    };
+    let (mut journal, mut memory) = Journal::open_with(folder.path(), Arc::new(slow)).expect("new");
+    for token in 1..=4 {
+        journal.add(&lease(token));
+        journal.write().expect("written");
+        memory.highest = Token(token);
+        memory.leases.push(remembered(token, false, false));
+        assert_eq!(found_after_a_kill(folder.path()), memory);
+        journal.renew(&memory).expect("no disk is waited for");
+        assert_eq!(found_after_a_kill(folder.path()), memory, "what is new has a name and is not on disk");
+        journal.add(&started(token));
+        journal.write().expect("written");
+        memory.leases[usize::try_from(token).expect("small") - 1].identity = Some(identity());
+        assert_eq!(found_after_a_kill(folder.path()), memory, "it counts, and not the one before it");
+    }
+    assert_eq!(
+        file::segments(folder.path()).expect("readable").len(),
+        5,
+        "none is deleted before a newer one is there"
+    );
+    // The first, before which there is none; then the newest, and all others are of no use any more.
+    go.send(()).expect("it waits");
+    go.send(()).expect("it waits");
+    until_segments(&mut journal, 1);
+    assert_eq!(found_after_a_kill(folder.path()), memory);
+}
+
+#[test]
+fn a_segment_that_the_disk_does_not_take_is_written_anew_and_those_before_it_stand() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (say, told) = mpsc::sync_channel(8);
+    let told = Mutex::new(told);
+    let broken = move |_: &fs::File| {
+        let told = told.lock().map_err(|_| io::Error::other("a panic"))?;
+        match told.recv_timeout(Duration::from_secs(20)) {
+            Ok(true) => Ok(()),
+            _ => Err(io::ErrorKind::StorageFull.into()),
+        }
+    };
+    let (mut journal, _) = Journal::open_with(folder.path(), Arc::new(broken)).expect("new");
+    say.send(true).expect("it waits");
+    let memory = Memory { highest: Token(1), leases: vec![remembered(1, false, false)], ..Memory::default() };
+    journal.renew(&memory).expect("no disk is waited for");
+    say.send(false).expect("it waits");
+    let limit = std::time::Instant::now() + Duration::from_secs(30);
+    while journal.write().is_ok() {
+        assert!(std::time::Instant::now() < limit, "nobody says that the disk did not take it");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(journal.wants_memory() && !journal.is_clean());
+    assert_eq!(file::segments(folder.path()).expect("readable").len(), 2);
+    journal.renew(&memory).expect("another");
+    say.send(true).expect("it waits");
+    until_segments(&mut journal, 1);
+    assert!(journal.is_clean());
+    assert_eq!(found_after_a_kill(folder.path()), memory);
+}
+
+#[test]
+fn a_segment_that_was_not_all_on_disk_does_not_hide_the_one_before() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (entries, before) = history();
+    let after = Memory { term: Term(9), ..before.clone() };
+    let mut newer = Vec::new();
+    codec::append_memory(&after, &mut newer);
+    let begins_with = newer.len();
+    codec::append(&Entry::Term(Term(10)), &mut newer);
+    let (old, new) = (file::path(folder.path(), 7), file::path(folder.path(), 8));
+    for cut in 0..=newer.len() {
+        for rest in [0, newer.len() - cut] {
+            fs::write(&old, bytes(&entries)).expect("written");
+            fs::write(&new, [&newer[..cut], &vec![0; rest]].concat()).expect("written");
+            let segments = [(7, old.clone()), (8, new.clone())];
+            let found = file::load(&segments).expect("readable");
+            let expected = match cut {
+                _ if cut < begins_with => before.clone(),
+                _ if cut == newer.len() => Memory { term: Term(10), ..after.clone() },
+                _ => after.clone(),
+            };
+            assert_eq!(found, expected, "{cut} of {} bytes and {rest} zeros", newer.len());
+        }
+    }
 }
 
 #[test]
