@@ -149,7 +149,9 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
     tracker.spawn(async move { looking.run_until_cancelled(watch.run(said, news)).await });
     let mut actions = Vec::new();
     restore(clock, &mut supervisor, &mut journal, inputs, &mut actions);
-    hands.settled();
+    if journal.is_clean() {
+        hands.settled();
+    }
     let agent = Agent::new(clock, (identity.uid.clone(), offer.clone()), supervisor, journal, hands.clone());
     let pulse = Pulse::new(config.look_every);
     let agent = agent.watched(pulse.clone()).with(actions).visited(visits);

@@ -399,13 +399,17 @@ impl Instances {
             Some(estate) => Arc::clone(&estate.cookie),
             None => uuid::Uuid::new_v4().simple().to_string().into(),
         };
-        let earlier: Vec<Arc<str>> = match std::fs::read_to_string(&file) {
-            Ok(text) => text.lines().filter(|line| !line.is_empty() && **line != *own).map(Into::into).collect(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
+        let before = match std::fs::read_to_string(&file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            read => read?,
         };
+        let others = before.lines().filter(|line| !line.is_empty() && **line != *own);
+        let earlier: Vec<Arc<str>> = others.map(Into::into).collect();
         let lines: String = earlier.iter().chain([&own]).map(|cookie| format!("{cookie}\n")).collect();
-        write_whole(&file, &lines)?;
+        // Always so for an heir, which must come even where the disk is full.
+        if lines != before {
+            write_whole(&file, &lines)?;
+        }
         Ok(Self { file, own, earlier: Mutex::new(earlier), has_strays: AtomicBool::new(false) })
     }
 

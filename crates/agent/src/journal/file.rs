@@ -40,8 +40,8 @@ pub(super) fn segments(folder: &Path) -> Result<Vec<Segment>, Error> {
 }
 
 /// The memory of the newest segment that has all that it begins with, which has all that those before it said; failing
-/// that, of what can be read of the newest.
-pub(super) fn load(segments: &[Segment]) -> Result<Memory, Error> {
+/// that, of what can be read of the newest; and whether there is such a segment.
+pub(super) fn load(segments: &[Segment]) -> Result<(Memory, bool), Error> {
     let mut best = None;
     for (_, path) in segments.iter().rev() {
         let bytes = fs::read(path).map_err(failed(path))?;
@@ -57,13 +57,13 @@ pub(super) fn load(segments: &[Segment]) -> Result<Memory, Error> {
             set_aside(path, &found.damaged);
         }
         if found.whole {
-            return Ok(found.memory);
+            return Ok((found.memory, true));
         }
         // Keep looking: those before it are deleted when it is on disk, and a power failure may come earlier.
         warn!(path = %path.display(), "a journal segment lacks what it should begin with; the one before it counts");
         best.get_or_insert(found.memory);
     }
-    Ok(best.unwrap_or_default())
+    Ok((best.unwrap_or_default(), false))
 }
 
 /// Keeps a damaged file for a person. What it named and can no longer be read is not lost in

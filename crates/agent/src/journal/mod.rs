@@ -21,8 +21,13 @@ use std::{
     sync::Arc,
 };
 
+use tracing::warn;
+
 use self::settle::{Settler, Sync};
-use crate::supervisor::{Entry, Memory};
+use crate::{
+    link::chain,
+    supervisor::{Entry, Memory},
+};
 
 /// A segment past this is replaced, so that neither disk nor the next start grows without end.
 const SEGMENT_MAX: u64 = 4 << 20;
@@ -55,36 +60,41 @@ pub enum Error {
 pub struct Journal {
     folder: PathBuf,
     number: u64,
-    file: File,
+    /// None: the newest segment misses something, and only a new one is right again.
+    file: Option<File>,
     size: u64,
     /// The size after which it is replaced; grows with what must be kept.
     limit: u64,
     /// Records that are not written yet.
     batch: Vec<u8>,
-    /// The segment misses something; only a new one is right again.
-    behind: bool,
     settler: Settler,
 }
 
 impl Journal {
     /// Opens the journal in `folder` and gives back what it remembers. Damage is logged, set aside
-    /// as `*.damaged`, and what can be read is kept.
+    /// as `*.damaged`, and what can be read is kept. On a full disk it is behind from the beginning, and what there is on
+    /// disk stands until [`Journal::renew`] succeeds: an agent that does not start lets everything end that it left.
     ///
     /// # Errors
-    /// The folder cannot be read or written, or the journal belongs to a newer build.
+    /// The folder cannot be read, nothing can be written where nothing is, or the journal belongs to a newer build.
     pub fn open(folder: &Path) -> Result<(Self, Memory), Error> {
         Self::open_with(folder, Arc::new(File::sync_data))
     }
 
     fn open_with(folder: &Path, sync: Sync) -> Result<(Self, Memory), Error> {
         let segments = file::segments(folder)?;
-        let memory = file::load(&segments)?;
-        let number = segments.last().map_or(1, |(number, _)| number + 1);
-        let (file, size) = file::begin(folder, number, &memory)?;
+        let (memory, is_whole) = file::load(&segments)?;
+        let number = segments.last().map_or(0, |(number, _)| *number);
+        let settler = Settler::new(folder.to_owned(), sync);
         let (folder, batch) = (folder.to_owned(), Vec::new());
-        let settler = Settler::new(folder.clone(), sync);
-        let mut journal = Self { folder, number, file, size, limit: 0, batch, behind: false, settler };
-        journal.began(size);
+        let mut journal = Self { folder, number, file: None, size: 0, limit: 0, batch, settler };
+        match journal.renew(&memory) {
+            Err(error) if is_whole => {
+                let error = chain(&error);
+                warn!(%error, "the journal cannot be begun anew; a restart now would lose track of attempts");
+            }
+            begun => begun?,
+        }
         Ok((journal, memory))
     }
 
@@ -95,12 +105,12 @@ impl Journal {
 
     /// Whether there is anything to write.
     pub fn is_clean(&self) -> bool {
-        self.batch.is_empty() && !self.behind
+        self.batch.is_empty() && self.file.is_some()
     }
 
     /// Whether a new segment is due, because this one is long or because a write failed.
     pub fn wants_memory(&self) -> bool {
-        self.behind || self.size > self.limit
+        self.file.is_none() || self.size > self.limit
     }
 
     /// Writes the batch; one call to the system. When that fails the journal is behind until
@@ -111,16 +121,16 @@ impl Journal {
     pub fn write(&mut self) -> Result<(), Error> {
         if let Err(source) = self.settler.go_on(self.number) {
             // The disk did not take it, and what is in memory of it may be gone: another one is due.
-            self.behind = true;
+            self.file = None;
             self.batch.clear();
             return Err(Error::Io { path: file::path(&self.folder, self.number), source });
         }
-        if self.batch.is_empty() || self.behind {
+        let Some(file) = self.file.as_mut().filter(|_| !self.batch.is_empty()) else {
             // What is behind is made good from memory, not from the batch.
             self.batch.clear();
             return Ok(());
-        }
-        let written = self.file.write_all(&self.batch);
+        };
+        let written = file.write_all(&self.batch);
         let size = u64::try_from(self.batch.len()).unwrap_or(u64::MAX);
         self.batch.clear();
         // One burst must not hold its memory for ever.
@@ -131,7 +141,7 @@ impl Journal {
                 Ok(())
             }
             Err(source) => {
-                self.behind = true;
+                self.file = None;
                 Err(Error::Io { path: file::path(&self.folder, self.number), source })
             }
         }
@@ -143,17 +153,12 @@ impl Journal {
     /// The disk is full or broken; the old segment stands and a later call may succeed.
     pub fn renew(&mut self, memory: &Memory) -> Result<(), Error> {
         let (file, size) = file::begin(&self.folder, self.number + 1, memory)?;
-        self.file = file;
+        self.file = Some(file);
         self.number += 1;
         self.batch.clear();
-        self.began(size);
-        Ok(())
-    }
-
-    fn began(&mut self, size: u64) {
-        self.behind = false;
         self.size = size;
         self.limit = SEGMENT_MAX.max(size.saturating_mul(2));
         self.settler.begin(self.number);
+        Ok(())
     }
 }

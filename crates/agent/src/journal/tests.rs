@@ -179,7 +179,7 @@ fn a_write_that_fails_is_made_good_from_memory() {
     let folder = tempfile::tempdir().expect("a folder");
     let (mut journal, _) = Journal::open(folder.path()).expect("new");
     // A handle that cannot write stands for a full disk.
-    journal.file = fs::File::open(newest(folder.path())).expect("readable");
+    journal.file = Some(fs::File::open(newest(folder.path())).expect("readable"));
     journal.add(&lease(1));
     assert!(matches!(journal.write(), Err(Error::Io { .. })));
     assert!(journal.wants_memory() && !journal.is_clean());
@@ -286,6 +286,35 @@ fn a_segment_that_the_disk_does_not_take_is_written_anew_and_those_before_it_sta
 }
 
 #[test]
+fn a_journal_that_cannot_be_begun_anew_is_read_and_made_good_later() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut journal, _) = Journal::open(folder.path()).expect("new");
+    let (entries, expected) = history();
+    entries.iter().for_each(|entry| journal.add(entry));
+    journal.write().expect("written");
+    drop(journal);
+    // A draft that cannot be made stands for a full disk.
+    let in_the_way = file::path(folder.path(), 2).with_extension("draft");
+    fs::create_dir_all(in_the_way.join("inside")).expect("made");
+    let (mut journal, memory) = Journal::open(folder.path()).expect("what there is can be read");
+    assert_eq!(memory, expected);
+    assert!(journal.wants_memory() && !journal.is_clean());
+    journal.add(&Entry::Term(Term(8)));
+    journal.write().expect("nothing is tried while it is behind");
+    assert!(matches!(journal.renew(&memory), Err(Error::Io { .. })));
+    assert_eq!(found_after_a_kill(folder.path()), expected, "what was there stands");
+    fs::remove_dir_all(in_the_way).expect("there is room again");
+    let memory = Memory { term: Term(8), ..expected };
+    journal.renew(&memory).expect("there is room again");
+    assert!(journal.is_clean());
+    assert_eq!(found_after_a_kill(folder.path()), memory);
+    // Without anything on disk there is nothing to stand upon.
+    let empty = tempfile::tempdir().expect("a folder");
+    fs::create_dir_all(file::path(empty.path(), 1).with_extension("draft").join("inside")).expect("made");
+    assert!(matches!(Journal::open(empty.path()), Err(Error::Io { .. })));
+}
+
+#[test]
 fn a_segment_that_was_not_all_on_disk_does_not_hide_the_one_before() {
     let folder = tempfile::tempdir().expect("a folder");
     let (entries, before) = history();
@@ -300,7 +329,8 @@ fn a_segment_that_was_not_all_on_disk_does_not_hide_the_one_before() {
             fs::write(&old, bytes(&entries)).expect("written");
             fs::write(&new, [&newer[..cut], &vec![0; rest]].concat()).expect("written");
             let segments = [(7, old.clone()), (8, new.clone())];
-            let found = file::load(&segments).expect("readable");
+            let (found, is_whole) = file::load(&segments).expect("readable");
+            assert!(is_whole);
             let expected = match cut {
                 _ if cut < begins_with => before.clone(),
                 _ if cut == newer.len() => Memory { term: Term(10), ..after.clone() },

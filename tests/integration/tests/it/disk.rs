@@ -13,6 +13,12 @@ use muster_integration::{
     system::{Options, System},
     wait::{self, Look},
 };
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::keeper::keeper_of;
 
 /// A file system of 16 MiB, unmounted when dropped.
 struct SmallDisk(PathBuf);
@@ -147,6 +153,89 @@ fn an_agents_full_disk_costs_no_report_once_there_is_room_again() -> Result<()> 
     let again = tasks.iter().find(|task| task["attempts"].as_array().is_none_or(|attempts| attempts.len() != 1));
     ensure!(again.is_none(), "its report was lost: {again:?}");
     system.finish()
+}
+
+/// An agent on a full disk, with tasks that run until a line for each of them comes.
+struct Full {
+    system: System,
+    disk: SmallDisk,
+    filler: PathBuf,
+    gate: File,
+    job: u64,
+    _folder: tempfile::TempDir,
+}
+
+const FEW: usize = 5;
+
+impl Full {
+    /// Or why there is no disk.
+    fn begin() -> Result<Result<Self, String>> {
+        let folder = tempfile::tempdir()?;
+        let disk = match SmallDisk::mount(&folder.path().join("small"))? {
+            Ok(disk) => disk,
+            Err(why) => return Ok(Err(why)),
+        };
+        let system = System::start(Options { spool: Some(disk.0.join("agent")), ..Options::default() })?;
+        let gate = folder.path().join("gate");
+        ensure!(Command::new("mkfifo").arg(&gate).status()?.success(), "could not make a pipe");
+        let opened = File::options().read(true).write(true).open(&gate)?;
+        let task = format!("array = \"1-{FEW}\"\ncpus = 0.01\nshell = \"read line <{}\"\n", gate.display());
+        let job = system.submit("few.toml", &format!("name = \"few\"\n[[tasks]]\nname = \"a\"\n{task}"))?;
+        wait::until("all tasks to run", || {
+            let shown = system.ctl().json(&["show", &job.to_string()])?;
+            Ok(Look::when(shown["job"]["tasks"]["running"] == FEW, shown))
+        })?;
+        let filler = disk.fill()?;
+        Ok(Ok(Self { system, disk, filler, gate: opened, job, _folder: folder }))
+    }
+
+    /// All tasks ended well, at the first attempt.
+    fn end(mut self) -> Result<()> {
+        fs::remove_file(&self.filler)?;
+        self.gate.write_all(&[b'\n'; FEW])?;
+        let ctl = self.system.ctl();
+        let finished = ctl.finished(self.job, wait::LIMIT)?;
+        let shown = ctl.json(&["show", &self.job.to_string(), "--tasks"])?;
+        ensure!(finished["tasks"]["succeeded"] == FEW, "{shown}");
+        let tasks = shown["tasks"].as_array().context("tasks")?;
+        let again = tasks.iter().find(|task| task["attempts"].as_array().is_none_or(|attempts| attempts.len() != 1));
+        ensure!(again.is_none(), "it did not go on: {again:?}");
+        self.system.finish()?;
+        drop(self.disk);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_keeper_that_is_killed_on_a_full_disk_has_an_heir() -> Result<()> {
+    let full = match Full::begin()? {
+        Ok(full) => full,
+        Err(why) => return skip("disk::a_keeper_that_is_killed_on_a_full_disk_has_an_heir", &why),
+    };
+    let data = full.disk.0.join("agent");
+    let first = keeper_of(&data)?;
+    kill(Pid::from_raw(first), Signal::SIGKILL)?;
+    wait::until("another keeper", || {
+        let now = keeper_of(&data)?;
+        Ok(Look::when(now != first, now))
+    })?;
+    full.end()
+}
+
+#[test]
+fn an_agent_that_starts_on_a_full_disk_goes_on_with_what_runs() -> Result<()> {
+    let mut full = match Full::begin()? {
+        Ok(full) => full,
+        Err(why) => return skip("disk::an_agent_that_starts_on_a_full_disk_goes_on_with_what_runs", &why),
+    };
+    for _ in 0..2 {
+        full.system.agent()?.kill9()?;
+        full.system.start_agent()?;
+    }
+    said(&mut full.system, "the journal cannot be begun anew")?;
+    fs::write(&full.filler, "")?;
+    said(&mut full.system, "the journal can be written again and is complete")?;
+    full.end()
 }
 
 /// Waits until the agent's log says something.
