@@ -4,6 +4,7 @@ mod boot;
 mod credentials;
 mod hands;
 mod identity;
+mod older;
 pub mod precedence;
 mod processes;
 mod pulse;

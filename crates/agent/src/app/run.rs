@@ -8,14 +8,14 @@ use muster_common::{
         OLDEST_PROTOCOL, PROTOCOL,
         v1::{self, agent_up::Message},
     },
-    wire::link::{offer_to_proto, report_to_proto},
+    wire::link::offer_to_proto,
 };
 use muster_core::{event::Report, id::Token, record::Offer, time::Mono};
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use super::{Processes, Pulse};
+use super::{Processes, Pulse, older::report_for};
 use crate::{
     exec::ExecEvent,
     host,
@@ -395,8 +395,8 @@ impl<P: Processes> Agent<P> {
     }
 
     fn report(&mut self, report: &Report) {
-        if self.up.is_some() {
-            self.outbox.push_back(report_to_proto(report));
+        if let Some(up) = &self.up {
+            self.outbox.push_back(report_for(up, report));
         }
     }
 

@@ -205,6 +205,32 @@ async fn a_lease_runs_is_reported_and_forgotten_when_that_is_acknowledged() {
 }
 
 #[tokio::test]
+async fn a_controller_of_the_protocol_before_hears_of_a_full_scratch_folder_in_words_that_it_knows() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut controller = Controller::start().await;
+    let mut world = World::start(folder.path(), &[&controller.address]);
+    let older = muster_common::proto::OLDEST_PROTOCOL;
+    for (protocol, kind, code) in [(older, v1::EndKind::Signal, 9), (older + 1, v1::EndKind::ScratchFull, 0)] {
+        let mut stream = controller.accept().await;
+        let Down::Welcome(greeting) = welcome(TERM, 15_000, &[]) else { panic!("a welcome") };
+        stream.send(Down::Welcome(v1::Welcome { protocol, ..greeting })).await;
+        if protocol == older {
+            stream.lease(TERM, &process(), [41]).await;
+            world.started().await;
+            let (token, why) = (Token(41), Some("2 GiB lay there".into()));
+            let (started, ended) = (Timestamp(1), Timestamp(2));
+            let (end, result, usage, next) = (End::ScratchFull, None, None, None);
+            world.tell(ExecEvent::Ended { token, end, why, started, ended, result, usage, next }).await;
+        }
+        // The journal keeps what it was: the next controller, which knows the word, is told by it.
+        let What::Ended(v1::Ended { end: Some(end), .. }) = stream.report(TERM).await.what.expect("something") else {
+            panic!("an end");
+        };
+        assert_eq!((end.kind(), end.code, &*end.reason), (kind, code, "2 GiB lay there"));
+    }
+}
+
+#[tokio::test]
 async fn thousands_of_reports_go_in_a_few_messages_and_in_order() {
     let (_folder, _controller, _world, mut stream) = begin().await;
     let empty = TaskSpec { name: "t".to_owned(), ..TaskSpec::default() };
