@@ -140,10 +140,7 @@ async fn take_keeper(
         let wire = wire.clone();
         move |bytes| wire.shipped(bytes)
     };
-    // Those that run and wrote nothing yet may begin to before we look.
-    let live = joined.alive.iter().filter(|alive| alive.process.is_some()).map(|alive| alive.order.token);
-    let written = joined.writing.iter().copied().chain(live).collect();
-    let spools = Spools::to_ship(limits, &written, on_forget)
+    let spools = Spools::to_ship(limits, &joined.written(), on_forget)
         .with_context(|| format!("cannot use the output spool in {}", limits.data_dir.display()))?;
     let alive = joined.alive.clone();
     let is_gone = |left: &&Leftover| !alive.iter().any(|alive| alive.order.token == left.token);

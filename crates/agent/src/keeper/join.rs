@@ -26,7 +26,7 @@ use tracing::info;
 use super::{
     Setup,
     line::Line,
-    message::{Down, Heard, Hello, Left, Up, VERSIONS, Welcome},
+    message::{Down, Event, Heard, Hello, Left, Up, VERSIONS, Welcome},
     scope,
 };
 use crate::{
@@ -199,6 +199,19 @@ async fn greet(line: &mut Line, leftovers: &[Leftover]) -> io::Result<Up> {
         if !holds {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+    }
+}
+
+impl Joined {
+    /// Whose output files are still written, or may begin to be at any moment: all whose end was not told.
+    pub(crate) fn written(&self) -> BTreeSet<Token> {
+        let over = |heard: &Heard| match &heard.event {
+            Some(Event::Ended(ended)) => ended.report.as_ref().map(|report| Token(report.token)),
+            _ => None,
+        };
+        let over: BTreeSet<Token> = self.words.iter().filter_map(over).collect();
+        let alive = self.alive.iter().map(|alive| alive.order.token).filter(|token| !over.contains(token));
+        alive.chain(self.writing.iter().copied()).collect()
     }
 }
 

@@ -119,3 +119,30 @@ impl Spools {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_just_being_made_is_its_writers_and_what_cannot_be_read_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let spool = folder.path().join("spool");
+        fs::create_dir(&spool).expect("made");
+        let names = ["7.log", "8.log", "9.log"].map(|name| spool.join(name));
+        // Between its making and its head; of a newer build; and what nobody expects.
+        fs::write(&names[0], "").expect("written");
+        fs::write(&names[1], "a head of another form, with as many bytes as it takes").expect("written");
+        fs::create_dir(&names[2]).expect("made");
+        let written = [Token(7)].into();
+        let config = Config::new(folder.path().to_owned());
+        let spools = Spools::to_ship(&config, &written, |_| ()).expect("it can be used");
+        spools.writer_died(&written);
+        for name in names {
+            assert!(name.exists(), "{} is gone", name.display());
+        }
+        assert!(spools.shared.board().entries.is_empty());
+    }
+}

@@ -17,7 +17,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fs::{File, OpenOptions},
     io::{self, Read, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -167,20 +167,26 @@ impl Spools {
     fn find_leftovers(&self, is_written: impl Fn(Token) -> bool) -> io::Result<()> {
         for file in std::fs::read_dir(&self.shared.folder)?.flatten() {
             let path = file.path();
+            // By its name, before it is looked into: one that is just being made has no head yet.
+            if token_of(&path).is_none_or(&is_written) {
+                continue;
+            }
             if let Some(entry) = Entry::leftover(path.clone()) {
-                if is_written(entry.head.token) {
-                    continue;
-                }
                 info!(token = %entry.head.token, bytes = entry.end(), "output of an earlier run is still to be shipped");
                 self.shared.used.fetch_add(entry.end(), Ordering::Relaxed);
                 self.shared.list(&Arc::new(entry));
             } else {
-                warn!(path = %path.display(), "a file in the spool folder is not a spool and is removed");
-                std::fs::remove_file(path)?;
+                // Never deleted: its writer may be about to begin, or a newer build made it.
+                warn!(path = %path.display(), "a file in the spool folder cannot be read; it is left alone");
             }
         }
         Ok(())
     }
+}
+
+/// Whose output a file has by its name; none: it is no spool of ours.
+fn token_of(path: &Path) -> Option<Token> {
+    path.file_name()?.to_str()?.strip_suffix(".log")?.parse().ok().map(Token)
 }
 
 impl Shared {
@@ -266,7 +272,7 @@ impl Entry {
         }
     }
 
-    /// `None`: the file is not a spool. Its writer is dead; a torn end is found when it is read.
+    /// `None`: the file has no head that we know. Its writer is dead; a torn end is found when it is read.
     fn leftover(path: PathBuf) -> Option<Self> {
         let mut file = File::open(&path).ok()?;
         let mut head = [0; frame::FILE_HEAD];
