@@ -107,6 +107,8 @@ pub struct Agent<P> {
     load: Option<v1::Load>,
     /// The controller has not heard what the machine offers now.
     unsaid: bool,
+    /// The controller has not heard that we take nothing new.
+    draining: bool,
     /// When to try again to make the journal good; it is broken until then.
     broken: Option<Mono>,
     /// Nobody is left who could ask us to stop.
@@ -140,6 +142,7 @@ impl<P: Processes> Agent<P> {
             ended: Vec::new(),
             load: None,
             unsaid: false,
+            draining: false,
             broken: None,
             abandoned: false,
             stopped: false,
@@ -185,8 +188,10 @@ impl<P: Processes> Agent<P> {
     async fn wait(&self, sources: &mut Sources) -> News {
         let unhurried = !self.processes.gathers() && self.supervisor.offered() >= OFFERED_ENOUGH;
         let pause = if unhurried { self.pause().min(READ_EVERY) } else { self.pause() };
-        let blocked =
-            self.up.as_ref().filter(|_| (!self.outbox.is_empty() && self.gathering.is_none()) || self.is_unsaid());
+        let blocked = self
+            .up
+            .as_ref()
+            .filter(|_| (!self.outbox.is_empty() && self.gathering.is_none()) || self.is_unsaid() || self.draining);
         let room = async {
             match blocked {
                 Some(up) => up.room().await,
@@ -359,7 +364,7 @@ impl<P: Processes> Agent<P> {
                 }
             }
             Action::Hello { holding, term } => {
-                self.unsaid = false;
+                (self.unsaid, self.draining) = (false, false);
                 let hello = v1::Hello {
                     uid: self.uid.to_string(),
                     offer: Some(offer_to_proto(&self.offer)),
@@ -388,8 +393,12 @@ impl<P: Processes> Agent<P> {
                     up.cut();
                 }
             }
-            Action::Draining => self.send(Message::Draining(v1::Draining {})),
-            Action::Goodbye => self.send(Message::Goodbye(v1::Goodbye {})),
+            Action::Draining => self.draining = true,
+            Action::Goodbye => {
+                // Says more than that we are about to.
+                self.draining = false;
+                self.send(Message::Goodbye(v1::Goodbye {}));
+            }
             Action::Stopped => self.stopped = true,
         }
     }
@@ -423,8 +432,21 @@ impl<P: Processes> Agent<P> {
         self.gathering.is_some()
     }
 
+    /// Says that we stop, as soon as there is room for it: who does not hear of it goes on giving us leases. A new
+    /// connection is told by the supervisor.
+    fn say_draining(&mut self) {
+        match &self.up {
+            Some(up) if self.draining && up.has_room() => {
+                self.draining = !up.send(Message::Draining(v1::Draining {}));
+            }
+            Some(_) => {}
+            None => self.draining = false,
+        }
+    }
+
     /// Sends the reports that wait, as many in a message as fit.
     fn flush(&mut self) {
+        self.say_draining();
         self.say_offer();
         if self.may_gather() {
             return;
