@@ -28,7 +28,7 @@ use tokio::{
     sync::watch,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::{Error, os};
 
@@ -56,6 +56,8 @@ const READY_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) const SWEEP_LIMIT: Duration = Duration::from_secs(10);
 /// Between a guard's unexpected end and the next one.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
+/// It doubles up to this, for what cannot be started now may be later.
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// A program that becomes [`main`].
 #[derive(Clone, Debug)]
@@ -242,15 +244,21 @@ pub(super) async fn keep_by_safe(safe: crate::safe::Safe, mut watched: Watched, 
 
 /// The guard after one that ended; none: the agent stops.
 async fn another(watched: &Watched, stop: &CancellationToken) -> Option<Guard> {
+    let mut pause = RESTART_PAUSE;
     loop {
         tokio::select! {
             () = stop.cancelled() => return None,
-            () = tokio::time::sleep(RESTART_PAUSE) => {}
+            () = tokio::time::sleep(pause) => {}
         }
         match start(&watched.program, &watched.instance).await {
             Ok(guard) => return Some(guard),
-            Err(error) => error!(%error, "no guard: tasks would survive a sudden death of the agent"),
+            // Once is enough for a person to look.
+            Err(error) if pause == RESTART_PAUSE => {
+                error!(%error, "no guard: tasks would survive a sudden death of the agent; it is tried on");
+            }
+            Err(error) => debug!(%error, "still no guard"),
         }
+        pause = RESTART_PAUSE_MAX.min(pause * 2);
     }
 }
 

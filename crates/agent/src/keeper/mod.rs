@@ -186,7 +186,8 @@ async fn keep(setup: Setup) -> anyhow::Result<()> {
     };
     let exe = std::env::current_exe().context("cannot tell where this program is")?;
     let fingerprint = setup.fingerprint(&exe);
-    let guard = Program { exe, args: vec![setup.guard.clone().into()] };
+    // By the way to what runs, as the safe starts us: after an upgrade its name is another program's, or nobody's.
+    let guard = Program { exe: "/proc/self/exe".into(), args: vec![setup.guard.clone().into()] };
     let engine = find_engine(&setup, &heir.kept).await?;
     let config = exec::Config {
         containers: engine,
