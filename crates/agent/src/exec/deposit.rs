@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use muster_common::proto::v1;
 use muster_core::{
     id::{TaskId, Token},
-    time::{Mono, Timestamp},
+    time::{Mono, Timestamp, micros},
     usage::Unenforced,
 };
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -188,7 +188,7 @@ impl Deposit {
         self.note(|state| {
             (state.cause, state.amount, state.wish) = match stage.cause {
                 None => (0, 0, None),
-                Some(Cause::Timeout(limit)) => (1, message::micros(limit), None),
+                Some(Cause::Timeout(limit)) => (1, micros(limit), None),
                 Some(Cause::Wish(reason)) => (2, 0, Some(Kill::new(Token(self.key), reason, Duration::ZERO))),
                 Some(Cause::Oom) => (3, 0, None),
                 Some(Cause::ScratchFull(bytes)) => (4, bytes, None),

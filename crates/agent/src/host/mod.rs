@@ -125,11 +125,6 @@ impl Machine {
     }
 }
 
-/// What this machine offers. Never fails, as [`Machine::look`].
-pub fn offer(overrides: &Overrides) -> Offer {
-    Machine::look(Path::new(".")).offer(overrides, &BTreeMap::new())
-}
-
 fn host_name() -> String {
     match sysinfo::System::host_name() {
         Ok(name) if !name.is_empty() => name,
@@ -201,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_machine_offers_what_it_has() {
-        let offer = offer(&Overrides::default());
+        let offer = Machine::look(Path::new(".")).offer(&Overrides::default(), &BTreeMap::new());
         assert!(!offer.name.is_empty() && offer.name == offer.host);
         assert_eq!((offer.os.as_str(), offer.labels["os"].as_str()), (consts::OS, consts::OS));
         assert_eq!(offer.labels["arch"], consts::ARCH);
@@ -222,7 +217,7 @@ mod tests {
             reserve: Reserve { cpu_milli: 1000, memory: 4, disk: 0 },
             labels_from: None,
         };
-        let offer = offer(&overrides);
+        let offer = machine(&[]).offer(&overrides, &BTreeMap::new());
         assert_eq!(
             (offer.name.as_str(), offer.labels["os"].as_str(), offer.labels["team"].as_str()),
             ("a", "mine", "x")

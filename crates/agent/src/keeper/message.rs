@@ -14,7 +14,7 @@ use muster_common::{
 use muster_core::{
     event::{Report, What},
     id::{JobId, TaskId, Token},
-    time::{Mono, Timestamp},
+    time::{Mono, Timestamp, micros},
 };
 use prost::Message as _;
 
@@ -413,10 +413,6 @@ impl Hold {
     pub(super) fn hold(self) -> Option<(Mono, Duration)> {
         self.from_us.map(|from| (Mono(from), Duration::from_micros(self.ttl_us)))
     }
-}
-
-pub(crate) fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 impl Kill {
