@@ -13,9 +13,10 @@ use muster_common::{
 };
 use muster_core::{
     access::Caller,
-    event::{Answer, Event, Lease},
-    id::{AgentId, SessionId, Term, Token},
-    time::micros,
+    event::{Answer, Event, Lease, Report, What},
+    id::{AgentId, JobId, SessionId, TaskId, Term, Token},
+    state::End,
+    time::{Timestamp, micros},
 };
 use prost::Message as _;
 use tokio::{sync::mpsc, time::timeout};
@@ -30,7 +31,7 @@ use crate::{
         jobs::unexpected,
         load::Loads,
         machine::Speaker,
-        status::{of_engine, of_field, of_wire},
+        status::{of_engine, of_field},
     },
 };
 
@@ -170,7 +171,7 @@ impl Session {
                     }
                     Box::pin(self.handle.tell(Event::Heartbeat { agent, session, stamp: beat.stamp_us })).await
                 }
-                Some(Up::Reports(reports)) => Box::pin(self.handle.tell_all(self.reports(reports)?)).await,
+                Some(Up::Reports(reports)) => Box::pin(self.handle.tell_all(self.reports(reports))).await,
                 Some(Up::Offer(offer)) => {
                     self.speaker.check_name(&offer.name)?;
                     let offer = link::offer_from_proto(offer);
@@ -192,13 +193,10 @@ impl Session {
         Ok(())
     }
 
-    fn reports(&self, reports: v1::Reports) -> Result<Vec<Event>, Status> {
+    fn reports(&self, reports: v1::Reports) -> Vec<Event> {
         let (agent, session) = (self.agent, self.id);
-        let event = |report| {
-            let report = link::report_from_proto(report).map_err(|error| of_wire("report.", &error))?;
-            Ok(Event::Report { agent, session, report })
-        };
-        reports.reports.into_iter().map(event).collect()
+        let readable = reports.reports.into_iter().filter_map(|report| readable(agent, report));
+        readable.map(|report| Event::Report { agent, session, report }).collect()
     }
 
     async fn end(self) {
@@ -209,6 +207,25 @@ impl Session {
             let _ = self.handle.tell(Event::Detach { agent: self.agent, session: self.id }).await;
         }
     }
+}
+
+/// One that cannot be read costs only itself: refused, it would come again with each connection, and all behind it too. An
+/// attempt of which it says that it ended is over, and how is not known; what else it says we do without.
+fn readable(agent: AgentId, report: v1::Report) -> Option<Report> {
+    let (seq, token, task) = (report.seq, Token(report.token), TaskId::new(JobId(report.job), report.task));
+    let times = match &report.what {
+        Some(v1::report::What::Ended(ended)) => Some((Timestamp(ended.started_us), Timestamp(ended.ended_us))),
+        _ => None,
+    };
+    let error = match link::report_from_proto(report) {
+        Ok(report) => return Some(report),
+        Err(error) => error,
+    };
+    tracing::warn!(%agent, %token, %task, %error, "an agent reports what this build cannot read; is it newer?");
+    let (started, ended) = times?;
+    let why = format!("the controller cannot read how it ended, perhaps it is older than the agent: {error}");
+    let (end, why) = (End::Lost, Some(why.into()));
+    Some(Report { seq, token, task, what: What::Ended { end, why, started, ended, result: None, usage: None } })
 }
 
 async fn write(
