@@ -1,11 +1,13 @@
-//! `cargo xtask vm`: the tests of limits once more, on a real kernel with cgroups of version 2 that this command boots.
+//! `cargo xtask vm`: the tests of limits, and of what becomes of cgroups whose keeper and agent are killed, once more, on a
+//! real kernel with cgroups of version 2 that this command boots.
 //!
-//! Debian's cloud kernel, our test program with what it needs in memory, and an empty disk for what is about disks. The
-//! machine's console is our input, and libtest's lines there are the results.
+//! Debian's cloud kernel, our test programs and daemons with what they need in memory, and an empty disk for what is about
+//! disks. The machine's console is our input, and libtest's lines there are the results.
 
 mod archive;
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -19,12 +21,17 @@ use self::archive::Archive;
 
 /// What Debian has of it.
 const PACKAGES: &[&str] = &["qemu-system-x86", "linux-image-cloud-amd64", "busybox-static"];
-/// Seconds from power-on to the last word; it takes about a minute where processors are emulated.
+/// Names the file of another kernel to boot, with the same built in: cgroups of later ones do more.
+const KERNEL: &str = "MUSTER_VM_KERNEL";
+/// Seconds from power-on to the last word; it takes about 90 seconds where processors are emulated.
 const LIMIT_S: &str = "540";
 /// The last word: then the exit code of the tests.
 const LAST: &str = "tests ended with ";
 /// Bytes of its disk, of which little is ever written.
 const DISK: u64 = 256 << 20;
+/// What runs there, and whether it is a test program, whose file has a number behind its name.
+const PROGRAMS: [(&str, bool); 5] =
+    [("exec", true), ("it", true), ("ctl", false), ("muster-controller", false), ("muster-agent", false)];
 /// Said when the machine goes down.
 const CLEAN: &str = "cgroups left: []";
 
@@ -39,13 +46,16 @@ mount -t devtmpfs none /dev
 mount -t tmpfs none /tmp
 mount -t cgroup2 none /sys/fs/cgroup
 mkdir /disk && mke2fs /dev/nvme0n1 >/dev/null && mount -t ext2 /dev/nvme0n1 /disk
-export PATH=/bin:/usr/bin HOME=/tmp TMPDIR=/tmp RUST_BACKTRACE=0 MUSTER_TEST_CGROUPS=2 MUSTER_TEST_DISK=/disk
-/bin/tests --test-threads 1 limits:: disks:: 2>&1
+export PATH=/bin:/usr/bin HOME=/tmp TMPDIR=/tmp RUST_BACKTRACE=0 MUSTER_TEST_CGROUPS=2 MUSTER_TEST_DISK=/disk MUSTER_BIN_DIR=/bin
+/bin/exec-tests --test-threads 1 limits:: disks:: 2>&1
 root=$?
+ip link set lo up
+/bin/it-tests --test-threads 1 adopted:: 2>&1
+root=$((root + $?))
 echo '+memory +cpu +pids' > /sys/fs/cgroup/cgroup.subtree_control
 mkdir /sys/fs/cgroup/service
 sh -c 'echo $$ > /sys/fs/cgroup/service/cgroup.procs
-    exec /bin/tests --test-threads 1 limits::a_memory_hog limits::nothing_is_left limits::who_starts 2>&1'
+    exec /bin/exec-tests --test-threads 1 limits::a_memory_hog limits::nothing_is_left limits::who_starts 2>&1'
 echo \"tests ended with $((root + $?))\"
 rmdir /sys/fs/cgroup/service
 echo \"cgroups left: [$(find /sys/fs/cgroup -name 'muster-*' -o -name agent -o -name service)]\"
@@ -67,11 +77,14 @@ impl std::fmt::Display for Machine {
 /// The machine's parts, fetched on first use; or why they are not there.
 pub(crate) fn machine() -> Result<Machine, String> {
     let root = tree::cache().join("vm");
-    if let Some(machine) = found(&root) {
-        return Ok(machine);
+    if found(&root).is_none() {
+        fetch(&root).map_err(|error| format!("{error:#}"))?;
     }
-    fetch(&root).map_err(|error| format!("{error:#}"))?;
-    found(&root).ok_or_else(|| format!("{} do not hold what they should", PACKAGES.join(", ")))
+    let machine = found(&root).ok_or_else(|| format!("{} do not hold what they should", PACKAGES.join(", ")))?;
+    match std::env::var_os(KERNEL) {
+        Some(kernel) => Ok(Machine { kernel: kernel.into(), ..machine }),
+        None => Ok(machine),
+    }
 }
 
 fn found(root: &Path) -> Option<Machine> {
@@ -135,9 +148,9 @@ pub(crate) fn check(tally: &mut Tally) -> Result<()> {
             return Ok(());
         }
     };
-    let tests = build()?;
+    let programs = build()?;
     let memory = tree::target().join("vm-memory.cpio");
-    write_memory(&memory, &machine, &tests)?;
+    write_memory(&memory, &machine, &programs)?;
     let disk = tree::target().join("vm-disk.raw");
     // A new one each time, with holes for all that is not written.
     let made = fs::File::create(&disk).and_then(|file| file.set_len(DISK));
@@ -163,38 +176,55 @@ pub(crate) fn check(tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// The test program that is run there.
-fn build() -> Result<PathBuf> {
+/// Builds [`PROGRAMS`], as all that `cargo xtask test` runs is built: features are those of the whole tree. Returns their
+/// names there, and where they are.
+fn build() -> Result<Vec<(&'static str, PathBuf)>> {
     let mut command = tree::cargo();
-    command.args(["test", "--quiet", "--locked", "-p", "muster-agent", "--test", "exec", "--no-run"]);
+    command.args(["build", "--quiet", "--locked", "--workspace", "--bins", "--test", "exec", "--test", "it"]);
     command.args(["--message-format", "json"]).stdout(Stdio::piped());
     let output = command.output().context("could not build the tests")?;
     ensure!(output.status.success(), "could not build the tests: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8_lossy(&output.stdout);
-    // One line for each artifact; only one of them can be run.
-    let program = text.lines().filter_map(|line| line.split_once("\"executable\":\"")?.1.split('"').next()).next_back();
-    program.map(PathBuf::from).context("cargo did not say where the test program is")
+    // One line for each artifact, of which some can be run.
+    let built = text.lines().filter_map(|line| line.split_once("\"executable\":\"")?.1.split('"').next());
+    let built: Vec<&Path> = built.map(Path::new).collect();
+    let find = |(name, is_test): &(&'static str, bool)| {
+        let is_it = |path: &&&Path| {
+            let stem = path.file_name().unwrap_or_default().to_string_lossy();
+            if *is_test { stem.starts_with(&format!("{name}-")) } else { *stem == **name }
+        };
+        let path = built.iter().find(is_it).with_context(|| format!("cargo did not say where {name} is"))?;
+        Ok((*name, path.to_path_buf()))
+    };
+    PROGRAMS.iter().map(find).collect()
 }
 
-fn write_memory(to: &Path, machine: &Machine, tests: &Path) -> Result<()> {
+fn write_memory(to: &Path, machine: &Machine, programs: &[(&str, PathBuf)]) -> Result<()> {
     let mut archive = Archive::default();
     for folder in ["bin", "dev", "proc", "sys", "tmp"] {
         archive.folder(folder);
     }
     archive.program("init", INIT.as_bytes());
-    let busybox = machine.root.join("bin/busybox");
-    archive
-        .program("bin/busybox", &fs::read(&busybox).with_context(|| format!("could not read {}", busybox.display()))?);
-    // Without what a debugger needs it is a tenth as large, and the machine's memory is small.
-    let small = to.with_extension("tests");
-    let strip = Command::new("strip").arg("-o").arg(&small).arg(tests).status();
-    let program = if strip.is_ok_and(|status| status.success()) { &small } else { tests };
-    archive.program("bin/tests", &fs::read(program)?);
-    for library in libraries(tests)? {
-        let name = library.to_string_lossy().trim_start_matches('/').to_owned();
-        archive.program(&name, &fs::read(&library).with_context(|| format!("could not read {}", library.display()))?);
+    archive.program("bin/busybox", &read(&machine.root.join("bin/busybox"))?);
+    let mut needed = BTreeSet::new();
+    for (name, path) in programs {
+        // Without what a debugger needs it is a tenth as large, and the machine's memory is small.
+        let small = to.with_extension(name);
+        let strip = Command::new("strip").arg("-o").arg(&small).arg(path).status();
+        let program = if strip.is_ok_and(|status| status.success()) { &small } else { path };
+        let is_test = PROGRAMS.contains(&(name, true));
+        let name = if is_test { format!("bin/{name}-tests") } else { format!("bin/{name}") };
+        archive.program(&name, &read(program)?);
+        needed.extend(libraries(path)?);
+    }
+    for library in needed {
+        archive.program(library.to_string_lossy().trim_start_matches('/'), &read(&library)?);
     }
     fs::write(to, archive.finish()).with_context(|| format!("could not write {}", to.display()))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("could not read {}", path.display()))
 }
 
 /// The shared libraries of a program, by their whole paths, its loader among them.

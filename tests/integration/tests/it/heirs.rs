@@ -17,17 +17,17 @@ use serde_json::Value;
 use crate::keeper::keeper;
 
 /// Of the system's keepers, one after another.
-struct Keepers {
+pub(crate) struct Keepers {
     pid: i32,
 }
 
 impl Keepers {
-    fn of(system: &System) -> Result<Self> {
+    pub(crate) fn of(system: &System) -> Result<Self> {
         Ok(Self { pid: keeper(system)? })
     }
 
     /// SIGKILL to the one that is there; returns when the next one listens.
-    fn kill(&mut self, system: &System) -> Result<()> {
+    pub(crate) fn kill(&mut self, system: &System) -> Result<()> {
         kill(Pid::from_raw(self.pid), Signal::SIGKILL).context("could not kill the keeper")?;
         let socket = system.folder().join("agent/run/keeper.sock");
         self.pid = wait::until("another keeper to listen", || {
@@ -39,7 +39,7 @@ impl Keepers {
     }
 }
 
-fn tasks(ctl: &Ctl, job: u64) -> Result<Vec<Value>> {
+pub(crate) fn tasks(ctl: &Ctl, job: u64) -> Result<Vec<Value>> {
     let shown = ctl.json(&["show", &job.to_string(), "--tasks"])?;
     shown["tasks"].as_array().cloned().with_context(|| format!("no tasks in {shown}"))
 }
@@ -73,13 +73,13 @@ fn all_run(ctl: &Ctl, job: u64, count: usize) -> Result<()> {
 }
 
 /// A file that holds tasks up until a test makes it, and one to which each start of `name` adds a line.
-struct Gate {
-    path: String,
-    starts: String,
+pub(crate) struct Gate {
+    pub(crate) path: String,
+    pub(crate) starts: String,
 }
 
 impl Gate {
-    fn new(system: &System, name: &str) -> Self {
+    pub(crate) fn new(system: &System, name: &str) -> Self {
         let at = |file: &str| system.folder().join(format!("{file}-{name}")).display().to_string();
         Self { path: at("gate"), starts: at("starts") }
     }
@@ -89,7 +89,7 @@ impl Gate {
     }
 
     /// What a task does first.
-    fn begin(&self) -> String {
+    pub(crate) fn begin(&self) -> String {
         format!("echo \"$MUSTER_TASK $$\" >>{}\n", self.starts)
     }
 
@@ -113,14 +113,14 @@ impl Gate {
     }
 
     /// Nothing ran twice.
-    fn check(&self, count: usize) -> Result<()> {
+    pub(crate) fn check(&self, count: usize) -> Result<()> {
         let text = fs::read_to_string(&self.starts)?;
         ensure!(text.lines().count() == count, "{count} tasks were started {} times:\n{text}", text.lines().count());
         Ok(())
     }
 }
 
-fn task(name: &str, more: &str, shell: &str) -> String {
+pub(crate) fn task(name: &str, more: &str, shell: &str) -> String {
     format!("[[tasks]]\nname = \"{name}\"\non_lost = \"fail\"\n{more}\nshell = '''\n{shell}'''\n")
 }
 

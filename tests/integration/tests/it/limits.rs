@@ -62,7 +62,7 @@ shell = 'echo > file'
 "#;
 
 /// The cgroups that the agent of `system` noted as its own; none: it may make none here.
-fn cgroups(system: &System) -> Vec<std::path::PathBuf> {
+pub(crate) fn cgroups(system: &System) -> Vec<std::path::PathBuf> {
     let text = std::fs::read_to_string(system.folder().join("agent/run/cgroups")).unwrap_or_default();
     text.lines().map(Into::into).collect()
 }

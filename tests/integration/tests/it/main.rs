@@ -2,6 +2,8 @@
 
 #[cfg(unix)]
 mod access;
+#[cfg(target_os = "linux")]
+mod adopted;
 mod tidy;
 
 #[cfg(unix)]
