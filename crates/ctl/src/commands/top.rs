@@ -72,7 +72,9 @@ pub(crate) async fn run(ctl: &Ctl, args: Args) -> Result<Exit, Error> {
         {
             Ok(Ok(picture)) => last = picture,
             Ok(Err(error)) => {
-                last.problem = Some(error.to_string().lines().next().unwrap_or_default().to_owned());
+                let words = error.to_string().lines().next().unwrap_or_default().to_owned();
+                let is_away = error.is_unreachable();
+                last.problem = Some(if is_away { format!("{} does not answer: {words}", watch.about) } else { words });
             }
             Err(_) => last.problem = Some(format!("{} has not answered for {} s", watch.about, LOOK_LIMIT.as_secs())),
         }

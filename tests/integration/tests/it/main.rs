@@ -61,6 +61,8 @@ mod promote;
 mod protocol;
 #[cfg(unix)]
 mod refusals;
+#[cfg(target_os = "linux")]
+mod screen;
 #[cfg(unix)]
 mod traces;
 #[cfg(target_os = "linux")]
