@@ -10,3 +10,4 @@ mod limits;
 mod offers;
 mod output;
 mod run_as;
+mod scratch;

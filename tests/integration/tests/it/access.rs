@@ -18,6 +18,7 @@ use muster_integration::{
     skip::skip,
     wait::{self, Look},
 };
+use serde_json::Value;
 use tempfile::TempDir;
 
 fn controller(folder: &Path, n: usize, arguments: &[&str]) -> Result<(String, Daemon)> {
@@ -59,6 +60,17 @@ fn with(address: &str, path: &Path) -> Result<Ctl> {
     Ok(Ctl::of(address).env("MUSTER_TOKEN", fs::read_to_string(path)?.trim()))
 }
 
+/// A command in a task that runs, by who may and by who may not.
+fn looks_beside(ctl: &Ctl, job: &str, (may, may_not): (&str, &str)) -> Result<()> {
+    let exec = |token: &str| ctl.run(&["--token-file", token, "exec", &format!("{job}.0"), "--", "echo", "beside"]);
+    wait::until("a command in the task", || {
+        let ran = exec(may)?;
+        Ok(Look::when(ran.code == 0 && ran.text() == "beside\n", ran.to_string()))
+    })?;
+    exec(may_not)?.expect(5)?;
+    Ok(())
+}
+
 #[test]
 fn a_controller_that_asks_is_used_with_the_token_it_left_for_its_owner_and_with_no_other() -> Result<()> {
     let folder = folder()?;
@@ -96,6 +108,13 @@ fn a_controller_that_asks_is_used_with_the_token_it_left_for_its_owner_and_with_
     // What it follows ends when it is revoked.
     let long = nobody.run(&["--token-file", &operator, "submit", "--", "sleep", "600"])?.expect(0)?;
     let job = long.text().trim().to_owned();
+    looks_beside(&nobody, &job, (&operator, &viewer))?;
+    let execs = admin.json(&["audit", "--action", "exec"])?;
+    let who = |record: &Value| format!("{} {} {}", record["actor"], record["object"], record["detail"]);
+    let execs: Vec<String> = execs["records"].as_array().context("records")?.iter().map(who).collect();
+    ensure!(execs.contains(&format!("\"op\" \"{job}.0\" \"echo beside\"")), "who ran it is not told: {execs:?}");
+    let refused = admin.json(&["audit", "--refused", "--action", "exec"])?;
+    ensure!(refused["records"][0]["actor"] == "eye", "{refused}");
     let mut follow = nobody.command(&["--token-file", &operator, "logs", "-f", &job])?;
     let follow = follow.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     wait::until("the follower to be let in", || {
@@ -114,7 +133,7 @@ fn a_controller_that_asks_is_used_with_the_token_it_left_for_its_owner_and_with_
     admin.run(&["audit", "--verify", "--expect", &anchor])?.expect(0)?;
     let forged = anchor.replace(['a', '1'], "7");
     admin.run(&["audit", "--verify", "--expect", &forged])?.expect(1)?;
-    let refused = admin.json(&["audit", "--refused", "--actor", "eye"])?;
+    let refused = admin.json(&["audit", "--refused", "--actor", "eye", "--action", "cancel"])?;
     ensure!(refused["records"][0]["action"] == "cancel" && refused["records"][0]["outcome"] == "refused", "{refused}");
 
     agent.stop()?;

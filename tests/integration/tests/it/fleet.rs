@@ -200,6 +200,11 @@ fn who_has_no_terminal_sees_one_frame_of_the_live_screen() -> Result<()> {
     for part in ["agents 1", "worker", "connected", &format!("{job}."), "QUEUE", "default", "q quit"] {
         ensure!(frame.contains(part), "no `{part}` in\n{frame}");
     }
+    // Only lines that hold a text; a task's job counts, and its agent.
+    let filtered = |text: &str| Ok::<_, anyhow::Error>(system.ctl().run(&["top", "--filter", text])?.expect(0)?.text());
+    let (both, none) = (filtered("WORKER")?, filtered("nowhere")?);
+    ensure!(both.contains("connected") && both.contains(&format!("{job}.")), "{both}");
+    ensure!(!none.contains("connected") && !none.contains(&format!("{job}.")), "{none}");
     system.ctl().run(&["cancel", &job.to_string()])?.expect(0)?;
     system.ctl().finished(job, LIMIT)?;
     system.finish()

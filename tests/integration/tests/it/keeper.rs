@@ -243,3 +243,31 @@ fn no_file_of_an_agent_is_for_others_to_read() -> Result<()> {
     ensure!(ctl.finished(job, wait::LIMIT)?["state"] == "succeeded", "it did not go on");
     system.finish()
 }
+
+#[test]
+fn of_thousands_of_short_tasks_each_end_is_told_once_and_none_is_left_out() -> Result<()> {
+    const COUNT: u64 = 3000;
+    let mut system = System::start(Options { cpus: 4, ..Options::default() })?;
+    let ctl = system.ctl();
+    let file = system.folder().join("ran").display().to_string();
+    // Far more than fit are sent ahead: ends are told together then.
+    let text = format!(
+        "name = \"short\"\n[[tasks]]\nname = \"a\"\narray = {COUNT}\non_lost = \"fail\"\n\
+         shell = 'echo $MUSTER_TASK >>{file}; exit $((MUSTER_TASK % 3))'\n"
+    );
+    let job = system.submit("short.toml", &text)?;
+    let done = ctl.finished(job, wait::LIMIT * 2)?;
+    ensure!(done["state"] == "failed", "{done}");
+    for (n, task) in (0..COUNT).zip(
+        ctl.json(&["show", &job.to_string(), "--tasks", "--limit", "3000"])?["tasks"].as_array().context("tasks")?,
+    ) {
+        let attempts = task["attempts"].as_array().context("attempts")?;
+        ensure!(attempts.len() == 1, "it was tried again: {task}");
+        let end = &attempts[0]["end"];
+        ensure!(if n % 3 == 0 { end["kind"] == "succeeded" } else { end["exit_code"] == n % 3 }, "task {n}: {end}");
+    }
+    let ran = fs::read_to_string(&file)?.lines().count();
+    ensure!(ran as u64 == COUNT, "{COUNT} tasks ran {ran} times");
+    system.agent()?.expect_no_errors()?;
+    system.finish()
+}

@@ -63,6 +63,8 @@ mod protocol;
 mod refusals;
 #[cfg(target_os = "linux")]
 mod screen;
+#[cfg(target_os = "linux")]
+mod settings;
 #[cfg(unix)]
 mod traces;
 #[cfg(target_os = "linux")]
