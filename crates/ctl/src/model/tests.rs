@@ -291,7 +291,6 @@ fn what_an_agent_says_of_itself_and_why_somebody_cancelled_do_nothing_to_the_ter
         capacity: Some(v1::Request { named, ..Default::default() }),
         facts: Some(facts),
         unfit: evil(),
-        ..Default::default()
     };
     let view = v1::AgentView { offer: Some(offer), ..Default::default() };
     let page = Page { style: Style::PLAIN, width: None, now: Timestamp(T0) };
