@@ -19,6 +19,25 @@ const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 /// The packages that the tests of containers need.
 const CONTAINERS: &[&str] = &["podman", "crun", "busybox-static"];
 
+/// Installs Docker, whose tests start a daemon of their own: none of the system's is started, now or when it boots. What was
+/// there before stays as it is.
+const DOCKER: &str = r#"set -e
+export DEBIAN_FRONTEND=noninteractive
+policy=/usr/sbin/policy-rc.d
+new=
+for unit in docker.service docker.socket containerd.service; do
+    test -e /lib/systemd/system/$unit || new="$new $unit"
+done
+if test -e $policy; then mv $policy $policy.muster; fi
+trap 'rm -f $policy; if test -e $policy.muster; then mv $policy.muster $policy; fi' EXIT
+printf '#!/bin/sh\nexit 101\n' > $policy
+chmod 755 $policy
+apt-get -qq -o DPkg::Lock::Timeout=120 install -y --no-install-recommends docker.io
+for unit in $new; do
+    rm -f /etc/systemd/system/*.wants/$unit
+done
+"#;
+
 /// What of the needs is there.
 pub(crate) struct Found {
     /// How to compile for Windows, or why that cannot be done here.
@@ -50,7 +69,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     let chaos = found.chaos.map(|()| "iproute2, libfaketime".to_owned());
     let vm = vm::machine().map(|machine| machine.to_string());
     let units = found.units.map(|()| "systemd-analyze".to_owned());
-    let containers = found.containers.map(|()| CONTAINERS.join(", "));
+    let containers = found.containers.map(|()| format!("{}, docker.io", CONTAINERS.join(", ")));
     let deb = found.deb.map(|path| path.display().to_string());
     for (what, state) in [
         ("windows build", windows),
@@ -97,13 +116,39 @@ fn units() -> Result<(), String> {
     if is_there() { Ok(()) } else { Err("there is no systemd-analyze on the search path".to_owned()) }
 }
 
-/// What the tests of containers need: an engine, and what an image is made of.
+/// What the tests of containers need: both engines, and what an image is made of.
 fn containers() -> Result<(), String> {
     let is_there = || ["podman", "crun", "busybox"].iter().all(|program| tree::on_path(program));
     if !is_there() {
         install(CONTAINERS)?;
     }
-    if is_there() { Ok(()) } else { Err(format!("not all of {} is on the search path", CONTAINERS.join(", "))) }
+    if !is_there() {
+        return Err(format!("not all of {} is on the search path", CONTAINERS.join(", ")));
+    }
+    docker()
+}
+
+/// A Docker that nobody starts but the tests.
+fn docker() -> Result<(), String> {
+    let is_there = || ["/usr/bin/docker", "/usr/sbin/dockerd"].iter().all(|program| Path::new(program).is_file());
+    if is_there() {
+        return Ok(());
+    }
+    // What is simplest refreshes the lists, too, and finds out whether anything can be installed.
+    install(&["runc"])?;
+    let mut command = if is_root() { Command::new("sh") } else { Command::new("sudo") };
+    if !is_root() {
+        command.args(["-n", "sh"]);
+    }
+    let installed = step::quietly("install docker.io", command.args(["-c", DOCKER]).stdout(Stdio::null()));
+    match installed {
+        Ok(ended) if ended.ok && is_there() => Ok(()),
+        _ => Err("docker.io could not be installed; see the output above".to_owned()),
+    }
+}
+
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout.trim_ascii() == b"0")
 }
 
 /// What the tests of the packages need: what makes them, and what finds the libraries that they depend on.
@@ -140,7 +185,7 @@ fn install(packages: &[&str]) -> Result<(), String> {
     if !tree::on_path("apt-get") {
         return Err(format!("there is no apt-get to install {} with", packages.join(" ")));
     }
-    let root = Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout.trim_ascii() == b"0");
+    let root = is_root();
     let sudo = tree::on_path("sudo")
         && Command::new("sudo").args(["-n", "true"]).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
     if !root && !sudo {

@@ -113,7 +113,7 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
     config.credential.header()?;
     let identity = Identity::take(&config.data_dir)?;
     let data_dir = std::path::absolute(&config.data_dir).context("cannot tell where the data folder is")?;
-    let engine = Engine::find(config.containers.clone(), &identity.uid).await?;
+    let engine = Engine::find(config.containers.clone(), &identity.uid, config.enforce).await?;
     let engine_name = engine.as_ref().map(|engine| engine.name());
     let mut watch = host::Watch::begin(offering(config.machine.clone(), engine_name), data_dir.clone()).await;
     let name = watch.offer().name.clone();

@@ -3,7 +3,10 @@
 mod report;
 
 use std::collections::BTreeSet;
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use muster_core::{record::Enforced, spec::TaskSpec, usage::Unenforced};
 
@@ -58,7 +61,13 @@ impl Limits {
 }
 
 impl Groups {
-    pub(crate) fn open(enforce: Enforce, _instance: &str, _run: &Path, _kept: &BTreeSet<u64>) -> Result<Self, Error> {
+    pub(crate) fn open(
+        enforce: Enforce,
+        _instance: &str,
+        _run: &Path,
+        _kept: &BTreeSet<u64>,
+        _shelter: bool,
+    ) -> Result<Self, Error> {
         let report = Report::nothing("this system has no control groups");
         match report.missing().filter(|_| enforce == Enforce::Required) {
             Some(missing) => Err(Error(missing)),
@@ -100,6 +109,14 @@ impl Groups {
 
 impl Place {
     pub(crate) fn slot(&self) -> Option<&Slot> {
+        match *self {}
+    }
+
+    pub(crate) fn shelter(&mut self) -> Result<PathBuf, String> {
+        match *self {}
+    }
+
+    pub(crate) fn abandon(&mut self) {
         match *self {}
     }
 
@@ -145,9 +162,18 @@ impl Place {
 }
 
 impl Slot {
+    pub(crate) fn kill_sheltered(&self) -> bool {
+        match *self {}
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         match *self {}
     }
+}
+
+/// There is none.
+pub(crate) fn place() -> Result<PathBuf, String> {
+    Err("this system has no control groups".to_owned())
 }
 
 /// Limits of `limits` that are not enforced where `missing` is.

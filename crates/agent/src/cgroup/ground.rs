@@ -14,13 +14,14 @@ use tracing::warn;
 use super::{
     disks,
     report::{Line, Report},
+    shelter::{self, Shelter},
     trees::{Controller, Tree, Version},
 };
 
 /// Our folders begin with this, in every tree; nothing else is ever removed.
 pub(super) const PREFIX: &str = "muster-";
 /// The leaf into which an agent moves. The same as `DelegateSubgroup=agent` of systemd makes.
-const LEAF: &str = "agent";
+pub(super) const LEAF: &str = "agent";
 /// Ten times what all attempts have together beside it: whoever keeps their leases never waits behind them.
 const LEAF_WEIGHT: &str = "1000";
 /// More of the same program do not stand above one another.
@@ -45,6 +46,10 @@ pub(crate) struct Ground {
     pub(crate) bases: Vec<Base>,
     /// The first base has `cgroup.kill` (Linux 5.14).
     pub(crate) has_kill: bool,
+    /// How somebody else is told of our folders, where somebody makes containers in them.
+    pub(super) shelter: Option<Shelter>,
+    /// Folders on the way to ours where we stand higher up, the deepest first.
+    pub(super) ways: Vec<PathBuf>,
 }
 
 impl Ground {
@@ -67,17 +72,25 @@ impl Ground {
         self.base_of(Controller::Io).is_some_and(|base| file(base).exists())
     }
 
+    /// All our folders, also those that others make for us.
+    pub(super) fn dirs(&self) -> Vec<PathBuf> {
+        let others = self.shelter.iter().flat_map(|shelter| &shelter.others);
+        self.bases.iter().map(|base| &base.dir).chain(others).cloned().collect()
+    }
+
     pub(crate) fn v2(&self) -> Option<&Base> {
         self.bases.first().filter(|base| base.version == Version::Two)
     }
 }
 
 /// Makes the folder `name` in every tree that can do something, and says what is enforced; of disks, of the one on which
-/// `folder` lies.
-pub(super) fn take(trees: &[Tree], name: &str, folder: &Path) -> (Ground, Report) {
-    let mut ground = Ground::default();
+/// `folder` lies. At `place` in all of them, where there is one.
+pub(super) fn take(trees: &[Tree], name: &str, folder: &Path, place: Option<&Path>) -> (Ground, Report) {
+    let ways = place.map(|place| ways(trees, place)).unwrap_or_default();
+    let mut ground = Ground { ways, ..Ground::default() };
     let mut refused: Vec<(Controller, String)> = Vec::new();
-    for tree in trees {
+    let lowered: Vec<Tree> = trees.iter().map(|tree| lowered(tree, place)).collect();
+    for (tree, stands) in lowered.iter().zip(trees) {
         let needed = |controller: &Controller| ground.base_of(*controller).is_none();
         let taken = match tree.version {
             Version::Two => take_v2(tree, name, &mut refused),
@@ -86,13 +99,32 @@ pub(super) fn take(trees: &[Tree], name: &str, folder: &Path) -> (Ground, Report
                 if wanted.is_empty() { None } else { take_v1(tree, name, wanted, &mut refused) }
             }
         };
-        if let Some(base) = taken {
+        if let Some(mut base) = taken {
+            if tree.version == Version::One {
+                base.own.clone_from(&stands.own);
+            }
             ground.has_kill |= base.version == Version::Two && base.dir.join("cgroup.kill").exists();
             ground.bases.push(base);
         }
     }
+    ground.shelter = place.map(|place| Shelter::of(place, name, &ground.bases));
     let report = report(&ground, trees, &refused, folder);
     (ground, report)
+}
+
+/// The way to `place` in all trees, ours or not.
+fn ways(trees: &[Tree], place: &Path) -> Vec<PathBuf> {
+    let points = trees.iter().filter_map(|tree| Some(tree.whole.as_ref()?.0.clone()));
+    points.chain(super::trees::all_of_version_one()).flat_map(|point| shelter::way(&point, place)).collect()
+}
+
+/// `tree` as if we stood at `place` in it, which we stand on the way to.
+fn lowered(tree: &Tree, place: Option<&Path>) -> Tree {
+    let mut tree = tree.clone();
+    if let Some((place, (point, _))) = place.zip(tree.whole.as_ref()) {
+        tree.own = shelter::below(point, place);
+    }
+    tree
 }
 
 fn report(ground: &Ground, trees: &[Tree], refused: &[(Controller, String)], folder: &Path) -> Report {
@@ -187,7 +219,7 @@ fn make(tree: &Tree, dir: &Path) -> Result<(), String> {
     if !tree.is_writable {
         return Err(format!("{shown} is mounted for reading only"));
     }
-    match std::fs::create_dir(dir) {
+    match std::fs::create_dir_all(&tree.own).and_then(|()| std::fs::create_dir(dir)) {
         Ok(()) => Ok(()),
         // Of the keeper whose work we go on with: nobody else knows the name.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -295,9 +327,15 @@ pub(super) fn remove(dir: &Path) -> io::Result<()> {
 
 /// Notes in `file` which folders are ours, for the next agent, beside those that are left of earlier ones.
 pub(super) fn note(file: &Path, left: &[PathBuf], ground: &Ground) {
-    let own = ground.bases.iter().map(|base| &base.dir);
-    let all: String = left.iter().chain(own).map(|dir| format!("{}\n", dir.display())).collect();
+    let all: String = left.iter().chain(&ground.dirs()).map(|dir| format!("{}\n", dir.display())).collect();
     write(file, &all);
+}
+
+/// Removes the ways to our folders, as far as nobody stands there: who does not, needs none of them.
+pub(super) fn unmake(ground: &Ground) {
+    for dir in &ground.ways {
+        let _somebody_does = std::fs::remove_dir(dir);
+    }
 }
 
 /// What an earlier agent noted and is still there.

@@ -5,9 +5,12 @@
 //! *thread* stood that made it, so each starter's thread sits in cgroups that it shares with one attempt at a time, and
 //! leaves them to one that lasts.
 
+mod below;
 mod disks;
 mod ground;
+mod limits;
 mod report;
+mod shelter;
 mod slot;
 mod sweep;
 mod trees;
@@ -29,13 +32,17 @@ use muster_core::{record::Enforced, usage::Unenforced};
 use tracing::warn;
 
 pub use self::report::Enforce;
-pub(crate) use self::slot::{Counts, Limits, Slot};
 #[cfg(unix)]
 pub(crate) use self::trees::folders_of;
 use self::{
     ground::Ground,
     report::Report,
     trees::{Controller, Version},
+};
+pub(crate) use self::{
+    limits::{Counts, Limits},
+    shelter::place,
+    slot::Slot,
 };
 
 /// Empty cgroups that are kept for the next attempts.
@@ -76,13 +83,22 @@ pub(crate) struct Place {
     from: Counts,
     /// This thread still sits in it.
     is_shared: bool,
+    /// Somebody may still want to put processes there.
+    is_abandoned: bool,
 }
 
 impl Groups {
     /// Takes what this machine has. `instance` names our folders, and `run` is where they are noted. Ends and removes
     /// what an earlier agent left in its own.
-    /// Of an earlier keeper of this instance, the cgroups with the numbers `kept` stay as they are.
-    pub(crate) fn open(enforce: Enforce, instance: &str, run: &Path, kept: &BTreeSet<u64>) -> Result<Self, Error> {
+    /// Of an earlier keeper of this instance, the cgroups with the numbers `kept` stay as they are. With `shelter`, somebody
+    /// else puts processes below them.
+    pub(crate) fn open(
+        enforce: Enforce,
+        instance: &str,
+        run: &Path,
+        kept: &BTreeSet<u64>,
+        shelter: bool,
+    ) -> Result<Self, Error> {
         let noted = run.join("cgroups");
         let name = format!("{}{instance}", ground::PREFIX);
         let (own, earlier): (Vec<_>, _) =
@@ -95,7 +111,10 @@ impl Groups {
         let (ground, report) = match enforce {
             Enforce::Off => (Ground::default(), Report::nothing("the configuration says so")),
             Enforce::Auto | Enforce::Required => match trees::read() {
-                Ok(trees) => ground::take(&trees, &name, run),
+                Ok(trees) => {
+                    let place = Some(&trees).filter(|_| shelter).and_then(|trees| shelter::place_in(trees).ok());
+                    ground::take(&trees, &name, run, place.as_deref())
+                }
                 Err(error) => (Ground::default(), Report::nothing(&format!("/proc cannot be read: {error}"))),
             },
         };
@@ -173,7 +192,15 @@ impl Groups {
                 Ok(mut slot) => {
                     let from = slot.begin();
                     let is_shared = self.0.ground.has_v1();
-                    return Some(Place { groups: self.clone(), slot: Some(slot), limits: *limits, from, is_shared });
+                    let groups = self.clone();
+                    return Some(Place {
+                        groups,
+                        slot: Some(slot),
+                        limits: *limits,
+                        from,
+                        is_shared,
+                        is_abandoned: false,
+                    });
                 }
                 // What lay in the cgroup did not fit into the limit: a new one has nothing in it.
                 Err(_) if tries == 0 => tries += 1,
@@ -190,7 +217,8 @@ impl Groups {
     pub(crate) fn adopt(&self, number: u64, limits: &Limits, from: Counts, peak: Option<File>) -> Option<Place> {
         let is_there = self.0.ground.bases.iter().any(|base| base.dir.join(number.to_string()).exists());
         let slot = is_there.then(|| Slot::adopt(&self.0.ground, number, limits, peak))?;
-        Some(Place { groups: self.clone(), slot: Some(slot), limits: *limits, from, is_shared: false })
+        let (groups, limits) = (self.clone(), *limits);
+        Some(Place { groups, slot: Some(slot), limits, from, is_shared: false, is_abandoned: false })
     }
 
     /// Limits while this thread shares the cgroup: it counts as one process more, and must never be held up itself.
@@ -248,10 +276,11 @@ impl Groups {
     /// Removes all of it when nobody needs it any more. Blocks for at most `limit` while somebody is still there.
     pub(crate) fn close(&self, limit: Duration) {
         self.0.spare.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        let dirs: Vec<PathBuf> = self.0.ground.bases.iter().map(|base| base.dir.clone()).collect();
+        let dirs = self.0.ground.dirs();
         let left = sweep::remove(&dirs, limit);
         self.0.ground.bases.iter().filter(|base| !left.contains(&base.dir)).for_each(ground::step_back);
         let keep: Vec<PathBuf> = ground::earlier(&self.0.noted).into_iter().filter(|dir| !dirs.contains(dir)).collect();
+        ground::unmake(&self.0.ground);
         let keep: String = keep.iter().chain(&left).map(|dir| format!("{}\n", dir.display())).collect();
         ground::write(&self.0.noted, &keep);
     }
@@ -261,6 +290,19 @@ impl Place {
     /// Its cgroups.
     pub(crate) fn slot(&self) -> Option<&Slot> {
         self.slot.as_ref()
+    }
+
+    /// Lets somebody else put processes below its cgroups, and says how they are told of; `Err` is for people.
+    pub(crate) fn shelter(&mut self) -> Result<PathBuf, String> {
+        let slot = self.slot.as_mut().ok_or("its cgroups were handed on")?;
+        slot.shelter().ok_or_else(|| "the agent's cgroups are not at one place in all trees".to_owned())
+    }
+
+    /// Somebody may still want to put processes there when nothing of the attempt is left; they find no room. Removed when
+    /// the agent ends.
+    pub(crate) fn abandon(&mut self) {
+        self.slot.iter().for_each(Slot::bar);
+        self.is_abandoned = true;
     }
 
     /// Whether it must be left to its attempt at once, since its thread must not be held to its limits.
@@ -346,7 +388,7 @@ impl Place {
 
     /// Hands its cgroups on, of which nothing is left. `counts` are its last.
     pub(crate) fn end(mut self, counts: &Counts) {
-        let Some(mut slot) = self.slot.take() else { return };
+        let Some(mut slot) = self.slot.take().filter(|_| !self.is_abandoned) else { return };
         slot.lift_io();
         let groups = self.groups.clone();
         let killed = self.from.oom_kills.saturating_add(counts.oom_kills);

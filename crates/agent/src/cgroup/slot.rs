@@ -15,13 +15,16 @@ use std::{
     },
 };
 
-use muster_core::{spec::TaskSpec, usage::Unenforced};
+use muster_core::usage::Unenforced;
 use tracing::warn;
 
+use crate::exec::kill_members;
+
 use super::{
+    below::{self, bar, members},
     disks::{self, Io},
     ground::{self, Base, Ground},
-    sweep,
+    limits::{Counts, Limits, shares, weight},
     trees::{Controller, Version},
     unenforced,
 };
@@ -35,50 +38,6 @@ const PERIOD_US: u64 = 100_000;
 const PIDS_MAX: u64 = 4 << 20;
 /// The shortest slice that the kernel takes.
 const QUOTA_MIN_US: u64 = 1000;
-
-/// What an attempt is held to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Limits {
-    /// Bytes.
-    pub(crate) memory: Option<u64>,
-    /// Its share of processors where others want them too; 0: the least.
-    pub(crate) weight_milli: u64,
-    /// Thousandths of a processor that it never exceeds.
-    pub(crate) cpu_milli: Option<u64>,
-    /// Processes and threads.
-    pub(crate) pids: Option<u64>,
-    /// How fast it uses disks, and which.
-    pub(crate) io: Option<Io>,
-}
-
-impl Limits {
-    pub(crate) fn of(spec: &TaskSpec) -> Self {
-        let request = &spec.request;
-        Self {
-            // A task that asks for no memory has no limit.
-            memory: Some(request.memory).filter(|bytes| *bytes > 0),
-            weight_milli: request.cpu_milli,
-            cpu_milli: Some(request.cpu_milli).filter(|cpus| spec.cpu_limit && *cpus > 0),
-            pids: spec.pids,
-            io: Io::of(&spec.io),
-        }
-    }
-}
-
-/// What the kernel has counted of a cgroup since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub(crate) cpu_us: u64,
-    /// Of `cpu_us`, in programs' own code and in the kernel; both 0: not told apart.
-    pub(crate) user_us: u64,
-    pub(crate) system_us: u64,
-    /// Processes that were killed for want of memory.
-    pub(crate) oom_kills: u64,
-    /// Bytes in use at the highest, since the last [`Slot::begin`] where that can be told.
-    pub(crate) memory_peak: u64,
-    /// Bytes in use.
-    pub(crate) memory: u64,
-}
 
 /// The files that every attempt reads, open while attempts come and go.
 #[derive(Debug, Default)]
@@ -115,6 +74,8 @@ pub(crate) struct Slot {
     pub(super) missed: Unenforced,
     /// What stands in its files is not known: it serves no other attempt.
     is_spoiled: bool,
+    /// A daemon puts processes below it, who need not be in every tree of ours. It serves no other attempt then.
+    is_shelter: bool,
 }
 
 impl Slot {
@@ -130,6 +91,7 @@ impl Slot {
             is_lifted: AtomicBool::new(false),
             missed: Unenforced::default(),
             is_spoiled: false,
+            is_shelter: false,
         };
         for base in &ground.bases {
             match std::fs::create_dir(slot.dir(base)) {
@@ -161,7 +123,15 @@ impl Slot {
             is_lifted: AtomicBool::new(false),
             missed: Unenforced::default(),
             is_spoiled: false,
+            is_shelter: false,
         }
+    }
+
+    /// From now on others are below it. Returns how they are told of it; none: by no one path.
+    pub(super) fn shelter(&mut self) -> Option<PathBuf> {
+        let shelter = self.ground.shelter.as_ref()?;
+        self.is_shelter = true;
+        Some(shelter.path.join(self.number.to_string()))
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -356,13 +326,29 @@ impl Slot {
                     (word("usage_usec"), word("user_usec"), word("system_usec"));
             }
         }
+        self.add_sheltered(&mut counts);
         counts
+    }
+
+    /// Those who are below it are counted in a tree that is not among ours.
+    fn add_sheltered(&self, counts: &mut Counts) {
+        let Some(shelter) = self.ground.shelter.as_ref().filter(|_| self.is_shelter) else { return };
+        let (user, system) = shelter.times(self.number);
+        counts.user_us += user;
+        counts.system_us += system;
+        counts.cpu_us += user + system;
     }
 
     /// How many processes in it were killed for want of memory, ever.
     pub(crate) fn oom_kills(&self) -> u64 {
         let text = text_of(&self.files.oom, self.file(Controller::Memory, "memory.oom_control", "memory.events"));
-        word(&text, "oom_kill").unwrap_or(0)
+        let here = word(&text, "oom_kill").unwrap_or(0);
+        // Version 1 counts each where it stood.
+        let base = self.ground.base_of(Controller::Memory);
+        let base = base.filter(|base| self.is_shelter && base.version == Version::One);
+        let dirs = base.map(|base| below::children(&self.dir(base))).unwrap_or_default();
+        let texts = dirs.into_iter().map(|dir| text_of(&None, Some(dir.join("memory.oom_control"))));
+        here + texts.filter_map(|text| word(&text, "oom_kill")).sum::<u64>()
     }
 
     /// Whether nobody lives in it: nearly free where there is a v2 tree.
@@ -370,7 +356,7 @@ impl Slot {
         match self.ground.v2() {
             Some(base) => {
                 let text = text_of(&self.files.events, Some(self.dir(base).join("cgroup.events")));
-                word(&text, "populated") == Some(0)
+                word(&text, "populated") == Some(0) && (!self.is_shelter || self.members().is_empty())
             }
             None => self.members().is_empty(),
         }
@@ -379,7 +365,7 @@ impl Slot {
     /// Who is in it or in a cgroup below, which a task may make; in any tree. Never this process, which may have a thread
     /// there.
     pub(crate) fn members(&self) -> BTreeSet<i32> {
-        self.dirs().flat_map(|dir| sweep::below(&dir)).flat_map(|dir| members(&dir)).collect()
+        self.dirs().flat_map(|dir| members(&dir)).collect()
     }
 
     /// Its folder, for people.
@@ -391,9 +377,33 @@ impl Slot {
         self.ground.bases.iter().map(|base| self.dir(base))
     }
 
+    /// Nobody is born in it any more, nor below it.
+    pub(super) fn bar(&self) {
+        if let Some(base) = self.ground.base_of(Controller::Pids) {
+            bar(&self.dir(base));
+        }
+    }
+
+    /// Kills those below it whom somebody else put there, and leaves those in it alone. Says whether anybody was there.
+    pub(crate) fn kill_sheltered(&self) -> bool {
+        let dirs =
+            self.ground.bases.iter().filter(|_| self.is_shelter).flat_map(|base| below::children(&self.dir(base)));
+        let dirs: Vec<_> = dirs.collect();
+        dirs.iter().for_each(|dir| bar(dir));
+        let there = || dirs.iter().flat_map(|dir| members(dir)).collect::<BTreeSet<i32>>();
+        let is_anybody = !there().is_empty();
+        if is_anybody {
+            kill_members(&there);
+        }
+        is_anybody
+    }
+
     /// Whether everybody in it can be killed with one word.
     pub(crate) fn kill(&self) -> bool {
         self.lift_io();
+        if self.is_shelter {
+            self.bar();
+        }
         match self.ground.v2().filter(|_| self.ground.has_kill) {
             Some(base) => {
                 self.is_killed.store(true, Ordering::Relaxed);
@@ -413,7 +423,7 @@ impl Slot {
         }
         let _without = write(&file, v1);
         // Whom a task froze itself, in a cgroup below, version 1 lets nobody kill.
-        let below = file.parent().filter(|_| !is_frozen).map(sweep::below);
+        let below = file.parent().filter(|_| !is_frozen).map(below::all);
         for dir in below.into_iter().flatten() {
             let _gone = write(&dir.join("freezer.state"), v1);
         }
@@ -427,7 +437,8 @@ impl Slot {
         // to them: then nothing can be started in the one above (EBUSY).
         !self.is_killed.load(Ordering::Relaxed)
             && !self.is_spoiled
-            && !self.dirs().any(|dir| sweep::has_children(&dir))
+            && !self.is_shelter
+            && !self.dirs().any(|dir| below::has_any(&dir))
             && counts.memory <= LEFTOVER_MAX
             && (resets || counts.memory_peak <= 2 * LEFTOVER_MAX)
     }
@@ -439,15 +450,10 @@ impl Slot {
 
     /// Removes it. `Err`: somebody is still in it.
     pub(super) fn remove(&self) -> io::Result<()> {
-        self.ground.bases.iter().try_for_each(|base| ground::remove(&self.dir(base)))
+        let others = self.ground.shelter.iter().filter(|_| self.is_shelter).flat_map(|shelter| &shelter.others);
+        let others = others.map(|dir| ground::remove(&dir.join(self.number.to_string()))).fold(Ok(()), io::Result::and);
+        self.ground.bases.iter().try_for_each(|base| ground::remove(&self.dir(base))).and(others)
     }
-}
-
-/// All processes in a cgroup but our own.
-pub(super) fn members(dir: &Path) -> Vec<i32> {
-    let own = i32::try_from(std::process::id()).unwrap_or(0);
-    let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid != own && *pid > 0).collect()
 }
 
 fn enter<'a>(places: impl Iterator<Item = (&'a Base, PathBuf)>) -> io::Result<()> {
@@ -481,42 +487,13 @@ fn word(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
-/// 1024 for a processor, as the kernel's own default for one.
-fn shares(milli: u64) -> String {
-    (milli.saturating_mul(1024) / 1000).clamp(2, 262_144).to_string()
-}
-
-/// 100 for a processor.
-fn weight(milli: u64) -> String {
-    (milli / 10).clamp(1, 10_000).to_string()
-}
-
 #[cfg(test)]
 mod tests {
-    use muster_core::resources::Request;
-
     use super::*;
-
-    #[test]
-    fn a_task_is_held_to_the_memory_that_it_asks_for_and_to_processors_only_where_it_asks() {
-        let request = Request { cpu_milli: 1500, memory: 7, ..Request::default() };
-        let spec = TaskSpec { request, ..TaskSpec::default() };
-        let limits = Limits { memory: Some(7), weight_milli: 1500, ..Limits::default() };
-        assert_eq!(Limits::of(&spec), limits);
-        let strict = TaskSpec { cpu_limit: true, pids: Some(3), ..spec };
-        assert_eq!(Limits::of(&strict), Limits { cpu_milli: Some(1500), pids: Some(3), ..limits });
-        assert_eq!(Limits::of(&TaskSpec::default()), Limits::default());
-    }
 
     #[test]
     fn words_of_the_kernel_are_found_by_their_whole_name() {
         let text = "low 0\noom 2\noom_kill 3\noom_group_kill 1\n";
         assert_eq!((word(text, "oom"), word(text, "oom_kill"), word(text, "max")), (Some(2), Some(3), None));
-    }
-
-    #[test]
-    fn shares_follow_processors_within_what_the_kernel_takes() {
-        assert_eq!([shares(0), shares(1000), shares(500), shares(u64::MAX)], ["2", "1024", "512", "262144"]);
-        assert_eq!([weight(0), weight(1000), weight(500), weight(u64::MAX)], ["1", "100", "50", "10000"]);
     }
 }

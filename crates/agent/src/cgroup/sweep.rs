@@ -1,15 +1,10 @@
 //! Ends what is in cgroups that nobody needs any more, and removes them.
 
-use std::{
-    collections::BTreeSet,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use tracing::warn;
 
-use super::{ground, slot::members};
+use super::{below::members, ground};
 use crate::exec::kill_members;
 
 /// What an earlier agent left must be dead by then.
@@ -23,12 +18,12 @@ pub(super) fn clear(dirs: &[PathBuf], limit: Duration) -> (Vec<PathBuf>, bool) {
     let (mut left, mut had_any) = (dirs.to_vec(), false);
     let mut waited = Duration::ZERO;
     loop {
-        for dir in left.iter().flat_map(|dir| below(dir)) {
+        for dir in &left {
             let is_killed = std::fs::write(dir.join("cgroup.kill"), "1").is_ok();
-            let there = members(&dir);
+            let there = members(dir);
             had_any |= !there.is_empty();
             if !is_killed && !there.is_empty() {
-                kill_members(&|| members(&dir).into_iter().collect());
+                kill_members(&|| members(dir).into_iter().collect());
             }
         }
         left.retain(|dir| ground::remove(dir).is_err());
@@ -68,19 +63,4 @@ pub(super) fn remove(dirs: &[PathBuf], limit: Duration) -> Vec<PathBuf> {
         std::thread::sleep(PAUSE);
         waited += PAUSE;
     }
-}
-
-/// Whether there are cgroups below this one: each counts as a link of its folder.
-pub(super) fn has_children(dir: &Path) -> bool {
-    std::fs::metadata(dir).is_ok_and(|folder| folder.nlink() > 2)
-}
-
-/// A folder and all below it.
-pub(super) fn below(dir: &Path) -> Vec<PathBuf> {
-    if !has_children(dir) {
-        return vec![dir.to_owned()];
-    }
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    folders.flat_map(|entry| below(&entry.path())).chain([dir.to_owned()]).collect()
 }

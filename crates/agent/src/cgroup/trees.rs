@@ -55,12 +55,26 @@ pub(super) struct Tree {
     pub(super) controllers: Vec<Controller>,
     /// The folder of our own cgroup.
     pub(super) own: PathBuf,
+    /// Where the whole tree is seen, and where we stand in it; none: a part of it alone is seen here.
+    pub(super) whole: Option<(PathBuf, PathBuf)>,
     pub(super) is_writable: bool,
 }
 
 /// All trees that matter, version 2 first.
 pub(super) fn read() -> std::io::Result<Vec<Tree>> {
     read_of("self")
+}
+
+/// Where trees of version 1 are seen, those too that do nothing for attempts: each that may be written to, as a whole.
+pub(super) fn all_of_version_one() -> Vec<PathBuf> {
+    points(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
+}
+
+fn points(mounts: &str) -> Vec<PathBuf> {
+    let lines =
+        mounts.lines().filter(|line| line.split_once(" - ").is_some_and(|(_, kind)| kind.starts_with("cgroup ")));
+    let mounts = lines.filter_map(Mount::parse_any).filter(|mount| mount.is_writable && mount.root == Path::new("/"));
+    mounts.map(|mount| mount.point).collect()
 }
 
 /// The folders in which a process stands, of all trees in which somebody can be put.
@@ -82,6 +96,7 @@ fn parse(mounts: &str, places: &str) -> Vec<Tree> {
         let tree = Tree {
             version: mount.version,
             own: mount.folder_of(place),
+            whole: mount.is_whole(place).then(|| (mount.point.clone(), PathBuf::from(place))),
             is_writable: mount.is_writable,
             controllers: mount.controllers.clone(),
         };
@@ -108,6 +123,11 @@ struct Mount {
 impl Mount {
     /// A line as proc_pid_mountinfo(5) describes it; none: it is no tree that we use.
     fn parse(line: &str) -> Option<Self> {
+        Self::parse_any(line).filter(|mount| mount.version == Version::Two || !mount.controllers.is_empty())
+    }
+
+    /// The same of any tree of cgroups.
+    fn parse_any(line: &str) -> Option<Self> {
         let (before, after) = line.split_once(" - ")?;
         let before: Vec<&str> = before.split(' ').collect();
         let mut after = after.split(' ');
@@ -119,9 +139,6 @@ impl Mount {
         };
         let mut controllers: Vec<_> = options.split(',').filter_map(Controller::of).collect();
         controllers.sort_unstable();
-        if version == Version::One && controllers.is_empty() {
-            return None;
-        }
         let is_writable = [*before.get(5)?, options].iter().all(|list| list.split(',').all(|option| option != "ro"));
         Some(Self { version, controllers, root: path(before.get(3)?), point: path(before.get(4)?), is_writable })
     }
@@ -135,6 +152,12 @@ impl Mount {
             Version::One => names.split(',').filter_map(Controller::of).any(|found| self.controllers.contains(&found)),
         };
         is_ours.then_some(path)
+    }
+
+    /// Whether a place is known by the same name to everybody who sees the tree.
+    fn is_whole(&self, place: &str) -> bool {
+        let is_plain = |part| matches!(part, Component::Normal(_) | Component::RootDir);
+        self.root == Path::new("/") && Path::new(place).components().all(is_plain)
     }
 
     /// A place outside of what is mounted cannot be named from here; then we stand at the top of what can.

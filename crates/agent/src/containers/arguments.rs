@@ -8,7 +8,7 @@ use std::{
 
 use muster_core::spec::Command;
 
-use super::{Engine, Settings};
+use super::{Engine, Kind, docker, podman};
 use crate::exec::Order;
 
 /// A longer line in a file of variables breaks some readers.
@@ -29,6 +29,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) image: &'a str,
     /// What the engine calls the container.
     pub(crate) name: &'a str,
+    /// Of the attempt, for an engine that must be told where the container is to be.
+    pub(crate) cgroup: Option<&'a Path>,
     /// Of the attempt, not seen inside: files for the engine.
     pub(crate) private: &'a Path,
     /// Of the attempt, seen inside at the same place.
@@ -49,14 +51,20 @@ impl Plan<'_> {
         let (lines, odd) = lines_of(&self.variables);
         let file = self.private.join("env");
         fs::write(&file, lines).map_err(|error| format!("its variables could not be written: {error}"))?;
-        let mut all = self.fixed(engine.settings(), engine.owner());
+        let mut all = self.fixed(engine);
         let mut pair = |flag: &str, value: &OsStr| {
             let mut word = OsString::from(flag);
             word.push(value);
             all.push(word);
         };
         pair("--name=", self.name.as_ref());
-        pair("--pidfile=", Self::pid_file(self.private).as_ref());
+        match engine.kind() {
+            Kind::Podman => pair("--pidfile=", Self::pid_file(self.private).as_ref()),
+            Kind::Docker => {
+                let cgroup = self.cgroup.ok_or("it has no cgroup, and nothing else holds what Docker starts")?;
+                pair("--cgroup-parent=", cgroup.as_ref());
+            }
+        }
         pair("--env-file=", file.as_ref());
         for variable in odd {
             pair("--env=", variable);
@@ -86,30 +94,25 @@ impl Plan<'_> {
         Ok(all)
     }
 
-    fn fixed(&self, settings: &Settings, owner: &str) -> Vec<OsString> {
-        let order = self.order;
-        [
-            "run",
-            "--rm",
-            // The container stays where its engine was started: in the attempt's cgroup.
-            "--cgroups=disabled",
-            // It writes into our pipes itself: nobody copies, and nothing is kept twice.
-            "--log-driver=passthrough",
-            // Whoever runs health checks is in no cgroup of ours.
-            "--no-healthcheck",
-            "--systemd=false",
-            "--http-proxy=false",
-        ]
-        .into_iter()
-        .map(OsString::from)
-        .chain([
+    fn fixed(&self, engine: &Engine) -> Vec<OsString> {
+        let (order, settings) = (self.order, engine.settings());
+        let (own, network) = match (engine.kind(), &*settings.network) {
+            (Kind::Podman, network) => (podman::RUN, network),
+            (Kind::Docker, "private") => (docker::RUN, "bridge"),
+            (Kind::Docker, network) => (docker::RUN, network),
+        };
+        // Podman hands on whatever it has; a client of a daemon asks for it.
+        let is_fed = order.spec.stdin.as_ref().is_some_and(|stdin| !stdin.is_empty());
+        let stdin = (is_fed && engine.kind() == Kind::Docker).then_some("--interactive");
+        let words = ["run"].iter().chain(own).copied().chain(stdin).map(OsString::from);
+        let settled = [
             format!("--pull={}", settings.pull.word()).into(),
-            format!("--network={}", settings.network).into(),
-            format!("--label={}", Engine::label(owner)).into(),
+            format!("--network={network}").into(),
+            format!("--label={}", Engine::label(engine.owner())).into(),
             format!("--label=muster.task={}", order.task).into(),
             format!("--label=muster.attempt={}", order.attempt).into(),
-        ])
-        .collect()
+        ];
+        words.chain(settled).collect()
     }
 }
 
@@ -141,7 +144,8 @@ fn lines_of(variables: &[OsString]) -> (Vec<u8>, Vec<&OsStr>) {
             && !bytes.iter().any(u8::is_ascii_control)
             // Some readers take quotes away, and space at the ends.
             && ![value.first(), value.last()].into_iter().flatten().any(|byte| matches!(byte, b'"' | b'\'' | b' '))
-            && !bytes.contains(&b'#');
+            && !bytes.contains(&b'#')
+            && std::str::from_utf8(bytes).is_ok();
         if is_plain {
             lines.extend_from_slice(bytes);
             lines.push(b'\n');
@@ -162,6 +166,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::containers::Settings;
 
     fn order(spec: TaskSpec) -> Order {
         Order {
@@ -179,19 +184,29 @@ mod tests {
     }
 
     fn arguments(spec: TaskSpec, variables: &[&str], volumes: Vec<Seen>) -> Result<(Vec<String>, String), String> {
+        let engine = Engine::scripted(Kind::Podman, Settings::default(), "owner", &["nofile=1:2"]);
+        told(&engine, spec, variables, volumes)
+    }
+
+    fn told(
+        engine: &Engine,
+        spec: TaskSpec,
+        variables: &[&str],
+        volumes: Vec<Seen>,
+    ) -> Result<(Vec<String>, String), String> {
         let folder = tempfile::tempdir().expect("a folder");
         let order = order(spec);
         let plan = Plan {
             order: &order,
             image: "tool:1",
             name: "muster-x-9",
+            cgroup: Some(Path::new("/muster-a/3")),
             private: folder.path(),
             shared: Path::new("/box"),
             volumes,
             variables: variables.iter().map(OsString::from).collect(),
         };
-        let engine = Engine::scripted(Settings::default(), "owner", &["nofile=1:2"]);
-        let words = plan.arguments(&engine)?;
+        let words = plan.arguments(engine)?;
         let file = fs::read_to_string(folder.path().join("env")).expect("it was written");
         let own = folder.path().display().to_string();
         Ok((words.into_iter().map(|word| word.into_string().unwrap().replace(&own, "/own")).collect(), file))
@@ -234,6 +249,35 @@ mod tests {
         ];
         assert_eq!(words, expected);
         assert_eq!(file, "A=b c\nB=\n");
+    }
+
+    #[test]
+    fn docker_is_told_where_the_container_is_to_be_and_no_word_that_is_podmans() {
+        let spec = TaskSpec { command: argv(&["a"]), stdin: Some("x".into()), ..TaskSpec::default() };
+        let settings = Settings { network: "private".into(), ..Settings::default() };
+        let engine = Engine::scripted(Kind::Docker, settings, "owner", &["nofile=1:2"]);
+        let (words, file) = told(&engine, spec, &["A=b"], Vec::new()).expect("it is right");
+        let expected = [
+            "run",
+            "--log-driver=none",
+            "--no-healthcheck",
+            "--interactive",
+            "--pull=missing",
+            "--network=bridge",
+            "--label=muster.agent=owner",
+            "--label=muster.task=5.7",
+            "--label=muster.attempt=2",
+            "--name=muster-x-9",
+            "--cgroup-parent=/muster-a/3",
+            "--env-file=/own/env",
+            "--volume=/box:/box:rw,Z",
+            "--ulimit=nofile=1:2",
+            "--entrypoint=",
+            "tool:1",
+            "a",
+        ];
+        assert_eq!(words, expected);
+        assert_eq!(file, "A=b\n");
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! The engine of this machine: whether there is one that we can use, and how what it keeps of us is removed.
+//! The engine of this machine: which one we can use, and how what it keeps of us is removed.
 
 use std::{
-    ffi::{OsStr, OsString},
-    io,
+    ffi::OsString,
+    fmt, io,
     path::{Path, PathBuf},
     process::{Output, Stdio},
     sync::Arc,
@@ -12,21 +12,18 @@ use std::{
 use muster_core::id::Token;
 use tracing::{info, warn};
 
-use super::{Choice, Settings};
+use super::{Choice, Settings, docker, podman};
+use crate::cgroup::Enforce;
 
-/// The program that is looked for.
-const PODMAN: &str = "podman";
-/// The oldest version that hands our pipes on to the container as they are.
-const OLDEST: u32 = 4;
 /// For the first words of an engine, which may have to make its folders.
-const LOOK_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const LOOK_LIMIT: Duration = Duration::from_secs(30);
 /// For the removal of one container.
-const REMOVE_LIMIT: Duration = Duration::from_secs(20);
+pub(super) const REMOVE_LIMIT: Duration = Duration::from_secs(20);
 /// The first word about a container whose processes were all killed may only find that out.
 const TRIES: u32 = 4;
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
-/// What of the agent's own environment tells its engine where it keeps what.
+/// What of the agent's own environment is for every engine.
 const ENVIRONMENT: &[&str] = &[
     "PATH",
     "HOME",
@@ -34,12 +31,6 @@ const ENVIRONMENT: &[&str] = &[
     "XDG_RUNTIME_DIR",
     "XDG_CONFIG_HOME",
     "XDG_DATA_HOME",
-    "DBUS_SESSION_BUS_ADDRESS",
-    "CONTAINERS_CONF",
-    "CONTAINERS_CONF_OVERRIDE",
-    "CONTAINERS_STORAGE_CONF",
-    "CONTAINERS_REGISTRIES_CONF",
-    "REGISTRY_AUTH_FILE",
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "NO_PROXY",
@@ -50,15 +41,52 @@ const ENVIRONMENT: &[&str] = &[
 
 /// There is no engine where one is demanded.
 #[derive(Debug, thiserror::Error)]
-#[error("containers must be run here (`engine = \"podman\"`), and cannot be: {0}")]
-pub struct Error(String);
+#[error("containers must be run here (`engine = \"{kind}\"`), and cannot be: {why}")]
+pub struct Error {
+    kind: Kind,
+    why: String,
+}
+
+/// Engines that we know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Makes a container as a child of its own, where it was started.
+    Podman,
+    /// Has a daemon make it, in cgroups that it is told.
+    Docker,
+}
+
+impl Kind {
+    /// Its program, and the value of our label, for people.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Podman => "podman",
+            Self::Docker => "docker",
+        }
+    }
+
+    /// What of the agent's own environment tells it where it keeps what.
+    fn environment(self) -> &'static [&'static str] {
+        match self {
+            Self::Podman => podman::ENVIRONMENT,
+            Self::Docker => docker::ENVIRONMENT,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// See the module.
 #[derive(Debug)]
 pub struct Engine {
+    kind: Kind,
     program: PathBuf,
     /// What makes the containers, if not what the engine would take by itself.
-    runtime: Option<&'static str>,
+    pub(super) runtime: Option<&'static str>,
     settings: Settings,
     /// Whose containers are ours.
     owner: Arc<str>,
@@ -72,63 +100,70 @@ impl Engine {
     ///
     /// # Errors
     /// It is demanded and cannot be used.
-    pub async fn find(settings: Settings, owner: &str) -> Result<Option<Arc<Self>>, Error> {
-        let choice = settings.engine;
-        if choice == Choice::Off || !cfg!(target_os = "linux") {
+    pub async fn find(settings: Settings, owner: &str, enforce: Enforce) -> Result<Option<Arc<Self>>, Error> {
+        if !cfg!(target_os = "linux") {
             return Ok(None);
         }
-        let Some(program) = on_path(PODMAN) else {
-            return match choice {
-                Choice::Podman => Err(Error(format!("there is no `{PODMAN}` in the agent's PATH; install it"))),
-                Choice::Auto | Choice::Off => Ok(None),
+        let (kinds, is_demanded): (&[Kind], bool) = match settings.engine {
+            Choice::Off => (&[], false),
+            Choice::Auto => (&[Kind::Podman, Kind::Docker], false),
+            Choice::Podman => (&[Kind::Podman], true),
+            Choice::Docker => (&[Kind::Docker], true),
+        };
+        for kind in kinds {
+            let kind = *kind;
+            let Some(engine) = Self::of(kind, settings.clone(), owner) else {
+                if is_demanded {
+                    let why = format!("there is no `{kind}` in the agent's PATH; install it");
+                    return Err(Error { kind, why });
+                }
+                continue;
             };
-        };
-        let environment = ENVIRONMENT.iter().filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)));
-        let engine = Self {
-            program,
-            runtime: None,
-            settings,
-            owner: owner.into(),
-            environment: environment.collect(),
-            limits: own_limits(),
-        };
-        match engine.look().await {
-            Ok(engine) => Ok(Some(Arc::new(engine))),
-            Err(why) if choice == Choice::Podman => Err(Error(why)),
-            Err(why) => {
-                warn!(why, "this agent runs no containers");
-                Ok(None)
+            let found = match kind {
+                Kind::Podman => podman::look(engine).await,
+                Kind::Docker => docker::look(engine, enforce).await,
+            };
+            match found {
+                Ok(engine) => return Ok(Some(Arc::new(engine))),
+                Err(why) if is_demanded => return Err(Error { kind, why }),
+                Err(why) => warn!(why, "this agent runs no containers by {kind}"),
             }
+        }
+        Ok(None)
+    }
+
+    /// The one that an agent found for its keeper, of which containers may run: what needs no daemon to answer for now is
+    /// not asked once more.
+    ///
+    /// # Errors
+    /// As [`Engine::find`].
+    #[cfg(unix)]
+    pub(crate) async fn again(settings: Settings, owner: &str, enforce: Enforce) -> Result<Option<Arc<Self>>, Error> {
+        match Self::of(Kind::Docker, settings.clone(), owner).filter(|_| settings.engine == Choice::Docker) {
+            Some(engine) => Ok(Some(Arc::new(engine))),
+            None => Self::find(settings, owner, enforce).await,
         }
     }
 
-    async fn look(mut self) -> Result<Self, String> {
-        let words = ["info", "--format", "{{.Host.OCIRuntime.Name}} {{.Version.Version}}"];
-        let told = self.run(&words, LOOK_LIMIT).await.map_err(|error| format!("`{PODMAN} info`: {error}"))?;
-        let text = String::from_utf8_lossy(&told.stdout).into_owned();
-        let Some((runtime, version)) = text.trim().split_once(' ').filter(|_| told.status.success()) else {
-            return Err(format!("`{PODMAN} info` failed: {}", last_line(&told.stderr)));
-        };
-        let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
-        if major.is_none_or(|major| major < OLDEST) {
-            return Err(format!("{PODMAN} {version} is too old; {OLDEST}.0 or later is needed"));
+    fn of(kind: Kind, mut settings: Settings, owner: &str) -> Option<Self> {
+        let program = on_path(kind.name())?;
+        let names = ENVIRONMENT.iter().chain(kind.environment());
+        let environment = names.filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?))).collect();
+        if kind == Kind::Docker {
+            // A keeper is told which one was found.
+            settings.engine = Choice::Docker;
         }
-        // It puts every container into cgroups of its own, whatever it is told.
-        if runtime == "runc" {
-            if on_path("crun").is_none() {
-                return Err(format!(
-                    "{PODMAN} makes containers with runc, which cannot leave them in our cgroups; install crun"
-                ));
-            }
-            self.runtime = Some("crun");
-        }
-        info!(version, runtime = self.runtime.unwrap_or(runtime), "containers are run by podman");
-        Ok(self)
+        Some(Self { kind, program, runtime: None, settings, owner: owner.into(), environment, limits: own_limits() })
+    }
+
+    /// Which one it is.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// The value of our label, for people.
     pub fn name(&self) -> &'static str {
-        PODMAN
+        self.kind.name()
     }
 
     pub(crate) fn program(&self) -> &Path {
@@ -162,12 +197,19 @@ impl Engine {
         format!("muster.agent={owner}")
     }
 
-    /// Removes what is kept of a container that is dead: its name, its files, its mounts.
-    pub(crate) async fn remove(&self, name: &str) {
+    /// Removes what is kept of a container that is dead: its name, its files, its mounts. A daemon kills and waits for one
+    /// that is not. Says whether there is none of that name any more.
+    pub(crate) async fn remove(&self, name: &str) -> bool {
+        let words: &[&str] = match self.kind {
+            Kind::Podman => podman::REMOVE,
+            Kind::Docker => docker::REMOVE,
+        };
+        let words: Vec<&str> = words.iter().copied().chain([name]).collect();
         let mut why = String::new();
         for _ in 0..TRIES {
-            match self.run(&["rm", "--force", "--ignore", "--time=0", name], REMOVE_LIMIT).await {
-                Ok(output) if output.status.success() => return,
+            match self.run(&words, REMOVE_LIMIT).await {
+                Ok(output) if output.status.success() => return true,
+                Ok(output) if self.kind == Kind::Docker && docker::is_unknown(&output.stderr) => return true,
                 Ok(output) => why = last_line(&output.stderr),
                 Err(error) => why = error.to_string(),
             }
@@ -177,6 +219,7 @@ impl Engine {
             container = name,
             why, "a container that is dead could not be removed; it is tried again at the next start"
         );
+        false
     }
 
     /// Removes what an earlier instance left, whose processes are dead, but for the containers named in `live`; only asking is
@@ -220,11 +263,11 @@ impl Engine {
             info!(containers = names.len(), "an earlier instance of this agent left containers; they are removed");
         }
         for name in names {
-            self.remove(&name).await;
+            let _told_if_not = self.remove(&name).await;
         }
     }
 
-    async fn run(&self, words: &[&str], limit: Duration) -> io::Result<Output> {
+    pub(super) async fn run(&self, words: &[&str], limit: Duration) -> io::Result<Output> {
         #[expect(
             clippy::disallowed_methods,
             reason = "a question to the engine, no attempt: it runs nothing of a task"
@@ -241,21 +284,21 @@ impl Engine {
     }
 
     #[cfg(test)]
-    pub(crate) fn scripted(settings: Settings, owner: &str, limits: &[&str]) -> Self {
+    pub(crate) fn scripted(kind: Kind, settings: Settings, owner: &str, limits: &[&str]) -> Self {
         let limits = limits.iter().map(ToString::to_string).collect();
-        let program = PathBuf::from("/nowhere/podman");
-        Self { program, runtime: None, settings, owner: owner.into(), environment: Vec::new(), limits }
+        let program = Path::new("/nowhere").join(kind.name());
+        Self { kind, program, runtime: None, settings, owner: owner.into(), environment: Vec::new(), limits }
     }
 }
 
 /// The last thing that somebody said, for people.
-fn last_line(bytes: &[u8]) -> String {
+pub(super) fn last_line(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it said nothing").to_owned()
 }
 
-fn on_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_else(|| OsStr::new("/usr/local/bin:/usr/bin:/bin").to_owned());
+pub(super) fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_absolute() && file.is_file())
 }
 

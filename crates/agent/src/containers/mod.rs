@@ -1,15 +1,21 @@
 //! Runs attempts in containers, by the engine of the machine: what it is told, and what is removed behind it.
 //!
-//! The engine's own process is the attempt's process. The container has no cgroups but the attempt's, so that limits,
-//! accounts and the proven end are those of every attempt; nothing here starts or ends one.
+//! The engine's own process is the attempt's process. The container is in the attempt's cgroups (Podman), or below them
+//! (Docker), so that limits, accounts and the proven end are those of every attempt; nothing here starts or ends one.
 
 mod arguments;
+mod docker;
 mod engine;
 mod folders;
+mod podman;
 mod settings;
 
+#[cfg(test)]
+pub(crate) use self::docker::State;
 pub(crate) use self::{
     arguments::{Plan, Seen},
+    docker::Told,
+    engine::Kind,
     folders::Folders,
 };
 pub use self::{

@@ -33,6 +33,8 @@ pub enum Choice {
     Auto,
     /// Podman, or the agent does not start.
     Podman,
+    /// Docker, or the agent does not start.
+    Docker,
     /// Nothing.
     Off,
 }
@@ -193,8 +195,9 @@ fn choice(word: &str) -> Result<Choice, String> {
     match word {
         "auto" => Ok(Choice::Auto),
         "podman" => Ok(Choice::Podman),
+        "docker" => Ok(Choice::Docker),
         "off" => Ok(Choice::Off),
-        _ => Err("must be \"auto\", \"podman\" or \"off\"".to_owned()),
+        _ => Err("must be \"auto\", \"podman\", \"docker\" or \"off\"".to_owned()),
     }
 }
 
@@ -255,9 +258,10 @@ mod tests {
         );
         assert_eq!(settings.volumes.iter().map(|one| one.read_only).collect::<Vec<_>>(), [false, true]);
         assert_eq!(read("[containers]\n"), Ok(Settings::default()));
+        assert_eq!(read("[containers]\nengine = 'docker'\n").map(|settings| settings.engine), Ok(Choice::Docker));
         let table = [
             ("containers = 1", "`containers` must be a table"),
-            ("[containers]\nengine = 'docker'", "`containers` has `engine`, which must be \"auto\""),
+            ("[containers]\nengine = 'lxc'", "`containers` has `engine`, which must be \"auto\""),
             ("[containers]\nimage = 'x'", "`containers` has `image`, which is not known; known are: engine"),
             ("[containers]\nimages = 'x'", "`containers` has `images`, which must be a list"),
             ("[containers]\nvolumes = ['data']", "`containers` has `volumes`, which names \"data\""),

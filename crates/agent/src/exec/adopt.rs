@@ -14,6 +14,7 @@ use super::{
     Estate, Exec, ExecEvent,
     attempt::Attempt,
     confined::Confined,
+    contained,
     deposit::{Deposit, Kept},
     ending::Cause,
     os,
@@ -100,7 +101,11 @@ fn go_on(room: &Arc<Room>, estate: &Estate, mut kept: Kept, spool: Option<Spool>
     // Those of disks must be lifted when it is killed.
     let _said_before = room.groups.find_disks(&mut limits, &room.works_in(&order, scratch.as_ref()));
     let place = slot.and_then(|slot| room.groups.adopt(slot, &limits, from, files.peak));
-    let confined = Confined { place, data_limit: None, unenforced };
+    let mut confined = Confined { place, data_limit: None, unenforced };
+    if contained::has_daemon(room.containers.as_ref(), &order) {
+        // What was made below it is there, wherever a new one would be.
+        let _known = confined.shelter();
+    }
     let (spent, span) = (state.spent(), span_of(&order));
     let attempt = Attempt { room: Arc::clone(room), order, control, confined, scratch, started, began, span, deposit };
     let Some(spool) = spool else { return room.track(attempt.survive(spent)) };

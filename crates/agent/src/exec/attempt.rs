@@ -24,8 +24,9 @@ use super::{
     quota,
     room::{Entry, Room},
     scratch::Folder,
+    verdict::{Fate, fate},
 };
-use crate::{cgroup::Place, logs::Spool};
+use crate::{cgroup::Place, containers::Told, logs::Spool};
 
 /// After SIGKILL, for the kernel to do it; what lives then is in a system call that does not end (C10).
 pub(super) const KILL_LIMIT: Duration = Duration::from_secs(2);
@@ -131,7 +132,7 @@ impl Attempt {
     }
 
     /// Runs to the end, from where it is, and tells of it, exactly once.
-    pub(super) async fn run(self, running: Running, spool: Spool, stage: Stage) {
+    pub(super) async fn run(mut self, running: Running, spool: Spool, stage: Stage) {
         let Running { mut leader, identity, stdin, stdout, stderr } = running;
         let token = self.order.token;
         if !self.is_adopted() {
@@ -148,17 +149,22 @@ impl Attempt {
         }
         let (cause, step) = Watch::new(&self, stage, &leader).until_exit(&leader, &mut pipes).await;
         let is_settled = step != Step::Killed && self.settle_container(&mut pipes).await;
+        let told = self.ask_daemon().await;
         let (status, survivors) = self.clear(cause, &mut leader, &mut pipes).await;
+        let (is_removed, survivors) = self.part(told.as_ref(), status, &leader, survivors).await;
         // Before its result is delivered and its folder removed, which may take long.
         let ended = Some(self.room.clock.wall());
-        let (spent, said) = (leader.spent(), pipes.finish());
+        // What a daemon's child reads and writes, its client knows nothing of.
+        let spent = leader.spent().map(|spent| if told.is_some() { spent.without_disks() } else { spent });
+        let said = pipes.finish();
         let is_unknown = status.is_none() && self.deposit.as_ref().is_some_and(|deposit| deposit.is_unknown(&leader));
         drop(leader);
-        let is_put_away = is_settled && matches!(status, Some(Status::Exit(_)));
+        let is_put_away =
+            if told.is_some() { is_removed } else { is_settled && matches!(status, Some(Status::Exit(_))) };
         let contained = self.contained().filter(|_| !is_put_away);
-        self.conclude(Dead { cause, status, is_unknown, spent, survivors, said, ended, lost: None }).await;
+        self.conclude(Dead { cause, status, is_unknown, spent, survivors, said, ended, lost: None, told }).await;
         if let Some(contained) = contained {
-            contained.remove().await;
+            let _told_if_not = contained.remove().await;
         }
     }
 
@@ -167,7 +173,7 @@ impl Attempt {
         self.deposit.as_ref().is_some_and(Deposit::is_adopted)
     }
 
-    fn contained(&self) -> Option<Contained> {
+    pub(super) fn contained(&self) -> Option<Contained> {
         Contained::of(self.room.containers.as_ref(), &self.room.files, &self.order)
     }
 
@@ -310,7 +316,7 @@ impl Attempt {
     }
 
     /// Everybody in its cgroups; without them, everybody who carries its mark.
-    async fn kill_all(&self, leader: &Leader) -> Vec<Survivor> {
+    pub(super) async fn kill_all(&self, leader: &Leader) -> Vec<Survivor> {
         match self.confined.place.as_ref().and_then(Place::slot) {
             Some(slot) => end_members(slot, self.room.clock, KILL_LIMIT).await,
             None => leader.hunt(&self.room.hunter, self.order.token, KILL_LIMIT).await,
@@ -331,11 +337,14 @@ impl Attempt {
             let list = survivors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             return (End::KillFailed, Some(format!("still alive after SIGKILL: {list}").into()), None);
         };
-        let oom = self.confined.oom(status);
-        if let (None, None, Some(said)) = (dead.cause, &oom, &dead.said)
-            && self.contained().is_some_and(|contained| !contained.has_run())
-        {
-            return (End::NotStarted, Some(said.reason().into()), None);
+        let is_told = matches!(&dead.told, Some(Told::State(state)) if state.oom_killed);
+        let oom = self.confined.oom(status, is_told);
+        if let (None, None, Some(said)) = (dead.cause, &oom, &dead.said) {
+            match fate(self.contained().as_ref(), dead.told.as_ref(), status, said) {
+                Fate::AsItEnded => {}
+                Fate::NeverRan(why) => return (End::NotStarted, Some(why.into()), None),
+                Fate::Lost(why) => return (End::Lost, Some(why.into()), None),
+            }
         }
         match (dead.cause, status) {
             (Some(Cause::Timeout(limit)), _) => {
@@ -383,4 +392,6 @@ struct Dead {
     ended: Option<Timestamp>,
     /// It was given up, and why.
     lost: Option<Arc<str>>,
+    /// Of one that a daemon ran: what that says.
+    told: Option<Told>,
 }

@@ -1,5 +1,7 @@
 //! What holds one attempt and counts what it takes: its cgroups, or what stands in for them.
 
+use std::path::PathBuf;
+
 use muster_core::{
     state::End,
     usage::{Amount, Unenforced, Usage},
@@ -32,6 +34,13 @@ impl Confined {
     /// For the process that is started, as `who`.
     pub(super) fn confines<'a>(&'a self, who: Option<&'a Who>) -> Confines<'a> {
         Confines { place: self.place.as_ref(), data_limit: self.data_limit, who, joins: &[] }
+    }
+
+    /// Where a daemon is to put what belongs to it. `Err` is for people.
+    pub(super) fn shelter(&mut self) -> Result<PathBuf, String> {
+        let place =
+            self.place.as_mut().ok_or("no cgroup could be made for it, and nothing else holds what Docker starts")?;
+        place.shelter()
     }
 
     /// Nothing was started: the next attempt may have its cgroups.
@@ -99,8 +108,10 @@ impl Confined {
 
     /// Whether the kernel killed a process of it for want of memory, and what follows for an attempt that ended by itself.
     /// The cgroup's own count says it, never an exit code.
-    pub(super) fn oom(&self, status: Status) -> Option<Oom> {
-        let place = self.place.as_ref().filter(|place| place.oom_kills() > 0)?;
+    /// Where a daemon `told` of one the count went with the cgroups that it had made.
+    pub(super) fn oom(&self, status: Status, told: bool) -> Option<Oom> {
+        let is_known = |place: &&Place| place.oom_kills() > 0 || told && is_full(place);
+        let place = self.place.as_ref().filter(is_known)?;
         let whose = match place.memory_limit() {
             Some(bytes) => format!("its limit of {}", shown(bytes)),
             None => "what the machine, or a group above it, had left".to_owned(),
@@ -117,6 +128,12 @@ impl Confined {
             },
         })
     }
+}
+
+/// Whether it came up to its limit of memory. A daemon hears of the want of every cgroup above its container's.
+fn is_full(place: &Place) -> bool {
+    let peak = place.counts().memory_peak;
+    place.memory_limit().is_some_and(|limit| peak >= limit - limit / 16)
 }
 
 /// Bytes for people.
@@ -159,7 +176,7 @@ mod tests {
         let usage = confined.usage(None, Some(spent));
         assert_eq!((usage.memory_peak.get(), usage.cpu_user_us.get(), usage.written_bytes.get()), (5, 7, 1024));
         assert_eq!(usage.unenforced, Unenforced::MEMORY);
-        assert!(confined.oom(Status::Signal(9)).is_none() && confined.is_deserted().is_none());
+        assert!(confined.oom(Status::Signal(9), true).is_none() && confined.is_deserted().is_none());
     }
 
     #[test]

@@ -9,9 +9,9 @@ use std::{
 
 use muster_core::{container::Container, spec::TaskSpec};
 
-use super::{Order, env, launch::Launch, os};
+use super::{Order, confined::Confined, env, launch::Launch, os};
 use crate::{
-    containers::{Engine, Folders, Plan, Seen},
+    containers::{Engine, Folders, Kind, Plan, Seen, Told},
     logs::Mask,
 };
 
@@ -33,15 +33,32 @@ impl Contained {
         Some(Self { engine: Arc::clone(engine), private, name: engine.container(order.token) })
     }
 
-    /// Whether the container's first process ever was: then the engine ends as it did.
+    /// Whether a daemon made it, which alone knows what became of it.
+    pub(super) fn has_daemon(&self) -> bool {
+        self.engine.kind() == Kind::Docker
+    }
+
+    /// What that knows.
+    pub(super) async fn tell(&self) -> Told {
+        self.engine.tell(&self.name).await
+    }
+
+    /// Whether the container's first process ever was, where no daemon knows it: then the engine ends as it did.
     pub(super) fn has_run(&self) -> bool {
         std::fs::metadata(Plan::pid_file(&self.private)).is_ok_and(|file| file.len() > 0)
     }
 
-    /// Removes what the engine keeps of it, when its processes were killed and the engine's with them.
-    pub(super) async fn remove(self) {
-        self.engine.remove(&self.name).await;
+    /// Removes what the engine keeps of it, when its processes were killed and the engine's with them. Says whether that
+    /// could be done.
+    pub(super) async fn remove(&self) -> bool {
+        self.engine.remove(&self.name).await
     }
+}
+
+/// Whether a daemon makes the container of `order`.
+#[cfg(unix)]
+pub(super) fn has_daemon(engine: Option<&Arc<Engine>>, order: &Order) -> bool {
+    order.spec.container.is_some() && engine.is_some_and(|engine| engine.kind() == Kind::Docker)
 }
 
 /// What `order` starts: its engine, told what is run in which image. `Err` is for people.
@@ -50,7 +67,7 @@ pub(super) fn prepare(
     order: &Order,
     container: &Container,
     (base, files): (&env::Base, &env::Files<'_>),
-    folders: &Folders,
+    (folders, confined): (&Folders, &mut Confined),
 ) -> Result<Launch, String> {
     let engine = engine.ok_or("this agent cannot run containers: it found no engine for them when it started")?;
     engine.settings().allow_image(&container.image)?;
@@ -59,10 +76,12 @@ pub(super) fn prepare(
         Ok(Seen { real, target: PathBuf::from(&volume.target), read_only: volume.read_only })
     };
     let volumes = container.volumes.iter().map(see).collect::<Result<_, String>>()?;
+    let cgroup = (engine.kind() == Kind::Docker).then(|| confined.shelter()).transpose()?;
     let plan = Plan {
         order,
         image: &container.image,
         name: &engine.container(order.token),
+        cgroup: cgroup.as_deref(),
         private: &folders.private,
         shared: &folders.shared,
         volumes,
@@ -112,8 +131,13 @@ impl Said {
     /// Why no container ran, in the engine's words.
     pub(super) fn reason(&self) -> String {
         let text = String::from_utf8_lossy(&self.0);
-        let line = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it did not say why");
-        format!("its container did not start: {}", line.trim_start_matches("Error: "))
+        let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
+        // Docker's client says more behind it.
+        let told = lines().rev().find_map(|line| line.strip_prefix("docker: "));
+        let line = told.or_else(|| lines().next_back()).unwrap_or("it did not say why");
+        let line =
+            ["Error: ", "Error response from daemon: "].iter().fold(line, |line, word| line.trim_start_matches(word));
+        format!("its container did not start: {line}")
     }
 }
 
@@ -131,5 +155,7 @@ mod tests {
         said.add("Error: initializing source \u{fffd}: no such image\n\n".as_bytes());
         assert_eq!(said.reason(), "its container did not start: initializing source \u{fffd}: no such image");
         assert!(said.0.len() <= SAID_MAX);
+        said.add(b"docker: Error response from daemon: No such image: x:1.\nSee 'docker run --help'.\n");
+        assert_eq!(said.reason(), "its container did not start: No such image: x:1.");
     }
 }

@@ -12,7 +12,7 @@ use super::{
     pipes::Pipes,
     quota::Quota,
 };
-use crate::cgroup::Place;
+use crate::cgroup::{Place, Slot};
 
 /// Between two looks at whether a part of an attempt was killed for want of memory.
 const LOOK: Duration = Duration::from_secs(1);
@@ -73,7 +73,7 @@ impl<'a> Watch<'a> {
             (None, _) => {}
         }
         if step == Step::Killed {
-            leader.kill_group();
+            watch.strike(leader);
         }
         watch
     }
@@ -119,7 +119,7 @@ impl<'a> Watch<'a> {
             }
             Step::Asked => {
                 self.attempt.confined.place.iter().for_each(Place::lift_io);
-                leader.kill_group();
+                self.strike(leader);
                 self.step = Step::Killed;
                 self.due_in(KILL_LIMIT);
             }
@@ -140,7 +140,7 @@ impl<'a> Watch<'a> {
         let killed = self.attempt.confined.place.as_ref().is_some_and(|place| place.oom_kills() > 0);
         if killed && self.step == Step::Runs {
             self.cause = Some(Cause::Oom);
-            leader.kill_group();
+            self.strike(leader);
             self.step = Step::Killed;
             self.due_in(KILL_LIMIT);
         }
@@ -151,6 +151,15 @@ impl<'a> Watch<'a> {
         let watched =
             self.step == Step::Runs && self.attempt.confined.place.as_ref().is_some_and(Place::kills_one_by_one);
         self.look = watched.then(|| (self.attempt.room.clock.mono(), Box::pin(sleep(LOOK))));
+    }
+
+    /// Kills it. The client of a daemon lives until the limit is over: it ends when the container is dead, and then all of
+    /// its output was handed on.
+    fn strike(&self, leader: &Leader) {
+        let slot = self.attempt.confined.place.as_ref().and_then(Place::slot);
+        if !slot.is_some_and(Slot::kill_sheltered) {
+            leader.kill_group();
+        }
     }
 
     fn ask(&mut self, leader: &Leader) {

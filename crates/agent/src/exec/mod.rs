@@ -29,6 +29,7 @@ mod rules;
 mod scratch;
 mod sweep;
 mod transfer;
+mod verdict;
 
 pub use estate::Estate;
 pub use order::{Alive, ExecEvent, KillReason, Leftover, Order, ProcessIdentity, Swept};
@@ -60,7 +61,7 @@ use tracing::{info, warn};
 use self::{pool::Pool, room::Room, scratch::Scratch};
 use crate::{
     cgroup::{self, Enforce, Groups},
-    containers::Engine,
+    containers::{Engine, Kind},
 };
 
 /// Events that may wait for the supervisor; then attempts wait to tell theirs.
@@ -177,7 +178,9 @@ impl Exec {
         }
         let instances = Instances::begin(run.join("instances"), config.estate.as_ref()).map_err(broken(&run))?;
         // Before there is a runtime, which must not be dropped here.
-        let groups = Groups::open(config.enforce, &instances.own, &run, &Estate::slots_of(config.estate.as_ref()))?;
+        let kept = Estate::slots_of(config.estate.as_ref());
+        let is_shared = config.containers.as_ref().is_some_and(|engine| engine.kind() == Kind::Docker);
+        let groups = Groups::open(config.enforce, &instances.own, &run, &kept, is_shared)?;
         info!(limits = groups.report(), "what attempts are held to");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WATCHERS)

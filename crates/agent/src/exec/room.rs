@@ -352,15 +352,19 @@ impl Room {
         let trace_parent = if own.is_empty() { &*order.trace_parent } else { &own };
         let scratch = folder.filter(|_| order.spec.scratch != run_as::Scratch::None);
         let files = env::Files { result: &result, inputs: inputs.as_deref(), trace_parent, scratch, who };
-        let launch = match &order.spec.container {
+        let (launch, confined) = match &order.spec.container {
             Some(container) => self.contain(order, container, &files)?,
-            None => launch::prepare(order, &self.base, &files, folder.unwrap_or(&self.files))?,
+            None => {
+                let launch = launch::prepare(order, &self.base, &files, folder.unwrap_or(&self.files))?;
+                if let Some(who) = who.filter(|who| who.is_other()) {
+                    give_files(who, &result, inputs.as_deref())
+                        .map_err(|error| format!("its files could not be made its own: {error}"))?;
+                }
+                let confined = self.confine(order, launch.folder())?;
+                (launch, confined)
+            }
         };
-        if let Some(who) = who.filter(|who| who.is_other()) {
-            give_files(who, &result, inputs.as_deref())
-                .map_err(|error| format!("its files could not be made its own: {error}"))?;
-        }
-        self.spawn_confined(order, &launch, who)
+        self.spawn_confined(order, &launch, who, confined)
     }
 
     fn spawn_confined(
@@ -368,10 +372,11 @@ impl Room {
         order: &Order,
         launch: &Launch,
         who: Option<&os::Who>,
+        mut confined: Confined,
     ) -> Result<(os::Fresh, Confined), String> {
         let _context = self.runtime.enter();
-        let (mut tries, mut had_any) = (1, false);
-        let mut confined = self.confine(order, launch.folder())?;
+        // What runs a container was told of the cgroups that it has.
+        let (mut tries, mut had_any) = (1, order.spec.container.is_some());
         loop {
             match os::spawn(&launch.program, launch.feeds, confined.confines(who)) {
                 Ok(fresh) => return Ok((fresh, confined)),
@@ -391,14 +396,27 @@ impl Room {
         }
     }
 
-    /// Makes ready what runs `order` in a container.
-    fn contain(&self, order: &Order, container: &Container, files: &env::Files<'_>) -> Result<Launch, String> {
+    /// Makes ready what runs `order` in a container, and what holds it.
+    fn contain(
+        &self,
+        order: &Order,
+        container: &Container,
+        files: &env::Files<'_>,
+    ) -> Result<(Launch, Confined), String> {
         let folders = Folders::of(&self.files, order.token);
         folders.make().map_err(|error| format!("no folder could be made for its container: {error}"))?;
         let inputs = files.inputs.map(|file| folders.take_in(file)).transpose();
         let inputs = inputs.map_err(|error| format!("its inputs could not be put into its container: {error}"))?;
         let files = env::Files { inputs: inputs.as_deref(), ..*files };
-        contained::prepare(self.containers.as_ref(), order, container, (&self.base, &files), &folders)
+        let mut confined = self.confine(order, &folders.private)?;
+        let given = (&self.base, &files);
+        match contained::prepare(self.containers.as_ref(), order, container, given, (&folders, &mut confined)) {
+            Ok(launch) => Ok((launch, confined)),
+            Err(why) => {
+                confined.hand_back();
+                Err(why)
+            }
+        }
     }
 
     /// Makes ready what `order` is held by, which works in `folder`, on the thread that starts it. `Err`: it could not be

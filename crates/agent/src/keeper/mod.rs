@@ -224,7 +224,7 @@ async fn keep(setup: Setup) -> anyhow::Result<()> {
 async fn find_engine(setup: &Setup, kept: &[Kept]) -> anyhow::Result<Option<Arc<Engine>>> {
     let Some(text) = &setup.containers else { return Ok(None) };
     let settings = containers::Settings::of_text(text).context("cannot read what is allowed of containers")?;
-    let engine = Engine::find(settings, &setup.owner).await?;
+    let engine = Engine::again(settings, &setup.owner, setup.limits).await?;
     if let Some(engine) = &engine {
         let live: Vec<_> = kept.iter().map(|kept| engine.container(kept.order.token)).collect();
         engine.remove_leftovers(&live).await;

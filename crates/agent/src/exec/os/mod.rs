@@ -107,6 +107,13 @@ pub(crate) struct Spent {
     pub(crate) written_bytes: u64,
 }
 
+impl Spent {
+    /// The same, where others read and wrote what is not known here.
+    pub(crate) fn without_disks(self) -> Self {
+        Self { read_bytes: 0, written_bytes: 0, ..self }
+    }
+}
+
 /// A process that should be dead and is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Survivor {

@@ -4,6 +4,7 @@ mod access;
 mod link;
 mod record;
 mod spec;
+mod version;
 mod work;
 
 use std::{sync::Arc, time::Duration};
