@@ -7,8 +7,12 @@ pub mod certificates;
 pub mod collector;
 pub mod ctl;
 pub mod daemon;
+#[cfg(target_os = "linux")]
+pub mod docker;
 #[cfg(unix)]
 pub mod etcd;
+#[cfg(target_os = "linux")]
+pub mod images;
 #[cfg(target_os = "linux")]
 pub mod podman;
 pub mod probe;

@@ -2,17 +2,14 @@
 
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
 
 use anyhow::{Context as _, Result, ensure};
 
-/// The image that every test has.
-pub const IMAGE: &str = "localhost/muster-test:1";
-/// One that has a program of its own, which is not what a task asks for.
-pub const ENTRY_IMAGE: &str = "localhost/muster-entry:1";
+use crate::images::{self, IMAGE};
 
 /// crun refuses machines that have a controller in the tree of version 2 beside those of version 1: it is shown no tree
 /// of version 2. No machine that systemd manages is like this.
@@ -33,14 +30,16 @@ impl Podman {
             return Ok(Err("a Podman of its own needs root".to_owned()));
         }
         for program in ["podman", "crun", "busybox"] {
-            if !on_path(program) {
+            if images::find(program).is_none() {
                 return Ok(Err(format!("{program} is not on the search path; `cargo xtask setup` installs it")));
             }
         }
         let podman = Self { folder: folder.to_owned() };
         podman.configure().context("could not configure a Podman")?;
-        podman.import(IMAGE, &[])?;
-        podman.import(ENTRY_IMAGE, &["--change", "ENTRYPOINT [\"/bin/echo\", \"entry\"]"])?;
+        let archive = images::archive(folder)?.display().to_string();
+        for (name, changes) in images::CHANGES {
+            podman.run(&[&["import", "--quiet"], changes, &[&archive, name]].concat())?;
+        }
         Ok(Ok(podman))
     }
 
@@ -96,28 +95,6 @@ impl Podman {
         Ok(())
     }
 
-    fn import(&self, name: &str, changes: &[&str]) -> Result<()> {
-        let root = self.folder.join("root");
-        if !root.exists() {
-            for folder in ["bin", "tmp", "etc", "work"] {
-                fs::create_dir_all(root.join(folder))?;
-            }
-            let path = std::env::var_os("PATH").unwrap_or_default();
-            let busybox = std::env::split_paths(&path).map(|folder| folder.join("busybox")).find(|file| file.is_file());
-            fs::copy(busybox.context("no busybox")?, root.join("bin/busybox"))?;
-            for applet in ["sh", "sleep", "echo", "cat", "env", "ls", "pwd", "head", "tail", "true", "touch", "mv"] {
-                symlink("busybox", root.join("bin").join(applet))?;
-            }
-        }
-        let archive = self.folder.join("root.tar");
-        let packed = Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&archive).arg(".").output()?;
-        ensure!(packed.status.success(), "tar failed: {}", String::from_utf8_lossy(&packed.stderr));
-        let archive = archive.display().to_string();
-        let common = ["import", "--quiet", "--change", "ENV PATH=/bin", "--change", "WORKDIR /work"];
-        self.run(&[&common[..], changes, &[&archive, name]].concat())?;
-        Ok(())
-    }
-
     fn run(&self, words: &[&str]) -> Result<Output> {
         let mut command = Command::new("podman");
         command.args(words).envs(self.env());
@@ -125,9 +102,4 @@ impl Podman {
         ensure!(output.status.success(), "podman {words:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(output)
     }
-}
-
-fn on_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }

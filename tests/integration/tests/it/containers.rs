@@ -1,126 +1,85 @@
-//! Tasks in containers, by a real Podman: they are as any other task, and nothing of them is left.
+//! Tasks in containers, by a real Podman and by a real Docker: they are as any other task, and nothing of them is left.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use muster_integration::{
-    podman::{ENTRY_IMAGE, IMAGE, Podman},
+    images::{ENTRY_IMAGE, IMAGE},
     skip::skip,
     system::{Options, System},
     wait::{self, Look},
 };
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::keeper::{keeper, parent};
-
-/// A Muster whose agent runs containers.
-struct Yard {
-    // Dropped in this order: nobody uses the storage when it goes.
-    system: System,
-    podman: Podman,
-    /// Seen inside by who asks for it.
-    open: PathBuf,
-    _folder: TempDir,
-}
-
-impl Yard {
-    /// None: there can be no containers here, which is noted for `test`.
-    fn open(test: &str) -> Result<Option<Self>> {
-        let folder = tempfile::Builder::new().prefix("muster-podman-").tempdir()?;
-        let podman = match Podman::make(folder.path())? {
-            Ok(podman) => podman,
-            Err(why) => {
-                skip(test, &why)?;
-                return Ok(None);
-            }
-        };
-        let (open, kept) = (folder.path().join("open"), folder.path().join("kept"));
-        fs::create_dir(&open)?;
-        fs::create_dir(&kept)?;
-        fs::write(open.join("data"), "of the machine\n")?;
-        let agent = format!(
-            "cpus = 4\n[containers]\nengine = 'podman'\npull = 'never'\nimages = ['localhost/*']\nvolumes = [{:?}, {:?}]\n",
-            open.display().to_string(),
-            format!("{}:ro", kept.display())
-        );
-        let system = System::start(Options { agent, env: podman.env(), ..Options::default() })?;
-        Ok(Some(Self { system, podman, open, _folder: folder }))
-    }
-
-    /// Submits and waits for the end; returns the tasks.
-    fn run(&self, name: &str, tasks: &str) -> Result<(u64, Vec<Value>)> {
-        let job = self.system.submit(&format!("{name}.toml"), &format!("name = \"{name}\"\n{tasks}"))?;
-        self.system.ctl().finished(job, wait::LIMIT)?;
-        Ok((job, self.tasks(job)?))
-    }
-
-    fn tasks(&self, job: u64) -> Result<Vec<Value>> {
-        let shown = self.system.ctl().json(&["show", &job.to_string(), "--tasks"])?;
-        shown["tasks"].as_array().cloned().with_context(|| format!("no tasks in {shown}"))
-    }
-
-    fn output(&self, job: u64, task: &str) -> Result<String> {
-        Ok(self.system.ctl().run(&["logs", &format!("{job}.{task}")])?.expect(0)?.text())
-    }
-
-    /// The folders of the agent's cgroups, one in each tree; none where it may make none.
-    fn cgroups(&self) -> Vec<PathBuf> {
-        let noted = fs::read_to_string(self.system.folder().join("agent/run/cgroups")).unwrap_or_default();
-        noted.lines().map(Into::into).collect()
-    }
-
-    /// Waits until Podman knows of no container any more, and nobody has a process of one.
-    fn is_clean(&self) -> Result<()> {
-        wait::until("no container", || {
-            let left = self.podman.containers()?;
-            Ok(Look::when(left.is_empty(), left))
-        })?;
-        let boxes = fs::read_dir(self.system.folder().join("agent/run/files"))?.flatten();
-        let boxes: Vec<_> = boxes.map(|entry| entry.file_name()).collect();
-        ensure!(boxes.is_empty(), "folders are left: {boxes:?}");
-        Ok(())
-    }
-}
-
-fn end(task: &Value) -> (&str, &str) {
-    let end = &task["attempts"][0]["end"];
-    (end["kind"].as_str().unwrap_or("none"), end["reason"].as_str().unwrap_or_default())
-}
-
-/// Whether its agent could hold a task to the memory that it asked for.
-fn is_held(task: &Value) -> bool {
-    task["attempts"][0]["usage"]["unenforced"] == serde_json::json!([])
-}
-
-fn task<'a>(tasks: &'a [Value], name: &str) -> Result<&'a Value> {
-    tasks.iter().find(|task| task["name"] == name).with_context(|| format!("no task {name} in {tasks:?}"))
-}
-
-/// The processes of this machine that have `word` as an argument, in whatever namespace.
-fn processes(word: &str) -> Vec<u32> {
-    let has_word = |pid: &u32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0).any(|argument| argument == word.as_bytes())
-    };
-    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
-    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(has_word).collect()
-}
-
-/// Whether a process is in one of the attempts' cgroups in `folder`.
-fn has_member(folder: &Path, pid: u32) -> Result<bool> {
-    let slots = fs::read_dir(folder)?.flatten().map(|entry| entry.path().join("cgroup.procs"));
-    let texts: Vec<_> = slots.filter_map(|file| fs::read_to_string(file).ok()).collect();
-    Ok(texts.iter().flat_map(|text| text.lines()).any(|line| line == pid.to_string()))
-}
+use crate::{
+    keeper::{keeper, parent},
+    yard::{Kind, Yard, end, has_member, is_held, processes, task},
+};
 
 #[test]
 fn a_task_with_an_image_runs_in_a_container_and_is_otherwise_as_any_other() -> Result<()> {
-    let Some(yard) = Yard::open("a_task_with_an_image_runs_in_a_container_and_is_otherwise_as_any_other")? else {
+    as_any_other("a_task_with_an_image_runs_in_a_container_and_is_otherwise_as_any_other", Kind::Podman)
+}
+
+#[test]
+fn with_docker_a_task_with_an_image_runs_in_a_container_and_is_otherwise_as_any_other() -> Result<()> {
+    as_any_other("with_docker_a_task_with_an_image_runs_in_a_container_and_is_otherwise_as_any_other", Kind::Docker)
+}
+
+#[test]
+fn a_container_that_cannot_start_says_why_and_is_never_taken_for_the_task() -> Result<()> {
+    cannot_start("a_container_that_cannot_start_says_why_and_is_never_taken_for_the_task", Kind::Podman)
+}
+
+#[test]
+fn with_docker_a_container_that_cannot_start_says_why_and_is_never_taken_for_the_task() -> Result<()> {
+    cannot_start("with_docker_a_container_that_cannot_start_says_why_and_is_never_taken_for_the_task", Kind::Docker)
+}
+
+#[test]
+fn a_memory_hog_in_a_container_ends_as_oom_and_its_neighbour_lives() -> Result<()> {
+    memory_hog("a_memory_hog_in_a_container_ends_as_oom_and_its_neighbour_lives", Kind::Podman)
+}
+
+#[test]
+fn with_docker_a_memory_hog_in_a_container_ends_as_oom_and_its_neighbour_lives() -> Result<()> {
+    memory_hog("with_docker_a_memory_hog_in_a_container_ends_as_oom_and_its_neighbour_lives", Kind::Docker)
+}
+
+#[test]
+fn a_container_hears_sigterm_once_and_is_dead_after_its_grace() -> Result<()> {
+    deaf("a_container_hears_sigterm_once_and_is_dead_after_its_grace", Kind::Podman)
+}
+
+#[test]
+fn with_docker_a_container_hears_sigterm_once_and_is_dead_after_its_grace() -> Result<()> {
+    deaf("with_docker_a_container_hears_sigterm_once_and_is_dead_after_its_grace", Kind::Docker)
+}
+
+#[test]
+fn containers_outlive_their_agent_and_their_keeper_and_without_its_safe_leave_none() -> Result<()> {
+    outlive("containers_outlive_their_agent_and_their_keeper_and_without_its_safe_leave_none", Kind::Podman)
+}
+
+#[test]
+fn with_docker_containers_outlive_their_agent_and_their_keeper_and_without_its_safe_leave_none() -> Result<()> {
+    outlive("with_docker_containers_outlive_their_agent_and_their_keeper_and_without_its_safe_leave_none", Kind::Docker)
+}
+
+#[test]
+fn where_nobody_can_run_containers_a_task_with_an_image_waits_and_is_told_so() -> Result<()> {
+    let agent = "[containers]\nengine = 'off'\n".to_owned();
+    let system = System::start(Options { agent, ..Options::default() })?;
+    let job = system.submit("waits.toml", "name = 'w'\n[[tasks]]\nname = 'a'\nimage = 'alpine'\nrun = ['true']\n")?;
+    let told = system.ctl().run(&["explain", &format!("{job}.a")])?.expect(0)?.text();
+    ensure!(told.contains("agent `worker`: cannot run containers"), "{told}");
+    let ran = system.ctl().run(&["run", "--", "true"])?;
+    ran.expect(0)?;
+    system.finish()
+}
+
+fn as_any_other(test: &str, kind: Kind) -> Result<()> {
+    let Some(yard) = Yard::open(test, kind)? else {
         return Ok(());
     };
     let open = yard.open.display();
@@ -180,16 +139,22 @@ name = "join"
     yard.system.finish()
 }
 
-#[test]
-fn a_container_that_cannot_start_says_why_and_is_never_taken_for_the_task() -> Result<()> {
-    let Some(yard) = Yard::open("a_container_that_cannot_start_says_why_and_is_never_taken_for_the_task")? else {
+fn cannot_start(test: &str, kind: Kind) -> Result<()> {
+    let Some(yard) = Yard::open(test, kind)? else {
         return Ok(());
     };
     let kept = yard.open.with_file_name("kept").display().to_string();
+    // Docker makes a folder that is not there.
+    let [missing, program, cwd, folder] = match kind {
+        Kind::Podman => {
+            ["image not known", "executable file `nowhere` not found", "/nowhere", "\"/nowhere\" does not exist"]
+        }
+        Kind::Docker => ["No such image", "executable file not found in $PATH", "/bin/sh", "/bin/sh"],
+    };
     let table = [
-        ("missing", "image = 'localhost/nowhere:1'\nrun = ['true']".to_owned(), "image not known"),
-        ("program", format!("image = '{IMAGE}'\nrun = ['nowhere']"), "executable file `nowhere` not found"),
-        ("folder", format!("image = '{IMAGE}'\nrun = ['true']\ncwd = '/nowhere'"), "\"/nowhere\" does not exist"),
+        ("missing", "image = 'localhost/nowhere:1'\nrun = ['true']".to_owned(), missing),
+        ("program", format!("image = '{IMAGE}'\nrun = ['nowhere']"), program),
+        ("folder", format!("image = '{IMAGE}'\nrun = ['true']\ncwd = '{cwd}'"), folder),
         ("image", "image = 'docker.io/library/alpine'\nrun = ['true']".to_owned(), "allows: localhost/*"),
         ("volume", format!("image = '{IMAGE}'\nrun = ['true']\nvolumes = ['/etc:/etc:ro']"), "not in a folder that"),
         ("writes", format!("image = '{IMAGE}'\nrun = ['true']\nvolumes = ['{kept}:/x']"), "may only be read"),
@@ -209,9 +174,8 @@ fn a_container_that_cannot_start_says_why_and_is_never_taken_for_the_task() -> R
     yard.system.finish()
 }
 
-#[test]
-fn a_memory_hog_in_a_container_ends_as_oom_and_its_neighbour_lives() -> Result<()> {
-    let Some(yard) = Yard::open("a_memory_hog_in_a_container_ends_as_oom_and_its_neighbour_lives")? else {
+fn memory_hog(test: &str, kind: Kind) -> Result<()> {
+    let Some(yard) = Yard::open(test, kind)? else {
         return Ok(());
     };
     let gate = yard.open.join("gate");
@@ -230,10 +194,7 @@ fn a_memory_hog_in_a_container_ends_as_oom_and_its_neighbour_lives() -> Result<(
     })?;
     fs::write(&gate, "")?;
     if !is_held(&hog) {
-        return skip(
-            "a_memory_hog_in_a_container_ends_as_oom_and_its_neighbour_lives",
-            "memory cannot be limited here",
-        );
+        return skip(test, "memory cannot be limited here");
     }
     ensure!(end(&hog).0 == "oom" && end(&hog).1.contains("its limit of 96 MiB"), "{hog}");
     ensure!(yard.system.ctl().finished(job, wait::LIMIT)?["state"] == "failed", "the hog did not fail");
@@ -243,9 +204,8 @@ fn a_memory_hog_in_a_container_ends_as_oom_and_its_neighbour_lives() -> Result<(
     yard.system.finish()
 }
 
-#[test]
-fn a_container_hears_sigterm_once_and_is_dead_after_its_grace() -> Result<()> {
-    let Some(yard) = Yard::open("a_container_hears_sigterm_once_and_is_dead_after_its_grace")? else {
+fn deaf(test: &str, kind: Kind) -> Result<()> {
+    let Some(yard) = Yard::open(test, kind)? else {
         return Ok(());
     };
     let tasks = format!(
@@ -281,10 +241,8 @@ fn a_container_hears_sigterm_once_and_is_dead_after_its_grace() -> Result<()> {
     yard.system.finish()
 }
 
-#[test]
-fn containers_outlive_their_agent_and_their_keeper_and_without_its_safe_leave_none() -> Result<()> {
-    let Some(mut yard) = Yard::open("containers_outlive_their_agent_and_their_keeper_and_without_its_safe_leave_none")?
-    else {
+fn outlive(test: &str, kind: Kind) -> Result<()> {
+    let Some(mut yard) = Yard::open(test, kind)? else {
         return Ok(());
     };
     let tasks = format!(
@@ -292,7 +250,7 @@ fn containers_outlive_their_agent_and_their_keeper_and_without_its_safe_leave_no
     );
     let job = yard.system.submit("left.toml", &format!("name = 'left'\n{tasks}"))?;
     wait::until("the containers to run", || {
-        let (found, known) = (processes("48114811").len(), yard.podman.containers()?);
+        let (found, known) = (processes("48114811").len(), yard.engine.containers()?);
         // Each is Podman, and what it runs.
         Ok(Look::when(found == 6 && known.iter().filter(|line| line.contains("Up")).count() == 3, (found, known)))
     })?;
@@ -300,7 +258,7 @@ fn containers_outlive_their_agent_and_their_keeper_and_without_its_safe_leave_no
     let words = ["exec", "-i", "1.0", "--", "sh", "-c", "cat; test -e /etc/debian_version || echo inside; exit 5"];
     let ran = yard.system.ctl().run_with(&words, b"given\n")?.expect(5)?;
     ensure!(ran.text() == "given\ninside\n", "{ran}");
-    let label = yard.podman.labels("muster.agent")?;
+    let label = yard.engine.labels("muster.agent")?;
     ensure!(label.len() == 1, "they are not marked as those of one agent: {label:?}");
     yard.system.agent()?.kill9()?;
     yard.system.start_agent()?;
@@ -310,13 +268,13 @@ fn containers_outlive_their_agent_and_their_keeper_and_without_its_safe_leave_no
     let first = keeper(&yard.system)?;
     yard.system.agent()?.kill9()?;
     // One whose engine was killed, and one that is none of ours.
-    yard.podman.create("behind", &format!("muster.agent={}", label[0]))?;
-    yard.podman.create("theirs", "muster.agent=other")?;
+    yard.engine.create("behind", &format!("muster.agent={}", label[0]))?;
+    yard.engine.create("theirs", "muster.agent=other")?;
     killed(first)?;
     yard.system.start_agent()?;
     ensure!(processes("48114811").len() == 6, "they ended with their keeper, or with the next one");
     wait::until("what is nobody's to be removed, and no others", || {
-        let known = yard.podman.containers()?;
+        let known = yard.engine.containers()?;
         Ok(Look::when(known.len() == 4 && !known.iter().any(|line| line.starts_with("behind ")), known))
     })?;
     let second = keeper(&yard.system)?;
@@ -330,20 +288,8 @@ fn containers_outlive_their_agent_and_their_keeper_and_without_its_safe_leave_no
     ensure!(yard.system.ctl().finished(job, wait::LIMIT)?["state"] == "failed", "they were not lost");
     ensure!(yard.tasks(job)?.iter().all(|task| end(task).0 == "lost"), "{:?}", yard.tasks(job)?);
     wait::until("our containers to be removed, and no others", || {
-        let known = yard.podman.containers()?;
+        let known = yard.engine.containers()?;
         Ok(Look::when(known.len() == 1 && known[0].starts_with("theirs "), known))
     })?;
     yard.system.finish()
-}
-
-#[test]
-fn where_nobody_can_run_containers_a_task_with_an_image_waits_and_is_told_so() -> Result<()> {
-    let agent = "[containers]\nengine = 'off'\n".to_owned();
-    let system = System::start(Options { agent, ..Options::default() })?;
-    let job = system.submit("waits.toml", "name = 'w'\n[[tasks]]\nname = 'a'\nimage = 'alpine'\nrun = ['true']\n")?;
-    let told = system.ctl().run(&["explain", &format!("{job}.a")])?.expect(0)?.text();
-    ensure!(told.contains("agent `worker`: cannot run containers"), "{told}");
-    let ran = system.ctl().run(&["run", "--", "true"])?;
-    ran.expect(0)?;
-    system.finish()
 }

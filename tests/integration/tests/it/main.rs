@@ -22,6 +22,8 @@ mod containers;
 mod crash;
 #[cfg(unix)]
 mod disk;
+#[cfg(target_os = "linux")]
+mod docker;
 #[cfg(unix)]
 mod etcd_store;
 #[cfg(unix)]
@@ -69,3 +71,5 @@ mod settings;
 mod traces;
 #[cfg(target_os = "linux")]
 mod units;
+#[cfg(target_os = "linux")]
+mod yard;
