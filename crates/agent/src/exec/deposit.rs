@@ -29,7 +29,10 @@ use super::{
 };
 use crate::{
     cgroup::Counts,
-    keeper::message::{self, Event, Kill, Orders, Process},
+    keeper::{
+        message::{self, Event, Kill, Process},
+        orders::Orders,
+    },
     link::down,
     safe::{Entry, Safe},
 };

@@ -17,9 +17,9 @@ use super::{
     deliver::Deliveries,
     heir::Common,
     message::{
-        self, Down, Event, Found, HEIRS_SINCE, Heard, Hello, Hold, Orders, Spooled, Started, Up, VERSIONS, Welcome,
-        Word,
+        self, Down, Event, Found, HEIRS_SINCE, Heard, Hello, Hold, Spooled, Started, Up, VERSIONS, Welcome, Word,
     },
+    orders::Orders,
 };
 use crate::{
     exec::{self, Estate, Exec, ExecEvent, KillReason, Leftover, Order, ProcessIdentity, Swept, deposit},

@@ -2,24 +2,20 @@
 //!
 //! What comes from the other side is checked and refused here, never believed.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use muster_common::{
     proto::v1,
-    wire::{
-        link::{report_from_proto, report_to_proto},
-        spec::task_to_proto,
-    },
+    wire::link::{report_from_proto, report_to_proto},
 };
 use muster_core::{
     event::{Report, What},
     id::{JobId, TaskId, Token},
     time::{Mono, Timestamp, micros},
 };
-use prost::Message as _;
 
 use crate::{
-    exec::{ExecEvent, KillReason, Leftover, Order, ProcessIdentity, Swept},
+    exec::{ExecEvent, KillReason, Leftover, ProcessIdentity, Swept},
     logs::{Head, Notice},
 };
 
@@ -305,82 +301,6 @@ pub(crate) struct Deliver {
     pub(super) task: u32,
 }
 
-/// Bytes of specs in one message, far below what it may hold.
-const ENOUGH: usize = 4 << 20;
-
-/// Gathers orders; those that share their spec share its place.
-#[derive(Default)]
-pub(crate) struct Orders {
-    leases: v1::Leases,
-    last: Option<Arc<Order>>,
-    /// Of all specs, as they are sent.
-    bytes: usize,
-    without_stdin: bool,
-}
-
-impl Orders {
-    /// Of attempts that were begun already: nobody asks again what they are fed with, and many of that would be more than a
-    /// message may hold.
-    pub(crate) fn begun() -> Self {
-        Self { without_stdin: true, ..Self::default() }
-    }
-
-    /// Whether more of them should go with the next message.
-    pub(crate) fn are_enough(&self) -> bool {
-        self.bytes >= ENOUGH
-    }
-
-    /// The place of `order`.
-    pub(crate) fn add(&mut self, order: &Arc<Order>) -> u32 {
-        let shares = |last: &Arc<Order>| {
-            Arc::ptr_eq(&last.spec, &order.spec)
-                && last.task.job == order.task.job
-                && (last.group, last.has_inputs) == (order.group, order.has_inputs)
-        };
-        if !self.last.as_ref().is_some_and(shares) {
-            let mut task = task_to_proto(&order.spec);
-            if self.without_stdin {
-                task.stdin = None;
-            }
-            let spec = v1::LeaseSpec {
-                job: order.task.job.0,
-                group: order.group,
-                job_name: order.job_name.to_string(),
-                queue: order.queue.to_string(),
-                task: Some(task),
-                trace_parent: order.trace_parent.to_string(),
-                has_inputs: order.has_inputs,
-            };
-            self.bytes += spec.encoded_len();
-            self.leases.specs.push(spec);
-            self.last = Some(Arc::clone(order));
-        }
-        let element = order.element.as_ref();
-        self.leases.leases.push(v1::Lease {
-            token: order.token.0,
-            job: order.task.job.0,
-            task: order.task.index,
-            attempt: order.attempt,
-            spec: place(self.leases.specs.len()),
-            array_index: element.map(|(index, _)| *index),
-            array_item: element.and_then(|(_, item)| item.as_deref().map(str::to_owned)),
-            // It stands in the spec, which is the order's own then.
-            memory_bytes: None,
-        });
-        place(self.leases.leases.len())
-    }
-
-    /// All of them; none: there are none.
-    pub(crate) fn finish(self) -> Option<v1::Leases> {
-        (!self.leases.leases.is_empty()).then_some(self.leases)
-    }
-}
-
-/// Of the last of so many.
-fn place(count: usize) -> u32 {
-    u32::try_from(count.saturating_sub(1)).unwrap_or(u32::MAX)
-}
-
 impl Process {
     pub(crate) fn new(identity: &ProcessIdentity) -> Self {
         let ProcessIdentity { boot, pid, start, group } = identity;
@@ -509,7 +429,6 @@ pub(crate) fn ended(ended: Ended) -> Option<ExecEvent> {
 mod tests {
     use muster_core::{
         record::TaskResult,
-        spec::TaskSpec,
         state::End,
         usage::{Amount, Unenforced, Usage},
     };
@@ -518,40 +437,6 @@ mod tests {
 
     use super::*;
     use crate::link::down;
-
-    fn order(token: u64, spec: &Arc<TaskSpec>) -> Arc<Order> {
-        Arc::new(Order {
-            token: Token(token),
-            task: TaskId::new(JobId(4), 2),
-            attempt: 3,
-            spec: Arc::clone(spec),
-            group: 1,
-            job_name: "census".into(),
-            queue: "night".into(),
-            trace_parent: "00-aa-bb-01".into(),
-            element: Some((-7, Some("x".into()))),
-            has_inputs: true,
-        })
-    }
-
-    #[test]
-    fn orders_come_back_as_they_were_and_share_what_they_shared() {
-        let spec = Arc::new(TaskSpec { name: "t".into(), stdin: Some(vec![0, 255]), ..TaskSpec::default() });
-        let other = Arc::new(TaskSpec { name: "u".into(), ..TaskSpec::default() });
-        let given = [order(1, &spec), order(2, &spec), order(3, &other)];
-        let mut orders = Orders::default();
-        assert_eq!(given.iter().map(|order| orders.add(order)).collect::<Vec<_>>(), [0, 1, 2]);
-        let sent = orders.finish().expect("there are some").encode_to_vec();
-        let sent = v1::Leases::decode(&*sent).expect("whole");
-        assert_eq!(sent.specs.len(), 2);
-        let read: Vec<_> = down::orders(sent).map(|order| order.expect("it is whole")).collect();
-        assert_eq!(read, given);
-        let mut begun = Orders::begun();
-        given.iter().for_each(|order| _ = begun.add(order));
-        let said = begun.finish().expect("there are some");
-        assert!(down::orders(said).all(|order| order.is_ok_and(|order| order.spec.stdin.is_none())));
-        assert_eq!(Orders::default().finish(), None);
-    }
 
     #[test]
     fn words_of_both_sides_mean_what_was_said() {

@@ -11,6 +11,7 @@ mod heir;
 mod join;
 mod line;
 pub(crate) mod message;
+pub(crate) mod orders;
 mod pump;
 mod scope;
 mod serve;

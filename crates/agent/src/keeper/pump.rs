@@ -23,7 +23,8 @@ use super::{
     book::{Again, Book},
     client::{Command, Queue},
     join::{Error, Joined, join},
-    message::{self, Delivered, Down, Event, Gpus, Heard, Hold, Kill, Offer, Orders, Said, Tokens, Up, Word},
+    message::{self, Delivered, Down, Event, Gpus, Heard, Hold, Kill, Offer, Said, Tokens, Up, Word},
+    orders::Orders,
 };
 use crate::{
     containers::Folders,
