@@ -219,6 +219,11 @@ fn make(tree: &Tree, dir: &Path) -> Result<(), String> {
     if !tree.is_writable {
         return Err(format!("{shown} is mounted for reading only"));
     }
+    // Something may be mounted over the tree, in which folders can be made that hold nobody.
+    let is_cgroup = |dir: &&Path| dir.join("cgroup.procs").exists();
+    if dir.ancestors().find(|above| above.exists()).filter(is_cgroup).is_none() {
+        return Err(format!("{shown} is not to be seen here, or is no cgroup"));
+    }
     match std::fs::create_dir_all(&tree.own).and_then(|()| std::fs::create_dir(dir)) {
         Ok(()) => Ok(()),
         // Of the keeper whose work we go on with: nobody else knows the name.

@@ -28,10 +28,11 @@ const CURSOR: &str = "\u{1b}[?25h";
 /// What a test waits to see there.
 const FIRST: &str = "q quit";
 
-/// Notes the terminal's modes, runs a program, and notes them again.
+/// Notes the terminal's modes, runs a program, and notes them again. Whoever runs the tests may be deaf to SIGHUP, as by
+/// nohup(1), and those who are started would be, too.
 const SCRIPT: &str = r#"stty rows 24 cols 100
 stty -g >before
-sh -c 'echo $$ >pid.new; mv pid.new pid; exec "$@"' sh "$@"
+sh -c 'echo $$ >pid.new; mv pid.new pid; exec env --default-signal=HUP "$@"' sh "$@"
 echo $? >code.new
 stty -g >after
 mv code.new code
