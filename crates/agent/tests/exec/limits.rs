@@ -373,6 +373,9 @@ async fn where_limits_are_demanded_nothing_starts_without_its_cgroup() {
     let mut bench = Bench::enforcing(Enforce::Required).await;
     // As if the machine had no room for another one.
     let base = noted(&bench.dir).pop().expect("some");
+    // Version 2 has this, and what is in it is given to the children once more.
+    let given = base.join("cgroup.subtree_control");
+    let controllers = std::fs::read_to_string(&given).ok();
     std::fs::remove_dir(&base).expect("nothing is in it yet");
     for spec in [with_memory(64, argv(&["true"])), argv(&["true"])] {
         let over = bench.run(spec).await;
@@ -380,6 +383,10 @@ async fn where_limits_are_demanded_nothing_starts_without_its_cgroup() {
         assert!(over.why.contains("`enforce = \"required\"`"), "{}", over.why);
     }
     std::fs::create_dir(&base).expect("made again");
+    if let Some(controllers) = controllers {
+        let words: Vec<_> = controllers.split_whitespace().map(|name| format!("+{name}")).collect();
+        std::fs::write(&given, words.join(" ")).expect("given again");
+    }
     let over = bench.run(with_memory(64, shell(&format!("exec env {}", takes(100))))).await;
     assert_eq!(over.end, End::Oom, "{}", over.why);
 }
