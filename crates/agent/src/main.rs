@@ -13,6 +13,7 @@ use muster_agent::{
     link::Credential,
 };
 use muster_common::{
+    precedence,
     service::Service,
     shutdown::{Asked, Requests},
     telemetry,
@@ -117,7 +118,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
 async fn serve(flags: Flags) -> anyhow::Result<()> {
     let service = Service::from_environment();
     let config = Config { look_every: service.look_every(), ..configuration(flags.clone())? };
-    app::precedence::take();
+    precedence::take();
     let (drain, on_stop) = (config.drain, config.on_stop);
     let mut running = service.starting("takes up its folder", app::start(config)).await?;
     let mut requests = Requests::listen(flags.config.is_some());

@@ -5,6 +5,7 @@ pub mod codec;
 pub mod jobfile;
 #[cfg(muster_mutants)]
 pub mod mutant;
+pub mod precedence;
 pub mod proto;
 pub mod service;
 pub mod settings;

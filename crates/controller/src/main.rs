@@ -10,6 +10,7 @@ use std::{
 use anyhow::Context;
 use clap::{Parser, builder::FalseyValueParser};
 use muster_common::{
+    precedence,
     service::Service,
     shutdown::{Asked, Requests},
     telemetry,
@@ -91,6 +92,7 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     let config = configuration(flags)?;
     let service = Service::from_environment();
     raise_files();
+    precedence::take();
     let closed = "cannot say where it listens: standard output is closed";
     if config.cluster.store.is_some() {
         let mut member = cluster::start(config).await?;

@@ -5,7 +5,6 @@ mod credentials;
 mod hands;
 mod identity;
 mod older;
-pub mod precedence;
 mod processes;
 mod pulse;
 mod run;

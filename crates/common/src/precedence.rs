@@ -1,6 +1,6 @@
-//! The agent before its tasks: whoever keeps their leases gets a processor at once, however many of them want one.
+//! Daemons before tasks: whoever keeps leases or renews them gets a processor at once, however many tasks want one.
 //!
-//! Where daemons stand in cgroups, these say so ([`crate::cgroup`]). Where they stand in the root of the tree, Linux shares
+//! Where daemons stand in cgroups, these say so. Where they stand in the root of the tree, Linux shares
 //! processors between sessions (autogroups, `sched(7)`), and a session that mostly sleeps may wait for a second behind
 //! hundreds of tasks.
 
@@ -25,7 +25,7 @@ pub fn take() {
         return;
     }
     if let Err(error) = std::fs::write(FILE, NICE) {
-        debug!(%error, "this agent gets no larger share of the processors than its tasks");
+        debug!(%error, "this daemon gets no larger share of the processors than tasks on this machine");
     }
 }
 
