@@ -8,7 +8,7 @@ use tokio::time::{Sleep, sleep};
 use super::{
     KillReason,
     attempt::{Attempt, KILL_LIMIT},
-    os::{Leader, terminate_members},
+    os::{Leader, terminate_strays},
     pipes::Pipes,
     quota::Quota,
 };
@@ -167,7 +167,7 @@ impl<'a> Watch<'a> {
         // An engine hands it on to the container's first process, which must not hear it twice.
         let is_contained = self.attempt.order.spec.container.is_some();
         if let Some(slot) = self.attempt.confined.place.as_ref().and_then(Place::slot).filter(|_| !is_contained) {
-            terminate_members(slot);
+            terminate_strays(slot, leader);
         }
         self.step = Step::Asked;
     }

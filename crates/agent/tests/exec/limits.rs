@@ -455,3 +455,29 @@ async fn who_starts_tasks_outweighs_all_of_them_where_it_has_a_leaf_of_its_own()
         assert!(!weight.exists(), "{}", weight.display());
     }
 }
+
+#[tokio::test]
+async fn whoever_is_to_end_hears_it_once_wherever_it_went() {
+    let Some(mut bench) = strict("whoever_is_to_end_hears_it_once_wherever_it_went").await else { return };
+    for round in 0..10 {
+        let [heard, go] = ["heard", "go"].map(|name| bench.dir.join(format!("{name}-{round}")));
+        let says = |name: &str| {
+            let line = format!("echo {name} >> {}", heard.display());
+            format!("trap \"{line} asked\" TERM; {line} up; while ! [ -e {} ]; do :; done", go.display())
+        };
+        let token = bench.start(shell(&format!("setsid sh -c '{}' & {}; wait", says("left"), says("stayed"))));
+        let lines = |count: usize| {
+            let text = std::fs::read_to_string(&heard).unwrap_or_default();
+            let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+            lines.sort();
+            (lines.len() >= count).then_some(lines)
+        };
+        wait_for("both to run", || lines(2)).await;
+        bench.exec.kill(token, KillReason::Cancelled, LIMIT);
+        wait_for("both to be asked", || lines(4)).await;
+        std::fs::write(&go, "").expect("it can be written");
+        assert_eq!(bench.over().await.end, End::Cancelled);
+        let expected = ["left asked", "left up", "stayed asked", "stayed up"];
+        assert_eq!(lines(0).expect("at least none"), expected, "round {round}");
+    }
+}

@@ -5,7 +5,11 @@ use std::{collections::BTreeSet, time::Duration};
 use muster_common::clock::Clock;
 use nix::sys::signal::Signal;
 
-use super::{Survivor, proc::Stat, unix::signal_members};
+use super::{
+    Survivor,
+    proc::Stat,
+    unix::{Leader, signal_members},
+};
 use crate::cgroup::Slot;
 
 /// Between two looks; a kill takes effect within about a millisecond.
@@ -13,10 +17,13 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// The same when the last ones changed nothing.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
-/// SIGTERM to all in `slot`, also to those that left the first one's group; stopped ones are woken to hear it.
-pub(crate) fn terminate_members(slot: &Slot) {
-    signal_members(&|| slot.members(), Signal::SIGTERM);
-    signal_members(&|| slot.members(), Signal::SIGCONT);
+/// SIGTERM to all in `slot` that left the group of `leader`, which has heard it: many programs that hear it twice end without
+/// order. Stopped ones are woken to hear it.
+pub(crate) fn terminate_strays(slot: &Slot, leader: &Leader) {
+    let is_stray = |pid: &i32| !leader.leads(*pid);
+    let strays = || slot.members().into_iter().filter(is_stray).collect();
+    signal_members(&strays, Signal::SIGTERM);
+    signal_members(&strays, Signal::SIGCONT);
 }
 
 /// SIGKILL to all whom `members` names.

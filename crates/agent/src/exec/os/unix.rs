@@ -25,7 +25,7 @@ use nix::{
         signal::{Signal, killpg},
         stat::{Mode, umask},
     },
-    unistd::{Pid, Uid, User},
+    unistd::{Pid, Uid, User, getpgid},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -210,6 +210,11 @@ impl Leader {
     pub(crate) fn terminate(&self) {
         self.process.signal(Signal::SIGTERM);
         self.process.signal(Signal::SIGCONT);
+    }
+
+    /// Whether a process is in its group.
+    pub(crate) fn leads(&self, pid: i32) -> bool {
+        getpgid(Some(Pid::from_raw(pid))) == Ok(self.process.pid)
     }
 
     /// Kills the whole group; atomic against members that fork.

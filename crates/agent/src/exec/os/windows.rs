@@ -151,7 +151,7 @@ pub(crate) struct Confines<'a> {
 }
 
 /// There are no control groups here.
-pub(crate) fn terminate_members(slot: &Slot) {
+pub(crate) fn terminate_strays(slot: &Slot, _leader: &Leader) {
     match *slot {}
 }
 
