@@ -165,15 +165,6 @@ fn told(swept: Vec<(Token, Swept)>, rebooted: bool) -> Vec<(Token, Swept)> {
 }
 
 impl Hands {
-    /// What became of an earlier life is remembered.
-    pub(super) fn settled(&self) {
-        match self {
-            Self::Own(_) => {}
-            #[cfg(unix)]
-            Self::Keeper(client) => client.settled(),
-        }
-    }
-
     /// Ends: nothing runs any more, or what runs is left alone.
     pub(super) async fn stop(&self, left: bool) {
         match self {
@@ -227,6 +218,14 @@ impl Processes for Hands {
 
     fn offer_gpus(&self, all: &[u32]) {
         both!(self, exec => exec.offer_gpus(all, []), client => client.offer_gpus(all));
+    }
+
+    fn settled(&self) {
+        match self {
+            Self::Own(_) => {}
+            #[cfg(unix)]
+            Self::Keeper(client) => client.settled(),
+        }
     }
 
     fn forget(&self, tokens: Vec<Token>) {

@@ -23,6 +23,8 @@ pub trait Processes: Send + 'static {
     fn hold(&self, renewed: Option<(Mono, Duration)>);
     /// The ends of these are in the journal.
     fn forget(&self, _tokens: Vec<Token>) {}
+    /// What became of an earlier life is in the journal. Said again, it changes nothing.
+    fn settled(&self) {}
     /// All that was to be said now was said.
     fn flush(&self) {}
     /// Whether what runs goes on without us.

@@ -128,6 +128,7 @@ impl<P: Processes> Agent<P> {
         journal: Journal,
         processes: P,
     ) -> Self {
+        let broken = (!journal.is_clean()).then(|| clock.mono());
         Self {
             clock,
             uid,
@@ -143,7 +144,7 @@ impl<P: Processes> Agent<P> {
             load: None,
             unsaid: false,
             draining: false,
-            broken: None,
+            broken,
             abandoned: false,
             stopped: false,
             pulse: Pulse::default(),
@@ -477,8 +478,12 @@ impl<P: Processes> Agent<P> {
             return;
         }
         match self.journal.renew(&self.supervisor.memory()) {
-            Ok(()) if self.broken.take().is_some() => info!("the journal can be written again and is complete"),
-            Ok(()) => {}
+            Ok(()) => {
+                if self.broken.take().is_some() {
+                    info!("the journal can be written again and is complete");
+                }
+                self.processes.settled();
+            }
             Err(error) => {
                 debug!(error = %link::chain(&error), "the journal cannot be renewed yet");
                 self.broken = Some(self.clock.mono().after(JOURNAL_RETRY));

@@ -20,7 +20,10 @@ use muster_core::{
     time::{Mono, Timestamp},
 };
 use tempfile::TempDir;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -46,6 +49,7 @@ struct Script {
     killed: mpsc::Sender<(Token, KillReason)>,
     offers: Mutex<Vec<Arc<Order>>>,
     exec: mpsc::Sender<ExecEvent>,
+    settled: watch::Sender<bool>,
 }
 
 impl Script {
@@ -80,6 +84,10 @@ impl Processes for Script {
         }
     }
     fn hold(&self, _renewed: Option<(Mono, Duration)>) {}
+
+    fn settled(&self) {
+        self.settled.send_replace(true);
+    }
 }
 
 /// An agent of four processors with scripted attempts, in a real data folder.
@@ -87,6 +95,7 @@ struct World {
     started: mpsc::Receiver<Arc<Order>>,
     killed: mpsc::Receiver<(Token, KillReason)>,
     exec: mpsc::Sender<ExecEvent>,
+    settled: watch::Receiver<bool>,
     stops: mpsc::Sender<Stop>,
     stop: CancellationToken,
     done: JoinHandle<()>,
@@ -116,7 +125,9 @@ impl World {
         let (killed_in, killed) = mpsc::channel(100);
         let (exec, exec_events) = mpsc::channel(10_000);
         let (stops, stop_requests) = mpsc::channel(2);
-        let script = Script { started: started_in, killed: killed_in, offers: Mutex::default(), exec: exec.clone() };
+        let (settled_in, settled) = watch::channel(false);
+        let offers = Mutex::default();
+        let script = Script { started: started_in, killed: killed_in, offers, exec: exec.clone(), settled: settled_in };
         let me = (Arc::from("uid-1"), Offer { name: "worker".to_owned(), ..Offer::default() });
         let agent = Agent::new(clock, me, supervisor, journal, script).watched(pulse);
         let sources =
@@ -124,7 +135,7 @@ impl World {
         let done = tokio::spawn(async move {
             drop(agent.run(sources).await.up);
         });
-        Self { started, killed, exec, stops, stop, done }
+        Self { started, killed, exec, settled, stops, stop, done }
     }
 
     async fn started(&mut self) -> Arc<Order> {
@@ -421,6 +432,27 @@ async fn a_watched_loop_turns_though_nothing_happens_and_says_how_it_goes() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_journal_that_could_not_be_begun_is_settled_when_it_can_be_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    drop(Journal::open(folder.path()).expect("a journal"));
+    // In the way of the next segment.
+    let draft = folder.path().join("journal-00000002.draft");
+    std::fs::create_dir(&draft).expect("nobody else is there");
+    let mut controller = Controller::start().await;
+    let mut world = World::start(folder.path(), &[&controller.address]);
+    let mut stream = controller.welcome(TERM).await;
+    stream.lease(TERM, &process(), [41]).await;
+    let order = world.started().await;
+    assert!(!*world.settled.borrow(), "nothing can be written");
+    std::fs::remove_dir(&draft).expect("it is empty");
+    soon("it to be settled", world.settled.wait_for(|is_settled| *is_settled)).await.expect("it runs");
+    assert_eq!(remembered(folder.path()).leases.len(), 1);
+    world.end(order.token, End::Exit(0)).await;
+    assert_eq!(ended(&stream.report(TERM).await).1, 41);
+    world.kill().await;
 }
 
 #[cfg(unix)]

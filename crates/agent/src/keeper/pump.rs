@@ -188,6 +188,8 @@ impl Pump {
                 Command::Shipped(bytes) => draft.say(Word::Shipped(bytes)),
                 Command::Delivered(delivered) => draft.say(Word::Delivered(delivered)),
                 Command::Fetched(token, outcome) => self.fetched(token, outcome, &mut draft).await,
+                // Otherwise when the last of these ends is in the journal, too.
+                Command::Settled if !self.unsettled.is_empty() => {}
                 Command::Settled => draft.say(Word::Settled(true)),
                 Command::Gpus(all) => {
                     self.gpus.clone_from(&all);
