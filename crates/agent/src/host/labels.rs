@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, process::Stdio, time::Duration};
 
-use tokio::{io::AsyncReadExt as _, time::timeout};
+use tokio::{io::AsyncReadExt as _, time::sleep};
 
 /// It may ask a cloud's metadata service, and no more.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -32,6 +32,11 @@ pub(super) enum Error {
 /// # Errors
 /// It cannot be run, failed, took too long, or wrote something else.
 pub(super) async fn of(program: &Path) -> Result<BTreeMap<String, String>, Error> {
+    unless(sleep(LIMIT), program).await
+}
+
+/// The same, unless it takes until `late` ends.
+async fn unless(late: impl Future<Output = ()>, program: &Path) -> Result<BTreeMap<String, String>, Error> {
     let name = || program.display().to_string();
     let start = |source| Error::Start { program: name(), source };
     #[expect(clippy::disallowed_methods, reason = "no attempt: the operator's own program, bounded here")]
@@ -48,8 +53,11 @@ pub(super) async fn of(program: &Path) -> Result<BTreeMap<String, String>, Error
         drop(output);
         Ok::<_, std::io::Error>((bytes, child.wait().await?))
     };
-    let ended = timeout(LIMIT, work).await;
-    let Ok(ended) = ended else {
+    let ended = tokio::select! {
+        ended = work => Some(ended),
+        () = late => None,
+    };
+    let Some(ended) = ended else {
         kill_group(&child);
         return Err(Error::Slow { program: name() });
     };
@@ -105,6 +113,8 @@ fn parse(text: &str) -> Result<BTreeMap<String, String>, (usize, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_os = "linux")]
+    use crate::link::kit::soon;
 
     #[test]
     fn lines_are_labels_and_what_is_none_is_told_with_its_line() {
@@ -139,5 +149,34 @@ mod tests {
         assert!(run("#!/bin/sh\nyes a=b\n").await.expect_err("too much").contains("past 65536 bytes"));
         let none = of(&folder.path().join("none")).await.expect_err("it is not there");
         assert!(none.to_string().starts_with("cannot start"), "{none}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn one_that_does_not_end_is_killed_with_all_that_it_started() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pid = folder.path().join("pid");
+        let text = format!("#!/bin/sh\nsleep 600 &\necho $! >{0}.new; mv {0}.new {0}; wait\n", pid.display());
+        let file = script(folder.path(), &text);
+        let (late, is_late) = tokio::sync::oneshot::channel::<()>();
+        let asked = tokio::spawn(async move { unless(async move { _ = is_late.await }, &file).await });
+        let until = async |what: &str, is_so: &dyn Fn() -> bool| {
+            soon(what, async {
+                while !is_so() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            })
+            .await;
+        };
+        until("it to run", &|| pid.exists()).await;
+        late.send(()).expect("it runs");
+        let error = asked.await.expect("it ends").expect_err("it took too long").to_string();
+        assert!(error.contains("did not end within 10 s and was killed"), "{error}");
+        let pid = std::fs::read_to_string(pid).expect("it was written");
+        let lives = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+            stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+        };
+        until("what it started to be dead", &|| !lives()).await;
     }
 }

@@ -6,7 +6,7 @@ use muster_common::proto::v1;
 use muster_core::time::Timestamp;
 use serde::Serialize;
 
-use super::{agent, change, explain, group, job, queue, stats, task};
+use super::{agent, change, explain, group, job, queue, recommend, stats, task};
 use crate::output::{self, Format, Human, Page, style::Style};
 
 const T0: u64 = 1_790_000_000_000_000;
@@ -366,4 +366,19 @@ fn the_installation_is_told_as_documented() {
     let whole = crate::model::status::Status::of(reply, agents, v1::ListQueuesReply { queues });
     assert!(whole.has_problems());
     check("status", &whole, std::slice::from_ref(&whole));
+}
+
+#[test]
+fn what_is_recommended_for_a_job() {
+    let command = || Some(v1::task_spec::Command::Shell("x".into()));
+    let group = |name: &str, memory_bytes| v1::TaskSpec {
+        name: name.into(),
+        request: Some(v1::Request { cpu_milli: 4000, memory_bytes, ..Default::default() }),
+        command: command(),
+        ..Default::default()
+    };
+    let spec =
+        v1::JobSpec { tasks: vec![group("list", 48 << 20), group("scan", 0), group("merge", 0)], ..Default::default() };
+    let found = recommend::Recommendation::of(17, &spec, &tasks());
+    check("recommend", &found, std::slice::from_ref(&found));
 }
