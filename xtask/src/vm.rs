@@ -1,8 +1,8 @@
-//! `cargo xtask vm`: the tests of limits, and of what becomes of cgroups whose keeper and agent are killed, once more, on a
-//! real kernel with cgroups of version 2 that this command boots.
+//! `cargo xtask vm`: the tests of limits, of containers, and of what becomes of cgroups whose keeper and agent are killed, once
+//! more, on a real kernel with cgroups of version 2 that this command boots.
 //!
-//! Debian's cloud kernel, our test programs and daemons with what they need in memory, and an empty disk for what is about
-//! disks. The machine's console is our input, and libtest's lines there are the results.
+//! Debian's cloud kernel, our test programs and daemons and this machine's engines of containers with what they need in
+//! memory, and an empty disk for what is about disks. The machine's console is our input, and libtest's lines there are the results.
 
 mod archive;
 
@@ -35,32 +35,23 @@ const PROGRAMS: [(&str, bool); 5] =
 /// Said when the machine goes down.
 const CLEAN: &str = "cgroups left: []";
 
-/// The first program in the machine. The tests run in the root of the tree, and some of them once more as a service does that
-/// was given a cgroup of its own.
-const INIT: &str = "#!/bin/busybox sh
-/bin/busybox --install -s /bin
-mkdir -p /proc /sys /tmp /dev/shm
-mount -t proc none /proc
-mount -t sysfs none /sys
-mount -t devtmpfs none /dev
-mount -t tmpfs none /tmp
-mount -t cgroup2 none /sys/fs/cgroup
-mkdir /disk && mke2fs /dev/nvme0n1 >/dev/null && mount -t ext2 /dev/nvme0n1 /disk
-export PATH=/bin:/usr/bin HOME=/tmp TMPDIR=/tmp RUST_BACKTRACE=0 MUSTER_TEST_CGROUPS=2 MUSTER_TEST_DISK=/disk MUSTER_BIN_DIR=/bin
-/bin/exec-tests --test-threads 1 limits:: disks:: 2>&1
-root=$?
-ip link set lo up
-/bin/it-tests --test-threads 1 adopted:: 2>&1
-root=$((root + $?))
-echo '+memory +cpu +pids' > /sys/fs/cgroup/cgroup.subtree_control
-mkdir /sys/fs/cgroup/service
-sh -c 'echo $$ > /sys/fs/cgroup/service/cgroup.procs
-    exec /bin/exec-tests --test-threads 1 limits::a_memory_hog limits::nothing_is_left limits::who_starts 2>&1'
-echo \"tests ended with $((root + $?))\"
-rmdir /sys/fs/cgroup/service
-echo \"cgroups left: [$(find /sys/fs/cgroup -name 'muster-*' -o -name agent -o -name service)]\"
-poweroff -f
-";
+/// The first program in the machine, and the one that runs the tests there.
+const INIT: &str = include_str!("vm/init.sh");
+const TESTS: &str = include_str!("vm/tests.sh");
+/// What runs containers there, where this machine has it; `cargo xtask setup` installs it.
+const ENGINES: [&str; 9] = [
+    "/usr/bin/podman",
+    "/usr/bin/conmon",
+    "/usr/bin/crun",
+    "/usr/bin/docker",
+    "/usr/sbin/dockerd",
+    "/usr/bin/containerd",
+    "/usr/bin/containerd-shim-runc-v2",
+    "/usr/sbin/runc",
+    "/usr/bin/setpriv",
+];
+/// Podman takes no image without it, not even one that is made there.
+const POLICY: &str = r#"{ "default": [{ "type": "insecureAcceptAnything" }] }"#;
 
 /// Where the parts are.
 pub(crate) struct Machine {
@@ -108,7 +99,8 @@ fn fetch(root: &Path) -> Result<()> {
     let mut download = Command::new("apt-get");
     download.args(["-qq", "-y", "-o", "Debug::NoLocking=true", "-o"]);
     download.arg(format!("Dir::Cache::archives={}", debs.display()));
-    download.args(["--download-only", "--no-install-recommends", "install"]).args(PACKAGES);
+    // Also what is installed here.
+    download.args(["--download-only", "--reinstall", "--no-install-recommends", "install"]).args(PACKAGES);
     ensure!(
         step::quietly("fetch a virtual machine", &mut download)?.ok,
         "apt-get could not fetch {}",
@@ -201,10 +193,12 @@ fn build() -> Result<Vec<(&'static str, PathBuf)>> {
 
 fn write_memory(to: &Path, machine: &Machine, programs: &[(&str, PathBuf)]) -> Result<()> {
     let mut archive = Archive::default();
-    for folder in ["bin", "dev", "proc", "sys", "tmp"] {
+    for folder in ["bin", "dev", "new", "proc", "sys", "tmp", "var/lib", "var/tmp", "run"] {
         archive.folder(folder);
     }
     archive.program("init", INIT.as_bytes());
+    archive.program("bin/tests", TESTS.as_bytes());
+    archive.program("etc/containers/policy.json", POLICY.as_bytes());
     archive.program("bin/busybox", &read(&machine.root.join("bin/busybox"))?);
     let mut needed = BTreeSet::new();
     for (name, path) in programs {
@@ -216,6 +210,10 @@ fn write_memory(to: &Path, machine: &Machine, programs: &[(&str, PathBuf)]) -> R
         let name = if is_test { format!("bin/{name}-tests") } else { format!("bin/{name}") };
         archive.program(&name, &read(program)?);
         needed.extend(libraries(path)?);
+    }
+    for engine in ENGINES.map(Path::new).into_iter().filter(|engine| engine.is_file()) {
+        archive.program(engine.to_string_lossy().trim_start_matches('/'), &read(engine)?);
+        needed.extend(libraries(engine)?);
     }
     for library in needed {
         archive.program(library.to_string_lossy().trim_start_matches('/'), &read(&library)?);
@@ -240,7 +238,7 @@ fn boot(machine: &Machine, memory: &Path, disk: &Path) -> Command {
     let mut command = Command::new("timeout");
     command.args(["--kill-after=5", LIMIT_S]).arg(root.join("usr/bin/qemu-system-x86_64"));
     // Emulated: a machine that tests run on is often a virtual one itself, without the means for another.
-    command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"]);
+    command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"]);
     command.arg("-kernel").arg(&machine.kernel).arg("-initrd").arg(memory);
     command.args(["-append", "console=ttyS0 quiet loglevel=1 panic=-1 psi=1"]);
     // Its kernel knows this kind of disk without modules.
@@ -262,6 +260,6 @@ mod tests {
 
     #[test]
     fn the_machine_says_what_is_listened_for() {
-        assert!(INIT.contains(&format!("{LAST}$(")) && INIT.contains(CLEAN.trim_end_matches(']')));
+        assert!(TESTS.contains(&format!("{LAST}$(")) && TESTS.contains(CLEAN.trim_end_matches(']')));
     }
 }

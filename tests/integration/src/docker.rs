@@ -15,7 +15,8 @@ use nix::{
 
 use crate::{
     daemon::Daemon,
-    images::{self, IMAGE},
+    engine::Client,
+    images,
     wait::{self, Look},
 };
 
@@ -42,8 +43,9 @@ impl Docker {
         if !Path::new(CLIENT).is_file() {
             return Ok(Err(format!("there is no {CLIENT}; `cargo xtask setup` installs it")));
         }
-        if !Path::new("/sys/fs/cgroup/memory/cgroup.procs").is_file() {
-            return Ok(Err("Docker is used with cgroups of version 1 alone, which are not mounted here".to_owned()));
+        let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+        if !Path::new("/sys/fs/cgroup/memory/cgroup.procs").is_file() && !controllers.contains("memory") {
+            return Ok(Err("no cgroups are mounted here where Docker looks for them".to_owned()));
         }
         for name in ["bin", "config"] {
             fs::create_dir_all(folder.join(name))?;
@@ -94,26 +96,6 @@ impl Docker {
         ]
     }
 
-    /// All containers that it knows, running or not.
-    pub fn containers(&self) -> Result<Vec<String>> {
-        let output = self.run(&["ps", "--all", "--format", "{{.Names}} {{.Status}}"])?;
-        Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
-    }
-
-    /// The values that its containers have of one label.
-    pub fn labels(&self, name: &str) -> Result<Vec<String>> {
-        let output = self.run(&["ps", "--all", "--format", &format!("{{{{.Label {name:?}}}}}")])?;
-        let mut values: Vec<_> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
-        values.sort();
-        values.dedup();
-        Ok(values)
-    }
-
-    /// Makes a container that never runs.
-    pub fn create(&self, name: &str, label: &str) -> Result<()> {
-        self.run(&["create", "--network=none", "--name", name, "--label", label, IMAGE, "true"]).map(|_| ())
-    }
-
     fn host(&self) -> String {
         format!("unix://{}", self.folder.join("docker.sock").display())
     }
@@ -122,12 +104,6 @@ impl Docker {
         let mut command = Command::new(CLIENT);
         command.envs(self.env());
         command
-    }
-
-    fn run(&self, words: &[&str]) -> Result<Output> {
-        let output = self.client().args(words).output().context("could not start docker")?;
-        ensure!(output.status.success(), "docker {words:?}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(output)
     }
 
     /// Processes that know this folder: of a killed daemon, those that hold its containers.
@@ -139,6 +115,18 @@ impl Docker {
         };
         let all = fs::read_dir("/proc").into_iter().flatten().flatten();
         all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_ours).collect()
+    }
+}
+
+impl Client for Docker {
+    fn shows(&self, name: &str) -> String {
+        format!("{{{{.Label {name:?}}}}}")
+    }
+
+    fn run(&self, words: &[&str]) -> Result<Output> {
+        let output = self.client().args(words).output().context("could not start docker")?;
+        ensure!(output.status.success(), "docker {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(output)
     }
 }
 

@@ -9,6 +9,8 @@ pub mod ctl;
 pub mod daemon;
 #[cfg(target_os = "linux")]
 pub mod docker;
+#[cfg(target_os = "linux")]
+pub mod engine;
 #[cfg(unix)]
 pub mod etcd;
 #[cfg(target_os = "linux")]

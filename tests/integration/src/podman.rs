@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::images::{self, IMAGE};
+use crate::{engine::Client, images};
 
 /// crun refuses machines that have a controller in the tree of version 2 beside those of version 1: it is shown no tree
 /// of version 2. No machine that systemd manages is like this.
@@ -52,26 +52,6 @@ impl Podman {
         ]
     }
 
-    /// All containers that it knows, running or not.
-    pub fn containers(&self) -> Result<Vec<String>> {
-        let output = self.run(&["ps", "--all", "--format", "{{.Names}} {{.Status}}"])?;
-        Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
-    }
-
-    /// The values that its containers have of one label.
-    pub fn labels(&self, name: &str) -> Result<Vec<String>> {
-        let output = self.run(&["ps", "--all", "--format", &format!("{{{{index .Labels {name:?}}}}}")])?;
-        let mut values: Vec<_> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
-        values.sort();
-        values.dedup();
-        Ok(values)
-    }
-
-    /// Makes a container that never runs.
-    pub fn create(&self, name: &str, label: &str) -> Result<()> {
-        self.run(&["create", "--network=none", "--name", name, "--label", label, IMAGE, "true"]).map(|_| ())
-    }
-
     fn configure(&self) -> Result<()> {
         let at = |name: &str| self.folder.join(name).display().to_string();
         fs::create_dir_all(&self.folder)?;
@@ -93,6 +73,12 @@ impl Podman {
         );
         fs::write(self.folder.join("containers.conf"), engine)?;
         Ok(())
+    }
+}
+
+impl Client for Podman {
+    fn shows(&self, name: &str) -> String {
+        format!("{{{{index .Labels {name:?}}}}}")
     }
 
     fn run(&self, words: &[&str]) -> Result<Output> {

@@ -172,7 +172,7 @@ impl Slot {
 }
 
 /// There is none.
-pub(crate) fn place() -> Result<PathBuf, String> {
+pub(crate) fn place() -> Result<(u8, PathBuf), String> {
     Err("this system has no control groups".to_owned())
 }
 

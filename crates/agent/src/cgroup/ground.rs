@@ -252,15 +252,37 @@ fn enable(dir: &Path, controller: Controller) -> io::Result<()> {
     }
 }
 
-/// Moves this process into a leaf of its cgroup, so that others may stand beside it (the rule of no internal processes).
-/// Whoever shares the cgroup with strangers was not given it.
-fn step_aside(own: &Path) -> io::Result<()> {
+/// Whether the cgroup `own`, in which we stand, or in a leaf of it, can give `controllers` to its children; `Err` is for
+/// people.
+pub(super) fn gives_on(own: &Path, controllers: &[Controller]) -> Result<(), String> {
+    let listed = std::fs::read_to_string(own.join("cgroup.controllers")).unwrap_or_default();
+    if let Some(missing) = controllers.iter().find(|one| !listed.split_whitespace().any(|name| name == one.name())) {
+        return Err(format!(
+            "the agent's cgroup {} has no controller `{}`; start the agent as a service of its own with Delegate=yes",
+            own.display(),
+            missing.name()
+        ));
+    }
+    // The root of the tree alone has no type, and may have processes beside children.
+    let is_root = !own.join("cgroup.type").exists();
+    if is_root || those_in(own).is_ok() {
+        return Ok(());
+    }
+    let busy = Errno::EBUSY.into();
+    Err(controllers.first().map_or_else(String::new, |first| why_not(own, *first, &busy)))
+}
+
+/// Whoever stands in our own cgroup, if nobody but we do: whoever shares it with strangers was not given it.
+fn those_in(own: &Path) -> io::Result<Vec<String>> {
     let ours = ourselves();
     let text = std::fs::read_to_string(own.join("cgroup.procs"))?;
-    let there: Vec<&str> = text.lines().collect();
-    if there.iter().any(|pid| !ours.iter().any(|ours| ours == pid)) {
-        return Err(Errno::EBUSY.into());
-    }
+    let there: Vec<String> = text.lines().map(str::to_owned).collect();
+    if there.iter().all(|pid| ours.contains(pid)) { Ok(there) } else { Err(Errno::EBUSY.into()) }
+}
+
+/// Moves this process into a leaf of its cgroup, so that others may stand beside it (the rule of no internal processes).
+fn step_aside(own: &Path) -> io::Result<()> {
+    let there = those_in(own)?;
     let leaf = own.join(LEAF);
     match std::fs::create_dir(&leaf) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),

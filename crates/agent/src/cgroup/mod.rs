@@ -113,7 +113,7 @@ impl Groups {
             Enforce::Auto | Enforce::Required => match trees::read() {
                 Ok(trees) => {
                     let place = Some(&trees).filter(|_| shelter).and_then(|trees| shelter::place_in(trees).ok());
-                    ground::take(&trees, &name, run, place.as_deref())
+                    ground::take(&trees, &name, run, place.as_ref().map(|(_, place)| place.as_path()))
                 }
                 Err(error) => (Ground::default(), Report::nothing(&format!("/proc cannot be read: {error}"))),
             },
@@ -295,7 +295,8 @@ impl Place {
     /// Lets somebody else put processes below its cgroups, and says how they are told of; `Err` is for people.
     pub(crate) fn shelter(&mut self) -> Result<PathBuf, String> {
         let slot = self.slot.as_mut().ok_or("its cgroups were handed on")?;
-        slot.shelter().ok_or_else(|| "the agent's cgroups are not at one place in all trees".to_owned())
+        let path = slot.shelter().map_err(|error| format!("no cgroup could be made for its client: {error}"))?;
+        path.ok_or_else(|| "the agent's cgroups are not at one place in all trees".to_owned())
     }
 
     /// Somebody may still want to put processes there when nothing of the attempt is left; they find no room. Removed when

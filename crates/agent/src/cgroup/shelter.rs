@@ -3,7 +3,7 @@
 //!
 //! Such a daemon takes one path for all trees of version 1, and uses all of them: also those that we have no need of. We
 //! may stand at another place in each tree, but one below the other is enough: in a tree in which we stand higher up, the
-//! way down is made.
+//! way down is made. In the one tree of version 2 the path is that of our folder, if we may give its controllers on.
 
 use std::path::{Path, PathBuf};
 
@@ -26,41 +26,37 @@ pub(crate) struct Shelter {
 /// What containers must be held to by the trees of version 1.
 const NEEDED: [Controller; 3] = [Controller::Memory, Controller::Cpu, Controller::Pids];
 
-/// The place below which our folders are, in each tree; or why there is none, for people.
-pub(crate) fn place() -> Result<PathBuf, String> {
-    place_in(&trees::read().map_err(|error| format!("/proc cannot be read: {error}"))?)
+/// Of which version the cgroups are that hold attempts, and the place below which our folders are, in each tree; or why there
+/// is none, for people.
+pub(crate) fn place() -> Result<(u8, PathBuf), String> {
+    let trees = trees::read().map_err(|error| format!("/proc cannot be read: {error}"))?;
+    let (version, place) = place_in(&trees)?;
+    if version == Version::One {
+        return Ok((1, place));
+    }
+    let whole = trees.iter().filter(|tree| tree.version == version).find_map(|tree| tree.whole.as_ref());
+    whole.map_or(Ok(()), |(point, _)| ground::gives_on(&below(point, &place), &NEEDED))?;
+    Ok((2, place))
 }
 
-pub(super) fn place_in(trees: &[Tree]) -> Result<PathBuf, String> {
-    for needed in NEEDED {
-        let tree = trees.iter().find(|tree| tree.version == Version::One && tree.controllers.contains(&needed));
-        match tree {
-            Some(tree) if !tree.is_writable => {
-                return Err(format!("{} is mounted for reading only", tree.own.display()));
-            }
-            Some(_) => {}
-            None => {
-                return Err(format!(
-                    "no cgroups of version 1 have the controller `{}` here, and how Docker's containers are held in those \
-                     of version 2 is not tested",
-                    needed.name()
-                ));
-            }
-        }
+pub(super) fn place_in(trees: &[Tree]) -> Result<(Version, PathBuf), String> {
+    let of_one = |needed: &Controller| {
+        trees.iter().find(|tree| tree.version == Version::One && tree.controllers.contains(needed))
+    };
+    if NEEDED.iter().all(|needed| of_one(needed).is_none()) {
+        let two = trees.iter().find(|tree| tree.version == Version::Two).ok_or("no cgroups are mounted")?;
+        refuse_reading(two)?;
+        return Ok((Version::Two, place_of(two)?.to_owned()));
     }
-    let places: Vec<&Path> = trees
-        .iter()
-        .map(|tree| match &tree.whole {
-            Some((_, place)) => Ok(stands_in(place)),
-            None => Err(format!(
-                "a part of a tree of cgroups alone is seen here ({}): this agent is in a container itself",
-                tree.own.display()
-            )),
-        })
-        .collect::<Result<_, _>>()?;
+    for needed in NEEDED {
+        let tree = of_one(&needed)
+            .ok_or_else(|| format!("no cgroups of version 1 have the controller `{}`", needed.name()))?;
+        refuse_reading(tree)?;
+    }
+    let places: Vec<&Path> = trees.iter().map(place_of).collect::<Result<_, _>>()?;
     let deepest = *places.iter().max_by_key(|place| place.components().count()).ok_or("no cgroups are mounted")?;
     match places.iter().find(|place| !deepest.starts_with(place)) {
-        None => Ok(deepest.to_owned()),
+        None => Ok((Version::One, deepest.to_owned())),
         Some(other) => Err(format!(
             "the agent stands at {} in one tree of cgroups and at {} in another, and Docker takes one place for all; start \
              it as a service of its own",
@@ -68,6 +64,22 @@ pub(super) fn place_in(trees: &[Tree]) -> Result<PathBuf, String> {
             other.display()
         )),
     }
+}
+
+fn refuse_reading(tree: &Tree) -> Result<(), String> {
+    let shown = tree.own.display();
+    if tree.is_writable { Ok(()) } else { Err(format!("{shown} is mounted for reading only")) }
+}
+
+/// Where we stand, as everybody knows it.
+fn place_of(tree: &Tree) -> Result<&Path, String> {
+    let whole = tree.whole.as_ref().map(|(_, place)| stands_in(place));
+    whole.ok_or_else(|| {
+        format!(
+            "a part of a tree of cgroups alone is seen here ({}): this agent is in a container itself",
+            tree.own.display()
+        )
+    })
 }
 
 /// The cgroup that was given to an agent, which may stand in a leaf of it.
@@ -132,16 +144,17 @@ mod tests {
 
     #[test]
     fn one_place_is_found_where_each_place_is_on_the_way_to_the_deepest() {
-        let found = |memory, cpu, pids| place_in(&trees(memory, cpu, pids)).map(|place| place.display().to_string());
+        let found =
+            |memory, cpu, pids| place_in(&trees(memory, cpu, pids)).map(|(_, place)| place.display().to_string());
         assert_eq!(found("/", "/", "/"), Ok("/".into()));
         assert_eq!(found("/a/b", "/a", "/"), Ok("/a/b".into()));
         assert!(found("/a/b", "/c", "/").is_err_and(|why| why.contains("at /a/b in one tree of cgroups and at /c")));
         assert!(found("/a/b", "/a/bc", "/").is_err());
         let mut hybrid = trees("/", "/", "/");
         hybrid.push(tree(&[], "/service"));
-        assert_eq!(place_in(&hybrid), Ok("/service".into()));
+        assert_eq!(place_in(&hybrid), Ok((Version::One, "/service".into())));
         hybrid[0] = tree(&[Controller::Memory], "/service/agent");
-        assert_eq!(place_in(&hybrid), Ok("/service".into()), "its leaf is not handed on");
+        assert_eq!(place_in(&hybrid), Ok((Version::One, "/service".into())), "its leaf is not handed on");
     }
 
     #[test]
@@ -152,8 +165,19 @@ mod tests {
         let mut all = trees("/", "/", "/");
         all[2].is_writable = false;
         assert!(place_in(&all).is_err_and(|why| why.contains("reading only")));
-        let two = [tree(&[], "/")];
-        assert!(place_in(&two).is_err_and(|why| why.contains("those of version 2 is not tested")));
+        let some = trees("/", "/", "/").split_off(1);
+        assert!(place_in(&some).is_err_and(|why| why.contains("have the controller `memory`")));
+        assert!(place_in(&[]).is_err_and(|why| why.contains("no cgroups are mounted")));
+        let mut two = tree(&[], "/");
+        two.is_writable = false;
+        assert!(place_in(&[two]).is_err_and(|why| why.contains("reading only")));
+    }
+
+    #[test]
+    fn where_version_two_is_alone_the_place_is_the_cgroup_that_the_agent_was_given() {
+        for (stands, given) in [("/", "/"), ("/a/b", "/a/b"), ("/a/b/agent", "/a/b")] {
+            assert_eq!(place_in(&[tree(&[], stands)]), Ok((Version::Two, given.into())));
+        }
     }
 
     #[test]

@@ -36,6 +36,9 @@ const LEFTOVER_MAX: u64 = 4 << 20;
 const PERIOD_US: u64 = 100_000;
 /// More processes no system has (`PID_MAX_LIMIT`), and the kernel takes no larger number.
 const PIDS_MAX: u64 = 4 << 20;
+/// Where an attempt's own process stands if others are put beside it. A cgroup of version 2 gives controllers to what is made
+/// below it only while nobody stands in itself.
+const CLIENT: &str = "client";
 /// The shortest slice that the kernel takes.
 const QUOTA_MIN_US: u64 = 1000;
 
@@ -127,11 +130,19 @@ impl Slot {
         }
     }
 
-    /// From now on others are below it. Returns how they are told of it; none: by no one path.
-    pub(super) fn shelter(&mut self) -> Option<PathBuf> {
-        let shelter = self.ground.shelter.as_ref()?;
+    /// From now on others are below it, and its own process is started beside them. Returns how they are told of it; none: by
+    /// no one path.
+    pub(super) fn shelter(&mut self) -> io::Result<Option<PathBuf>> {
+        let Some(shelter) = &self.ground.shelter else { return Ok(None) };
         self.is_shelter = true;
-        Some(shelter.path.join(self.number.to_string()))
+        if let Some(base) = self.ground.v2().filter(|_| !self.ground.has_v1()) {
+            let client = self.dir(base).join(CLIENT);
+            match std::fs::create_dir(&client) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => self.files.v2 = Some(File::open(client)?),
+            }
+        }
+        Ok(Some(shelter.path.join(self.number.to_string())))
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -388,7 +399,7 @@ impl Slot {
     pub(crate) fn kill_sheltered(&self) -> bool {
         let dirs =
             self.ground.bases.iter().filter(|_| self.is_shelter).flat_map(|base| below::children(&self.dir(base)));
-        let dirs: Vec<_> = dirs.collect();
+        let dirs: Vec<_> = dirs.filter(|dir| dir.file_name().is_none_or(|name| name != CLIENT)).collect();
         dirs.iter().for_each(|dir| bar(dir));
         let there = || dirs.iter().flat_map(|dir| members(dir)).collect::<BTreeSet<i32>>();
         let is_anybody = !there().is_empty();

@@ -132,7 +132,8 @@ pub(super) async fn look(engine: Engine, enforce: Enforce) -> Result<Engine, Str
     let info: Info =
         serde_json::from_str(&info).map_err(|error| format!("`docker info` is not understood: {error}"))?;
     refuse_daemon(&info)?;
-    let place = cgroup::place()?;
+    let (version, place) = cgroup::place()?;
+    refuse_cgroups(&info, version)?;
     refuse_stranger(socket).await?;
     info!(versions, cgroups = %place.display(), "containers are run by docker");
     Ok(engine)
@@ -176,12 +177,6 @@ fn refuse_daemon(info: &Info) -> Result<(), String> {
     if info.security_options.iter().flatten().any(|option| option.contains("rootless")) {
         return Err("its daemon runs without root, so that it can put nothing into the agent's cgroups".into());
     }
-    if info.cgroup_version != "1" {
-        return Err(format!(
-            "it uses cgroups of version {}, in which its containers are not tested; use Podman",
-            info.cgroup_version
-        ));
-    }
     if info.cgroup_driver != "cgroupfs" {
         return Err(format!(
             "its cgroup driver is `{}`, which puts containers into cgroups of its own alone; say \
@@ -190,6 +185,15 @@ fn refuse_daemon(info: &Info) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// What holds its containers must be what holds attempts.
+fn refuse_cgroups(info: &Info, version: u8) -> Result<(), String> {
+    let theirs = &info.cgroup_version;
+    if *theirs == version.to_string() {
+        return Ok(());
+    }
+    Err(format!("it uses cgroups of version {theirs}, and those of version {version} hold attempts here; use Podman"))
 }
 
 /// Whoever listens must know processes and cgroups by the names that we know them by.
@@ -232,12 +236,20 @@ mod tests {
         assert_eq!(info(|_| ()), Ok(()));
         let why = info(|info| info.cgroup_driver = "systemd".into()).expect_err("it is refused");
         assert!(why.contains("native.cgroupdriver=cgroupfs") && why.contains("or use Podman"), "{why}");
-        let why = info(|info| info.cgroup_version = "2".into()).expect_err("it is refused");
-        assert!(why.contains("version 2"), "{why}");
         let why = info(|info| info.security_options = Some(vec!["name=rootless".into()])).expect_err("it is refused");
         assert!(why.contains("without root"), "{why}");
         let why = info(|info| info.system = "windows".into()).expect_err("it is refused");
         assert!(why.contains("`windows`"), "{why}");
+    }
+
+    #[test]
+    fn a_daemon_that_uses_other_cgroups_than_attempts_is_refused() {
+        let told = |version: &str| Info { cgroup_version: version.into(), ..Info::default() };
+        assert_eq!(refuse_cgroups(&told("1"), 1), Ok(()));
+        assert_eq!(refuse_cgroups(&told("2"), 2), Ok(()));
+        let why = refuse_cgroups(&told("2"), 1).expect_err("it is refused");
+        assert!(why.contains("cgroups of version 2, and those of version 1 hold attempts"), "{why}");
+        assert!(refuse_cgroups(&told(""), 2).is_err());
     }
 
     #[test]

@@ -250,7 +250,7 @@ fn outlive(test: &str, kind: Kind) -> Result<()> {
     );
     let job = yard.system.submit("left.toml", &format!("name = 'left'\n{tasks}"))?;
     wait::until("the containers to run", || {
-        let (found, known) = (processes("48114811").len(), yard.engine.containers()?);
+        let (found, known) = (processes("48114811").len(), yard.engine.client().containers()?);
         // Each is Podman, and what it runs.
         Ok(Look::when(found == 6 && known.iter().filter(|line| line.contains("Up")).count() == 3, (found, known)))
     })?;
@@ -258,7 +258,7 @@ fn outlive(test: &str, kind: Kind) -> Result<()> {
     let words = ["exec", "-i", "1.0", "--", "sh", "-c", "cat; test -e /etc/debian_version || echo inside; exit 5"];
     let ran = yard.system.ctl().run_with(&words, b"given\n")?.expect(5)?;
     ensure!(ran.text() == "given\ninside\n", "{ran}");
-    let label = yard.engine.labels("muster.agent")?;
+    let label = yard.engine.client().labels("muster.agent")?;
     ensure!(label.len() == 1, "they are not marked as those of one agent: {label:?}");
     yard.system.agent()?.kill9()?;
     yard.system.start_agent()?;
@@ -268,13 +268,13 @@ fn outlive(test: &str, kind: Kind) -> Result<()> {
     let first = keeper(&yard.system)?;
     yard.system.agent()?.kill9()?;
     // One whose engine was killed, and one that is none of ours.
-    yard.engine.create("behind", &format!("muster.agent={}", label[0]))?;
-    yard.engine.create("theirs", "muster.agent=other")?;
+    yard.engine.client().create("behind", &format!("muster.agent={}", label[0]))?;
+    yard.engine.client().create("theirs", "muster.agent=other")?;
     killed(first)?;
     yard.system.start_agent()?;
     ensure!(processes("48114811").len() == 6, "they ended with their keeper, or with the next one");
     wait::until("what is nobody's to be removed, and no others", || {
-        let known = yard.engine.containers()?;
+        let known = yard.engine.client().containers()?;
         Ok(Look::when(known.len() == 4 && !known.iter().any(|line| line.starts_with("behind ")), known))
     })?;
     let second = keeper(&yard.system)?;
@@ -288,7 +288,7 @@ fn outlive(test: &str, kind: Kind) -> Result<()> {
     ensure!(yard.system.ctl().finished(job, wait::LIMIT)?["state"] == "failed", "they were not lost");
     ensure!(yard.tasks(job)?.iter().all(|task| end(task).0 == "lost"), "{:?}", yard.tasks(job)?);
     wait::until("our containers to be removed, and no others", || {
-        let known = yard.engine.containers()?;
+        let known = yard.engine.client().containers()?;
         Ok(Look::when(known.len() == 1 && known[0].starts_with("theirs "), known))
     })?;
     yard.system.finish()

@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use muster_integration::{
     docker::Docker,
+    engine::Client,
     podman::Podman,
     skip::skip,
     system::{Options, System},
@@ -44,24 +45,11 @@ impl Engine {
         }
     }
 
-    pub(crate) fn containers(&self) -> Result<Vec<String>> {
+    /// It, whichever it is.
+    pub(crate) fn client(&self) -> &dyn Client {
         match self {
-            Self::Podman(podman) => podman.containers(),
-            Self::Docker(docker) => docker.containers(),
-        }
-    }
-
-    pub(crate) fn labels(&self, name: &str) -> Result<Vec<String>> {
-        match self {
-            Self::Podman(podman) => podman.labels(name),
-            Self::Docker(docker) => docker.labels(name),
-        }
-    }
-
-    pub(crate) fn create(&self, name: &str, label: &str) -> Result<()> {
-        match self {
-            Self::Podman(podman) => podman.create(name, label),
-            Self::Docker(docker) => docker.create(name, label),
+            Self::Podman(podman) => podman,
+            Self::Docker(docker) => docker,
         }
     }
 
@@ -135,7 +123,7 @@ impl Yard {
     /// Waits until the engine knows of no container any more, and nobody has a process of one.
     pub(crate) fn is_clean(&self) -> Result<()> {
         wait::until("no container", || {
-            let left = self.engine.containers()?;
+            let left = self.engine.client().containers()?;
             Ok(Look::when(left.is_empty(), left))
         })?;
         let boxes = fs::read_dir(self.system.folder().join("agent/run/files"))?.flatten();
