@@ -366,7 +366,7 @@ pub(super) fn unmake(ground: &Ground) {
 }
 
 /// What an earlier agent noted and is still there.
-pub(super) fn earlier(file: &Path) -> Vec<PathBuf> {
+pub(crate) fn earlier(file: &Path) -> Vec<PathBuf> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let is_ours = |dir: &PathBuf| {
         let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();

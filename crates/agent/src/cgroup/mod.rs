@@ -40,11 +40,15 @@ use self::{
     trees::{Controller, Version},
 };
 pub(crate) use self::{
+    ground::earlier as noted,
     limits::{Counts, Limits},
     shelter::place,
     slot::Slot,
+    sweep::kill_all,
 };
 
+/// The file in `run/` that names our folders in all trees.
+pub(crate) const NOTED: &str = "cgroups";
 /// Empty cgroups that are kept for the next attempts.
 const SPARE_MAX: usize = 64;
 
@@ -99,7 +103,7 @@ impl Groups {
         kept: &BTreeSet<u64>,
         shelter: bool,
     ) -> Result<Self, Error> {
-        let noted = run.join("cgroups");
+        let noted = run.join(NOTED);
         let name = format!("{}{instance}", ground::PREFIX);
         let (own, earlier): (Vec<_>, _) =
             ground::earlier(&noted).into_iter().partition(|dir| dir.file_name().is_some_and(|found| *found == *name));

@@ -35,6 +35,18 @@ pub(super) fn clear(dirs: &[PathBuf], limit: Duration) -> (Vec<PathBuf>, bool) {
     }
 }
 
+/// Kills everybody in `dirs` and below but `keeper`, until nobody is left, or for `limit`. The cgroups stay as they are, for
+/// the keeper that made them may go on with them.
+pub(crate) fn kill_all(dirs: &[PathBuf], keeper: Option<i32>, limit: Duration) {
+    let there = || dirs.iter().flat_map(|dir| members(dir)).filter(|pid| Some(*pid) != keeper).collect::<BTreeSet<_>>();
+    let mut waited = Duration::ZERO;
+    while !there().is_empty() && waited < limit {
+        kill_members(&there);
+        std::thread::sleep(PAUSE);
+        waited += PAUSE;
+    }
+}
+
 /// Does that with what is in `dirs`, which are one keeper's, but for the numbers `kept`. Returns the first number that was
 /// never used there.
 pub(super) fn clear_but(dirs: &[PathBuf], kept: &BTreeSet<u64>, limit: Duration) -> u64 {

@@ -31,9 +31,12 @@ use super::{
     post::{Came, Post},
     store::Store,
 };
-use crate::exec::{
-    guard::{HEAR_WITHIN, LOOKS, SWEEP_LIMIT, complain},
-    os::{self, Status},
+use crate::{
+    cgroup,
+    exec::{
+        guard::{HEAR_WITHIN, LOOKS, SWEEP_LIMIT, complain},
+        os::{self, Status},
+    },
 };
 
 /// The word that makes this program a keeper.
@@ -68,6 +71,9 @@ struct Life {
     clock: Clock,
     deaths: SignalFd,
     store: Store,
+    /// Where the keeper notes its cgroups, and what it has noted.
+    noted: PathBuf,
+    cgroups: Vec<PathBuf>,
     /// How many files a keeper may have open, and tasks after it.
     files: u64,
     /// All files that came are whose we think.
@@ -106,6 +112,8 @@ impl Life {
             clock: Clock::system_at(os::running_for()),
             deaths: deaths.context("cannot hear of processes that end")?,
             store: Store::default(),
+            noted: data.join("run").join(cgroup::NOTED),
+            cgroups: Vec::new(),
             files,
             is_whole: true,
             ends: None,
@@ -129,7 +137,7 @@ impl Life {
             let status = keeper.child.wait().context("the keeper cannot be waited for")?;
             self.listen_to_the_end(&mut keeper);
             if keeper.has_farewell {
-                return self.sweep(1);
+                return self.sweep(1, None);
             }
             let is_first = generation == 0 && !keeper.is_ready;
             if is_first && status.success() {
@@ -139,7 +147,7 @@ impl Life {
             unready = if keeper.is_ready { 0 } else { unready + 1 };
             short = if self.clock.mono().since(keeper.since) < SHORT { short + 1 } else { 0 };
             if is_first || unready >= UNREADY_MAX || short >= SHORT_MAX || !self.is_whole {
-                self.sweep(LOOKS)?;
+                self.sweep(LOOKS, None)?;
                 anyhow::ensure!(is_first, "the keeper ended ({status}) and cannot be replaced; what it ran is ended");
                 anyhow::bail!("the keeper ended before it was ready ({status})");
             }
@@ -197,7 +205,7 @@ impl Life {
             if self.ends.is_some_and(|at| at <= self.clock.mono()) {
                 self.ends = None;
                 complain("the keeper did not end attempts when their leases did; they are killed");
-                let _said = self.sweep(LOOKS).map_err(|error| complain(&error.to_string()));
+                let _said = self.sweep(LOOKS, Some(keeper.pid)).map_err(|error| complain(&error.to_string()));
             }
         }
     }
@@ -239,7 +247,11 @@ impl Life {
                     let ends = hold.ms.map(|ms| self.clock.mono().after(Duration::from_millis(ms) + HEAR_WITHIN));
                     self.ends = ends;
                 }
-                Some(Word::Ready(_)) => keeper.is_ready = true,
+                Some(Word::Ready(_)) => {
+                    keeper.is_ready = true;
+                    // Not when it is needed: the disk may stand still then.
+                    self.cgroups = cgroup::noted(&self.noted);
+                }
                 Some(Word::Farewell(_)) => keeper.has_farewell = true,
                 None => {}
             }
@@ -265,8 +277,10 @@ impl Life {
         true
     }
 
-    /// Ends everything that was ever started under our cookie.
-    fn sweep(&mut self, looks: u32) -> anyhow::Result<()> {
+    /// Ends everything that was ever started under our cookie. Who took another environment is found by its cgroup, as far as
+    /// there are any; the keeper, whose threads stand there, is not ended.
+    fn sweep(&mut self, looks: u32, keeper: Option<i32>) -> anyhow::Result<()> {
+        cgroup::kill_all(&self.cgroups, keeper, SWEEP_LIMIT);
         let left = os::sweep_blocking(self.clock, &self.cookie, looks, SWEEP_LIMIT);
         anyhow::ensure!(left == 0, "{left} processes of agent instance {} could not be killed", self.cookie);
         Ok(())
