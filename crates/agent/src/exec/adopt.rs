@@ -77,13 +77,18 @@ impl Exec {
         }
     }
 
-    /// Kills what an earlier keeper had just begun, of which nothing is known; answers when nobody is left, or in time.
-    pub(crate) async fn end_strays(&self, limit: Duration) {
-        let survivors = self.room.hunter.hunt_strays(limit).await;
-        self.instances.has_strays.store(!survivors.is_empty(), Ordering::Relaxed);
-        if !survivors.is_empty() {
-            warn!(processes = survivors.len(), "processes of an earlier keeper cannot be killed");
-        }
+    /// Kills what an earlier keeper had just begun, of which nothing is known. Leases end meanwhile, so nobody waits for it but
+    /// who asks what became of that.
+    pub(crate) fn end_strays(&self, limit: Duration) {
+        self.instances.has_strays.store(true, Ordering::Relaxed);
+        let (room, instances) = (Arc::clone(&self.room), Arc::clone(&self.instances));
+        tokio::spawn(async move {
+            let survivors = room.hunter.hunt_strays(limit).await;
+            instances.has_strays.store(!survivors.is_empty(), Ordering::Relaxed);
+            if !survivors.is_empty() {
+                warn!(processes = survivors.len(), "processes of an earlier keeper cannot be killed");
+            }
+        });
     }
 }
 

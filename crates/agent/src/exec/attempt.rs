@@ -151,6 +151,7 @@ impl Attempt {
         let is_settled = step != Step::Killed && self.settle_container(&mut pipes).await;
         let told = self.ask_daemon().await;
         let (status, survivors) = self.clear(cause, &mut leader, &mut pipes).await;
+        self.control.struck();
         let (is_removed, survivors) = self.part(told.as_ref(), status, &leader, survivors).await;
         // Before its result is delivered and its folder removed, which may take long.
         let ended = Some(self.room.clock.wall());
@@ -193,6 +194,8 @@ impl Attempt {
     }
 
     async fn conclude(mut self, dead: Dead) {
+        // What follows may take as long as a disk does, or a controller that is away.
+        self.control.struck();
         let ended = dead.ended;
         let (end, mut why, result) = self.judge(&dead).await;
         if let Some(folder) = self.scratch.take() {

@@ -1,6 +1,9 @@
 //! How an attempt is told to end.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use muster_core::time::Mono;
 use tokio::sync::Notify;
@@ -12,6 +15,7 @@ use super::KillReason;
 pub(super) struct Control {
     wish: Mutex<Option<Wish>>,
     changed: Notify,
+    is_struck: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +36,15 @@ impl Control {
 
     pub(super) fn wish(&self) -> Option<Wish> {
         *self.wish.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everybody in it is dead, or was sent SIGKILL: nobody could do more.
+    pub(super) fn struck(&self) {
+        self.is_struck.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_struck(&self) -> bool {
+        self.is_struck.load(Ordering::Relaxed)
     }
 
     /// Waits for a wish. Cancel safe.

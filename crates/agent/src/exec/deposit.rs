@@ -396,7 +396,7 @@ impl Kept {
 
     /// How it ended, if it did; it was told to nobody who remembers it.
     pub(crate) fn end(&self) -> Option<ExecEvent> {
-        message::ended(self.state.ended.clone()?)
+        message::ended(self.state.ended.clone()?, self.started)
     }
 
     /// Where it works, if it has a folder of its own.

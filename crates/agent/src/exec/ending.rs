@@ -160,6 +160,7 @@ impl<'a> Watch<'a> {
         if !slot.is_some_and(Slot::kill_sheltered) {
             leader.kill_group();
         }
+        self.attempt.control.struck();
     }
 
     fn ask(&mut self, leader: &Leader) {

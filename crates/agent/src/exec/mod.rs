@@ -314,6 +314,12 @@ impl Exec {
         }
     }
 
+    /// Whether everybody in an attempt is dead or was sent SIGKILL, of which its [`ExecEvent::Ended`] may tell much later.
+    #[cfg(unix)]
+    pub(crate) fn is_struck(&self, token: Token) -> bool {
+        self.room.live.get(token).is_none_or(|control| control.is_struck())
+    }
+
     /// Lets `order` begin, until `until`, in the place of the next attempt that ends and asked for the same: without
     /// being told, and before the events of that end are read. It has no inputs to fetch.
     pub fn offer(&self, order: Arc<Order>, until: Mono) {

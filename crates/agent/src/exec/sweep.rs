@@ -37,7 +37,7 @@ impl Exec {
             warn!(processes = %list, "processes of an earlier agent cannot be killed");
         }
         if self.instances.has_strays.load(Ordering::Relaxed) {
-            survivors.extend(self.room.hunter.hunt_strays(Duration::ZERO).await);
+            survivors.extend(self.room.hunter.hunt_strays(LOOK).await);
         }
         let found: Vec<bool> = leftovers.iter().map(|leftover| survives(leftover, &survivors)).collect();
         let left = leftovers.iter().zip(&found).filter(|(_, survives)| **survives);

@@ -38,6 +38,8 @@ pub(super) struct Given {
 #[derive(Debug, Default)]
 pub(super) struct Book {
     given: BTreeMap<Token, Given>,
+    /// What could not be killed: its end was told, and that of what is left of it will be.
+    survivors: BTreeMap<Token, Leftover>,
 }
 
 /// What is to be done with a keeper that does not know all that we gave.
@@ -103,8 +105,11 @@ impl Book {
                     given.process = Some((*at, identity.clone()));
                 }
             }
-            ExecEvent::Ended { token, next, .. } => {
-                self.given.remove(token);
+            ExecEvent::Ended { token, end, next, .. } => {
+                self.survivors.remove(token);
+                if let Some(given) = self.given.remove(token).filter(|_| *end == End::KillFailed) {
+                    self.survivors.insert(*token, given.leftover());
+                }
                 next.iter().for_each(|next| self.claim(*next));
             }
             ExecEvent::Withdrawn { token } => {
@@ -114,16 +119,12 @@ impl Book {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.given.is_empty()
+        self.given.is_empty() && self.survivors.is_empty()
     }
 
     /// What must not be forgotten about what is not over.
     pub(super) fn leftovers(&self) -> Vec<Leftover> {
-        let leftover = |given: &Given| {
-            let identity = given.process.as_ref().map(|(_, identity)| identity.clone());
-            Leftover { token: given.order.token, task: given.order.task, identity }
-        };
-        self.given.values().map(leftover).collect()
+        self.given.values().map(Given::leftover).chain(self.survivors.values().cloned()).collect()
     }
 
     /// The same keeper is there again: what it does not know did not reach it.
@@ -168,6 +169,7 @@ impl Book {
         for (token, given) in std::mem::take(&mut self.given) {
             let (end, why) = match swept.get(&token) {
                 Some(Swept::Survives) => {
+                    self.survivors.insert(token, given.leftover());
                     (End::KillFailed, "the keeper that ran it died, and what was left of it could not be ended")
                 }
                 _ => (End::Lost, "the keeper that ran it died; what was left of it was killed"),
@@ -177,7 +179,20 @@ impl Book {
             let (ended, result, usage, next) = (now, None, None, None);
             again.events.push(ExecEvent::Ended { token, end, why, started, ended, result, usage, next });
         }
+        let is_over = |token: &Token, _: &mut Leftover| swept.get(token).is_some_and(|found| *found != Swept::Survives);
+        for (token, _) in self.survivors.extract_if(.., is_over) {
+            let (end, started, ended) = (End::Lost, Timestamp(0), now);
+            let (why, result, usage, next) = (Some("what survived it is dead now".into()), None, None, None);
+            again.events.push(ExecEvent::Ended { token, end, why, started, ended, result, usage, next });
+        }
         again
+    }
+}
+
+impl Given {
+    fn leftover(&self) -> Leftover {
+        let identity = self.process.as_ref().map(|(_, identity)| identity.clone());
+        Leftover { token: self.order.token, task: self.order.task, identity }
     }
 }
 
@@ -293,6 +308,30 @@ mod tests {
         let ends: Vec<_> = again.events.iter().map(of).collect();
         let lost = |token| (token, End::Lost);
         assert_eq!(ends, [(1, End::KillFailed), lost(2), lost(3), lost(4), lost(5), lost(7)]);
-        assert_eq!((again.start.len(), again.offer.len(), book.is_empty()), (0, 0, true));
+        assert_eq!((again.start.len(), again.offer.len(), book.is_empty()), (0, 0, false), "what survives is there");
+    }
+
+    #[test]
+    fn what_could_not_be_killed_is_there_until_it_is_dead_whichever_keeper_says_so() {
+        let failed = |token| match end(token, None) {
+            ExecEvent::Ended { token, why, started, ended, result, usage, next, .. } => {
+                ExecEvent::Ended { token, end: End::KillFailed, why, started, ended, result, usage, next }
+            }
+            other => panic!("{other:?}"),
+        };
+        let mut book = Book::default();
+        book.adopt(&[alive(1), alive(2)]);
+        book.event(&failed(1));
+        book.event(&failed(2));
+        let identity = |token: u64| alive(token).process.map(|(_, identity)| identity);
+        let left: Vec<_> = book.leftovers().into_iter().map(|left| (left.token.0, left.identity)).collect();
+        assert_eq!(left, [(1, identity(1)), (2, identity(2))], "another keeper must know whom to look for");
+        book.event(&end(2, None));
+        assert!(!book.is_empty());
+        let again = book.other_keeper(&BTreeMap::from([(Token(1), Swept::Survives)]), Timestamp(9));
+        assert!(again.events.is_empty() && !book.is_empty());
+        let again = book.other_keeper(&BTreeMap::from([(Token(1), Swept::Dead)]), Timestamp(9));
+        let [ExecEvent::Ended { token: Token(1), end: End::Lost, .. }] = &again.events[..] else { panic!("{again:?}") };
+        assert!(book.is_empty());
     }
 }

@@ -99,12 +99,14 @@ impl Client {
             fetching: BTreeMap::new(),
             hold: joined.renewed,
             gpus: Vec::new(),
+            is_settled: false,
             unsettled: Vec::new(),
             unforgotten: BTreeSet::new(),
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),
             is_leaving: None,
             retiring: false,
+            retire_at: Mono(0),
             joined,
         };
         tokio::spawn(async move {

@@ -17,12 +17,13 @@ use super::{
     deliver::Deliveries,
     heir::Common,
     message::{
-        self, Down, Event, Found, HEIRS_SINCE, Heard, Hello, Hold, Spooled, Started, Up, VERSIONS, Welcome, Word,
+        self, Down, Event, Found, HEIRS_SINCE, Heard, Hello, Hold, PARTS_SINCE, Spooled, Started, Up, VERSIONS,
+        Welcome, Word,
     },
     orders::Orders,
 };
 use crate::{
-    exec::{self, Estate, Exec, ExecEvent, KillReason, Leftover, Order, ProcessIdentity, Swept, deposit},
+    exec::{self, Estate, Exec, ExecEvent, KillReason, Leftover, Order, ProcessIdentity, Swept, deposit, guard},
     link::down,
     logs::Spools,
     safe::{COMMON, Safe},
@@ -32,8 +33,8 @@ use crate::{
 /// An agent that is not frozen ends its attempts itself when their leases end, and says so within this. The guard, which
 /// ends them when we are frozen too, waits a little longer.
 const HEAR_WITHIN: Duration = Duration::from_millis(200);
-/// What was to be ended is seen dead within this, or the guard ends it: our threads may wait for a disk. Far below what a
-/// controller waits after a lease's end.
+/// What was to be ended was sent SIGKILL within this, or the guard ends everything: our threads may wait for a disk. Far below
+/// what a controller waits after a lease's end.
 const DEAD_WITHIN: Duration = Duration::from_millis(1500);
 
 /// What the loop does next.
@@ -67,8 +68,9 @@ pub(super) struct Desk {
     kept: BTreeMap<Token, Kept>,
     offered: BTreeMap<Token, Arc<Order>>,
     hold: Option<(Mono, Duration)>,
-    /// Those that were ended since nobody renewed their leases, and by when they must be dead.
-    fenced: BTreeMap<Token, Mono>,
+    /// Those that are to end since nobody renewed their leases, and by when they must have been sent SIGKILL;
+    /// none: they were.
+    fenced: BTreeMap<Token, Option<Mono>>,
     /// An agent remembers what became of all that an earlier keeper had.
     is_settled: bool,
     /// What we leave if we are killed.
@@ -158,34 +160,53 @@ impl Desk {
         is_spoken.then_some(version)
     }
 
-    /// What an agent that is there gets as the first message; `swept` of [`Desk::sweep`].
-    pub(super) fn welcome(&mut self, version: u32, swept: Vec<Found>) -> Up {
-        let mut orders = Orders::begun();
-        for kept in self.kept.values() {
-            orders.add(&kept.order);
+    /// What the agent says of leases as it comes, which it may have renewed while it had no keeper.
+    pub(super) fn renewed(&mut self, hold: Option<Hold>) {
+        let from = |hold: Option<(Mono, Duration)>| hold.map(|(from, _)| from);
+        if let Some(hold) = hold.filter(|hold| from(hold.hold()) > from(self.hold)) {
+            self.hold(hold);
         }
+    }
+
+    fn hold(&mut self, hold: Hold) {
+        self.hold = hold.hold();
+        self.note_common(|common| common.hold = Some(hold));
+    }
+
+    /// What an agent that is there gets first; `swept` of [`Desk::sweep`]. More of what is kept than a message should hold
+    /// comes in several.
+    pub(super) fn welcome(&mut self, version: u32, swept: Vec<Found>) -> Vec<Up> {
+        let mut orders = Orders::begun(self.kept.values().map(|kept| &kept.order), version >= PARTS_SINCE);
         let running = self.kept.values().filter(|kept| kept.end.is_none()).filter_map(|kept| {
             let (at, identity) = kept.process.as_ref()?;
             Some(Started::new(kept.order.token, *at, identity))
         });
-        let mut words: Vec<Heard> = self.kept.values().filter_map(|kept| Some(told(kept.end.clone()?, kept))).collect();
-        words.extend(self.deliveries.waiting().into_iter().map(deliver));
+        let ends = self.kept.values().filter_map(|kept| Some(told(kept.end.clone()?, kept)));
+        let mut words = message::parts(ends.chain(self.deliveries.waiting().into_iter().map(deliver)));
+        let ends = words.iter().map(Vec::len).sum::<usize>();
         let welcome = Welcome {
             version,
             instance: format!("{}.{}", self.exec.instance(), self.generation),
             cookie: self.exec.instance().to_owned(),
             setup: self.setup.clone(),
             running: running.collect(),
-            orders: orders.finish(),
+            orders: orders.pop(),
             swept,
             hold: Some(Hold::new(self.hold)),
             limits: self.exec.limits(),
             refused: String::new(),
             enforced: self.exec.enforced().iter().map(enforced_to_proto).collect(),
             writing: self.spools.begin_notices().into_iter().map(|token| token.0).collect(),
+            more: false,
         };
-        info!(orders = self.kept.len(), ends = words.len(), "an agent is there");
-        Up { welcome: Some(welcome), words }
+        info!(orders = self.kept.len(), ends, "an agent is there");
+        let last = if version >= PARTS_SINCE { words.pop() } else { Some(words.drain(..).flatten().collect()) };
+        let parts = orders
+            .into_iter()
+            .map(|part| (Welcome { orders: Some(part), more: true, ..Welcome::default() }, Vec::new()));
+        let more = words.into_iter().map(|words| (Welcome { more: true, ..Welcome::default() }, words));
+        let last = (welcome, last.unwrap_or_default());
+        parts.chain(more).chain([last]).map(|(part, words)| Up { welcome: Some(part), words }).collect()
     }
 
     /// What became of attempts that are not ours: they never were, or an earlier keeper had them. It needs nothing of us
@@ -244,10 +265,7 @@ impl Desk {
                     let (reason, grace) = (kill.reason(), Duration::from_micros(kill.grace_us));
                     self.exec.kill(Token(kill.token), reason, grace);
                 }
-                Word::Hold(hold) => {
-                    self.hold = hold.hold();
-                    self.note_common(|common| common.hold = Some(hold));
-                }
+                Word::Hold(hold) => self.hold(hold),
                 Word::Forget(tokens) => tokens.tokens.into_iter().for_each(|token| self.forget(Token(token))),
                 Word::Delivered(delivered) => self.deliveries.answer(delivered),
                 Word::Shipped(bytes) => self.spools.shipped(bytes),
@@ -356,7 +374,7 @@ impl Desk {
         for token in late {
             // Also of those that are being ended already, whose grace may be longer than anybody's lease.
             self.exec.kill(token, KillReason::LeaseExpired, Duration::ZERO);
-            self.fenced.insert(token, now.after(DEAD_WITHIN));
+            self.fenced.insert(token, Some(now.after(DEAD_WITHIN)));
         }
         self.tell_guard();
     }
@@ -384,9 +402,20 @@ impl Desk {
         Some(from.after(kept.order.spec.goes_on_for(ttl)))
     }
 
-    /// The guard ends everything when we are frozen past the first lease, or cannot end what we should.
-    fn tell_guard(&self) {
-        self.exec.hold_until(self.first_end().into_iter().chain(self.fenced.values().copied()).min());
+    /// Whether somebody must still be sent SIGKILL, or the guard ends everything.
+    pub(super) fn is_fencing(&self) -> bool {
+        self.fenced.values().any(Option::is_some)
+    }
+
+    /// The guard ends everything when we are frozen past the first lease, or cannot end what we should. What it did not end
+    /// when it was its turn, nobody can.
+    fn tell_guard(&mut self) {
+        let (now, exec) = (self.clock.mono(), &self.exec);
+        for (token, by) in &mut self.fenced {
+            *by = by.filter(|by| !exec.is_struck(*token) && by.after(guard::HEAR_WITHIN * 2) > now);
+        }
+        let fenced = self.fenced.values().copied().flatten();
+        self.exec.hold_until(self.first_end().into_iter().chain(fenced).min());
     }
 
     /// Ends everything: the machine stops, and nobody is there who could want anything else.

@@ -78,12 +78,12 @@ impl Heir {
     }
 
     /// Lets everything go on that goes on, and ends the rest.
-    pub(super) async fn take_up(self, mut desk: Desk) -> Desk {
+    pub(super) fn take_up(self, mut desk: Desk) -> Desk {
         desk.inherit(&self.estate, self.generation, &self.kept, self.common, self.lock);
         let exec = desk.exec().clone();
         exec.adopt(self.kept);
         if self.estate.is_heir {
-            exec.end_strays(guard::SWEEP_LIMIT).await;
+            exec.end_strays(guard::SWEEP_LIMIT);
         }
         desk
     }

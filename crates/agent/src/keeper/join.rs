@@ -26,12 +26,13 @@ use tracing::info;
 use super::{
     Setup,
     line::Line,
-    message::{Down, Event, Heard, Hello, Left, Up, VERSIONS, Welcome},
+    message::{Down, Event, Heard, Hello, Hold, Left, Up, VERSIONS, Welcome},
     scope,
 };
 use crate::{
     exec::{Alive, Leftover, Order, Swept, guard::Program},
     link::down,
+    supervisor::Unusable,
 };
 
 /// A keeper that is not there by then will not be. It sweeps what an earlier one left, which may take ten seconds.
@@ -99,6 +100,8 @@ pub struct Joined {
     pub(super) words: Vec<Heard>,
     /// What outlived the agent that started it.
     pub alive: Vec<Alive>,
+    /// What nobody here can watch over, since its order cannot be read.
+    pub(super) unreadable: Vec<Token>,
     /// What became of the leftovers that did not.
     pub swept: BTreeMap<Token, Swept>,
     /// When leases were last renewed, and for how long that holds.
@@ -109,19 +112,36 @@ pub struct Joined {
     pub writing: BTreeSet<Token>,
 }
 
-/// Connects to the keeper that runs, or starts one. `leftovers` are attempts that are not over as far as we know.
+/// What an agent knows that comes to a keeper.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Had<'a> {
+    /// Attempts that are not over as far as it knows.
+    pub leftovers: &'a [Leftover],
+    /// When leases were last renewed, and for how long that holds, if it has renewed them.
+    pub hold: Option<(Mono, Duration)>,
+}
+
+/// All that a keeper said first.
+#[derive(Default)]
+struct Greeting {
+    welcome: Welcome,
+    orders: Vec<Result<Arc<Order>, Unusable>>,
+    words: Vec<Heard>,
+}
+
+/// Connects to the keeper that runs, or starts one.
 ///
 /// # Errors
 /// See [`Error`].
-pub async fn join(config: Config, leftovers: &[Leftover]) -> Result<Joined, Error> {
+pub async fn join(config: Config, had: Had<'_>) -> Result<Joined, Error> {
     let failed = |source| Error::Io { folder: config.setup.data.clone(), source };
     let absent = |why: String| Error::Absent { program: config.program.exe.display().to_string(), why };
     let deadline = Instant::now() + JOIN_LIMIT;
     let (mut child, mut starts): (Option<Child>, u32) = (None, 0);
     loop {
         match connect(&config).await {
-            Ok(mut line) => match timeout(JOIN_LIMIT, greet(&mut line, leftovers)).await {
-                Ok(Ok(up)) => return joined(config, line, child, up),
+            Ok(mut line) => match timeout(JOIN_LIMIT, greet(&mut line, had)).await {
+                Ok(Ok(greeting)) => return joined(config, line, child, greeting),
                 // It ended just then; or it is one that waits no longer.
                 Ok(Err(error)) if is_gone(&error) => {}
                 Ok(Err(error)) => return Err(failed(error)),
@@ -186,15 +206,23 @@ fn start(config: &Config, is_apart: bool) -> io::Result<Child> {
     command.spawn()
 }
 
-async fn greet(line: &mut Line, leftovers: &[Leftover]) -> io::Result<Up> {
-    let leftovers = leftovers.iter().map(Left::new).collect();
-    let hello = Hello { newest: VERSIONS.0, oldest: VERSIONS.1, leftovers };
+/// Says who we are, and hears all of the welcome.
+async fn greet(line: &mut Line, had: Had<'_>) -> io::Result<Greeting> {
+    let leftovers = had.leftovers.iter().map(Left::new).collect();
+    let hold = had.hold.map(|hold| Hold::new(Some(hold)));
+    let hello = Hello { newest: VERSIONS.0, oldest: VERSIONS.1, leftovers, hold };
     line.put(&Down { hello: Some(hello), ..Down::default() });
     line.send()?;
+    let mut greeting = Greeting::default();
     loop {
         let holds = line.moves().await?;
-        if let Some(up) = line.take::<Up>()? {
-            return Ok(up);
+        while let Some(Up { welcome, words }) = line.take::<Up>()? {
+            let welcome = welcome.unwrap_or_default();
+            greeting.words.extend(words);
+            greeting.orders.extend(welcome.orders.map(down::orders).into_iter().flatten());
+            if !welcome.more {
+                return Ok(Greeting { welcome: Welcome { orders: None, ..welcome }, ..greeting });
+            }
         }
         if !holds {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -215,9 +243,9 @@ impl Joined {
     }
 }
 
-fn joined(config: Config, line: Line, child: Option<Child>, up: Up) -> Result<Joined, Error> {
-    let Welcome { version, instance, setup, orders, running, swept, hold, writing, limits, refused, enforced, cookie } =
-        up.welcome.unwrap_or_default();
+fn joined(config: Config, line: Line, child: Option<Child>, said: Greeting) -> Result<Joined, Error> {
+    let Welcome { version, instance, setup, running, swept, hold, writing, limits, refused, enforced, cookie, .. } =
+        said.welcome;
     if !refused.is_empty() {
         return Err(Error::Limits(refused));
     }
@@ -225,14 +253,15 @@ fn joined(config: Config, line: Line, child: Option<Child>, up: Up) -> Result<Jo
         return Err(Error::Version { oldest: VERSIONS.1, newest: VERSIONS.0 });
     }
     let mut swept: BTreeMap<_, _> = swept.iter().map(|found| (Token(found.token), found.swept())).collect();
-    let mut readable = Vec::new();
-    for order in down::orders(orders.unwrap_or_default()) {
+    let (mut readable, mut unreadable) = (Vec::new(), Vec::new());
+    for order in said.orders {
         match order {
             Ok(order) => readable.push(order),
             Err(order) => {
                 tracing::warn!(token = %order.token, why = %order.why, "the keeper has an order that we cannot read");
-                // It keeps its room, and the keeper tells of its end.
+                // It keeps its room until the keeper, which is told to end it, tells of its end.
                 swept.insert(order.token, Swept::Survives);
+                unreadable.push(order.token);
             }
         }
     }
@@ -257,11 +286,56 @@ fn joined(config: Config, line: Line, child: Option<Child>, up: Up) -> Result<Jo
         child,
         instance,
         cookie,
-        words: up.words,
+        words: said.words,
         alive,
+        unreadable,
         swept,
         renewed: hold.and_then(|hold| hold.hold()),
         writing: writing.into_iter().map(Token).collect(),
         enforced: enforced.into_iter().map(enforced_from_proto).collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_common::proto::v1;
+
+    use super::*;
+    use crate::link::kit::soon;
+
+    #[tokio::test]
+    async fn a_welcome_that_comes_in_parts_is_heard_as_one() {
+        let (ours, theirs) = UnixStream::pair().expect("two ends");
+        let (mut ours, mut theirs) = (Line::new(ours), Line::new(theirs));
+        let leases = |tokens: std::ops::Range<u64>| v1::Leases {
+            leases: tokens.map(|token| v1::Lease { token, ..Default::default() }).collect(),
+            specs: vec![v1::LeaseSpec::default()],
+            term: 0,
+        };
+        let ended = |token| Heard { event: Some(Event::Withdrawn(token)) };
+        let part = |orders, more| Welcome { orders: Some(orders), more, version: 3, ..Welcome::default() };
+        for up in [
+            Up { welcome: Some(part(leases(1..3), true)), words: Vec::new() },
+            Up { welcome: Some(part(leases(3..4), true)), words: vec![ended(8)] },
+            Up { welcome: Some(part(leases(4..6), false)), words: vec![ended(9)] },
+            Up { welcome: None, words: vec![ended(10)] },
+        ] {
+            theirs.put(&up);
+        }
+        theirs.send().expect("there is room");
+        let hold = Some((Mono(5), Duration::from_secs(15)));
+        let said = soon("the welcome", greet(&mut ours, Had { leftovers: &[], hold })).await.expect("it is whole");
+        let token = |order: &Result<Arc<Order>, Unusable>| match order {
+            Ok(order) => order.token.0,
+            Err(unusable) => unusable.token.0,
+        };
+        assert_eq!(said.orders.iter().map(token).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+        assert_eq!(said.words, [ended(8), ended(9)]);
+        assert_eq!((said.welcome.version, said.welcome.more), (3, false));
+        let later = ours.take::<Up>().expect("it is whole").expect("it came");
+        assert_eq!(later.words, [ended(10)], "what follows is none of it");
+        soon("our words", theirs.moves()).await.expect("they came");
+        let hello = theirs.take::<Down>().expect("whole").and_then(|down| down.hello).expect("a hello");
+        assert_eq!(hello.hold.and_then(|told| told.hold()), hold);
+    }
 }

@@ -109,6 +109,11 @@ impl Line {
         if ready.is_readable() || ready.is_read_closed() { self.receive() } else { Ok(true) }
     }
 
+    /// Reads what the other side said before it went; until it goes, if it is still there. Cancel safe.
+    pub(super) async fn rest(&mut self) {
+        while self.stream.ready(Interest::READABLE).await.is_ok() && self.receive().is_ok_and(|more| more) {}
+    }
+
     /// Reads all that is there. Whether there may be more to come.
     fn receive(&mut self) -> io::Result<bool> {
         if self.taken > 0 {
@@ -156,5 +161,28 @@ impl Line {
     /// Whose the other end is.
     pub(super) fn peer(&self) -> io::Result<u32> {
         Ok(self.stream.peer_cred()?.uid())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::kit::soon;
+
+    #[tokio::test]
+    async fn what_the_other_side_said_before_it_went_is_read_also_by_who_writes_to_it_then() {
+        let (ours, theirs) = UnixStream::pair().expect("two ends");
+        let (mut ours, mut theirs) = (Line::new(ours), Line::new(theirs));
+        let said: Vec<_> = (0..20).map(|n| vec![n; 4096]).collect();
+        said.iter().for_each(|word| theirs.put(word));
+        theirs.send().expect("it is there");
+        let first = ours.moves().await.expect("it is there");
+        assert!(first && theirs.waiting() == 0, "a socket has room for as much");
+        drop(theirs);
+        ours.put(&vec![0; 10]);
+        ours.send().expect_err("nobody is there");
+        soon("the rest", ours.rest()).await;
+        let heard: Vec<Vec<u8>> = std::iter::from_fn(|| ours.take().expect("whole")).collect();
+        assert_eq!(heard, said);
     }
 }

@@ -11,8 +11,10 @@ use muster_common::{
 use muster_core::{
     event::{Report, What},
     id::{JobId, TaskId, Token},
+    state::End,
     time::{Mono, Timestamp, micros},
 };
+use prost::Message as _;
 
 use crate::{
     exec::{ExecEvent, KillReason, Leftover, ProcessIdentity, Swept},
@@ -20,9 +22,14 @@ use crate::{
 };
 
 /// The newest form of this conversation that we know, and the oldest.
-pub(super) const VERSIONS: (u32, u32) = (2, 1);
+pub(super) const VERSIONS: (u32, u32) = (3, 1);
 /// From here on agents know that a keeper may go on with another one's work.
 pub(super) const HEIRS_SINCE: u32 = 2;
+/// From here on agents know that a welcome may come in parts.
+pub(super) const PARTS_SINCE: u32 = 3;
+/// Words of one message, and their bytes: far below what a message may hold.
+const WORDS: usize = 1024;
+const ENOUGH: usize = 4 << 20;
 
 /// From the agent.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -56,6 +63,9 @@ pub(super) struct Hello {
     /// What the agent's memory says was not over.
     #[prost(message, repeated, tag = "3")]
     pub(super) leftovers: Vec<Left>,
+    /// When leases were renewed last, if the agent knows.
+    #[prost(message, optional, tag = "4")]
+    pub(super) hold: Option<Hold>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -115,6 +125,9 @@ pub(super) struct Welcome {
     /// The same for all keepers that go on with one another's work; empty: of one that does not know of such.
     #[prost(string, tag = "12")]
     pub(super) cookie: String,
+    /// More of it comes with the next message: orders, and what else is said of them.
+    #[prost(bool, tag = "13")]
+    pub(super) more: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -301,6 +314,23 @@ pub(crate) struct Deliver {
     pub(super) task: u32,
 }
 
+/// Words, as many of them in each message as should go with it.
+pub(super) fn parts(words: impl IntoIterator<Item = Heard>) -> Vec<Vec<Heard>> {
+    let (mut parts, mut bytes) = (Vec::<Vec<Heard>>::new(), 0);
+    for word in words {
+        let length = word.encoded_len();
+        match parts.last_mut().filter(|part| part.len() < WORDS && bytes + length <= ENOUGH) {
+            Some(part) => part.push(word),
+            None => {
+                parts.push(vec![word]);
+                bytes = 0;
+            }
+        }
+        bytes += length;
+    }
+    parts
+}
+
 impl Process {
     pub(crate) fn new(identity: &ProcessIdentity) -> Self {
         let ProcessIdentity { boot, pid, start, group } = identity;
@@ -418,11 +448,20 @@ pub(crate) fn event(event: ExecEvent, task: TaskId) -> Event {
     }
 }
 
-/// The end of an attempt; `None`: it says what cannot be.
-pub(crate) fn ended(ended: Ended) -> Option<ExecEvent> {
-    let Report { token, what, .. } = report_from_proto(ended.report?).ok()?;
-    let What::Ended { end, why, started, ended: at, result, usage } = what else { return None };
-    Some(ExecEvent::Ended { token, end, why, started, ended: at, result, usage, next: ended.next.map(Token) })
+/// The end of an attempt; one in words that we do not know is lost, as of `now`. `None`: it does not say of which.
+pub(crate) fn ended(ended: Ended, now: Timestamp) -> Option<ExecEvent> {
+    let (report, next) = (ended.report?, ended.next.map(Token));
+    let token = Token(report.token);
+    Some(match report_from_proto(report).map(|report| report.what) {
+        Ok(What::Ended { end, why, started, ended, result, usage }) => {
+            ExecEvent::Ended { token, end, why, started, ended, result, usage, next }
+        }
+        Ok(_) | Err(_) => {
+            let why = Some("its keeper tells of its end in words that this agent does not know".into());
+            let (end, started, ended) = (End::Lost, Timestamp(0), now);
+            ExecEvent::Ended { token, end, why, started, ended, result: None, usage: None, next }
+        }
+    })
 }
 
 #[cfg(test)]
@@ -433,10 +472,26 @@ mod tests {
         usage::{Amount, Unenforced, Usage},
     };
     use proptest::prelude::*;
-    use prost::Message as _;
 
     use super::*;
     use crate::link::down;
+
+    #[test]
+    fn words_go_in_messages_that_hold_them() {
+        let long = |n: u32| Heard {
+            event: Some(Event::Spooled(Spooled { task: n, memory: vec![0; 1 << 20], ..Spooled::default() })),
+        };
+        let short = |n: u64| Heard { event: Some(Event::Withdrawn(n)) };
+        let all: Vec<_> = (0..9).map(long).chain((0..3000).map(short)).collect();
+        let parts = parts(all.iter().cloned());
+        assert!(
+            parts
+                .iter()
+                .all(|part| part.len() <= WORDS && part.iter().map(Heard::encoded_len).sum::<usize>() <= ENOUGH)
+        );
+        assert_eq!(parts.concat(), all);
+        assert_eq!(super::parts([long(1), long(2)]).len(), 1);
+    }
 
     #[test]
     fn words_of_both_sides_mean_what_was_said() {
@@ -488,10 +543,10 @@ mod tests {
             };
             for next in [None, Some(Token(9))] {
                 let Event::Ended(said) = event(event_of(next), TaskId::new(JobId(4), 5)) else { panic!("an end") };
-                assert_eq!(ended(said), Some(event_of(next)));
+                assert_eq!(ended(said, Timestamp(0)), Some(event_of(next)));
             }
         }
-        assert_eq!(ended(Ended { report: None, next: None }), None, "what says nothing is no end");
+        assert_eq!(ended(Ended { report: None, next: None }, Timestamp(0)), None, "what says nothing is no end");
     }
 
     proptest! {
@@ -503,7 +558,7 @@ mod tests {
             if let Ok(up) = Up::decode(&*bytes) {
                 for heard in up.words {
                     if let Some(Event::Ended(said)) = heard.event {
-                        let _any = ended(said);
+                        let _any = ended(said, Timestamp(0));
                     }
                 }
             }

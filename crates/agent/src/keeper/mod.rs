@@ -33,7 +33,7 @@ use nix::unistd::Uid;
 use self::heir::Heir;
 pub use self::{
     client::{Client, Wire},
-    join::{Config, Error, Joined, join},
+    join::{Config, Error, Had, Joined, join},
 };
 use crate::{
     cgroup::Enforce,
@@ -212,7 +212,7 @@ async fn keep(setup: Setup) -> anyhow::Result<()> {
     };
     let desk = desk::Desk::new(clock, exec, spools.clone(), Arc::clone(&deliveries), fingerprint);
     let safe = heir.estate.safe.clone();
-    let desk = heir.take_up(desk).await;
+    let desk = heir.take_up(desk);
     let listener = listen()?;
     safe.ready();
     tracing::info!(data = %setup.data.display(), "the keeper is there");

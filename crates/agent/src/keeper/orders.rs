@@ -21,10 +21,19 @@ pub(crate) struct Orders {
 }
 
 impl Orders {
-    /// Of attempts that were begun already: nobody asks again what they are fed with, and many of that would be more than a
-    /// message may hold.
-    pub(crate) fn begun() -> Self {
-        Self { without_stdin: true, ..Self::default() }
+    /// Those of attempts that were begun already, with which nobody asks again what they are fed; in parts that are far below
+    /// what a message may hold, if they may be several.
+    pub(crate) fn begun<'a>(all: impl Iterator<Item = &'a Arc<Order>>, in_parts: bool) -> Vec<v1::Leases> {
+        let begin = || Self { without_stdin: true, ..Self::default() };
+        let (mut parts, mut part) = (Vec::new(), begin());
+        for order in all {
+            if in_parts && part.are_enough() {
+                parts.extend(std::mem::replace(&mut part, begin()).finish());
+            }
+            part.add(order);
+        }
+        parts.extend(part.finish());
+        parts
     }
 
     /// Whether more of them should go with the next message.
@@ -35,8 +44,11 @@ impl Orders {
     /// The place of `order`.
     pub(crate) fn add(&mut self, order: &Arc<Order>) -> u32 {
         let shares = |last: &Arc<Order>| {
-            Arc::ptr_eq(&last.spec, &order.spec)
+            // Those that came one by one share nothing in memory.
+            (Arc::ptr_eq(&last.spec, &order.spec) || last.spec == order.spec)
                 && last.task.job == order.task.job
+                && (&last.job_name, &last.queue, &last.trace_parent)
+                    == (&order.job_name, &order.queue, &order.trace_parent)
                 && (last.group, last.has_inputs) == (order.group, order.has_inputs)
         };
         if !self.last.as_ref().is_some_and(shares) {
@@ -87,7 +99,7 @@ fn place(count: usize) -> u32 {
 mod tests {
     use muster_core::{
         id::{JobId, TaskId, Token},
-        spec::TaskSpec,
+        spec::{Command, TaskSpec},
     };
 
     use super::*;
@@ -120,10 +132,28 @@ mod tests {
         assert_eq!(sent.specs.len(), 2);
         let read: Vec<_> = down::orders(sent).map(|order| order.expect("it is whole")).collect();
         assert_eq!(read, given);
-        let mut begun = Orders::begun();
-        given.iter().for_each(|order| _ = begun.add(order));
-        let said = begun.finish().expect("there are some");
-        assert!(down::orders(said).all(|order| order.is_ok_and(|order| order.spec.stdin.is_none())));
+        let begun = Orders::begun(given.iter(), true);
+        let [said] = &begun[..] else { panic!("{begun:?}") };
+        assert!(down::orders(said.clone()).all(|order| order.is_ok_and(|order| order.spec.stdin.is_none())));
         assert_eq!(Orders::default().finish(), None);
+    }
+
+    #[test]
+    fn more_than_a_message_should_hold_is_said_in_parts_and_what_is_the_same_is_said_once() {
+        let long = |n: u64| TaskSpec { name: format!("{n}").into(), ..with_script("x".repeat(3 << 20)) };
+        let all: Vec<_> = (0..9).map(|n| order(n, &Arc::new(long(n)))).collect();
+        let parts = Orders::begun(all.iter(), true);
+        assert!(parts.iter().all(|part| part.encoded_len() < 2 * ENOUGH), "a part is as long as two");
+        let tokens = parts.iter().flat_map(|part| part.leases.iter().map(|lease| lease.token));
+        assert!(parts.len() > 3 && tokens.eq(0..9));
+        assert_eq!(Orders::begun(all.iter(), false).len(), 1);
+        let same: Vec<_> = (0..9).map(|n| order(n, &Arc::new(long(0)))).collect();
+        let [part] = &Orders::begun(same.iter(), true)[..] else { panic!("one is enough") };
+        assert_eq!((part.specs.len(), part.leases.len()), (1, 9));
+        assert!(Orders::begun([].into_iter(), true).is_empty());
+    }
+
+    fn with_script(text: String) -> TaskSpec {
+        TaskSpec { command: Command::Shell(text), ..TaskSpec::default() }
     }
 }

@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 use super::{
     book::{Again, Book},
     client::{Command, Queue},
-    join::{Error, Joined, join},
+    join::{Error, Had, Joined, join},
     message::{self, Delivered, Down, Event, Gpus, Heard, Hold, Kill, Offer, Said, Tokens, Up, Word},
     orders::Orders,
 };
@@ -52,6 +52,8 @@ pub(super) struct Pump {
     pub(super) hold: Option<(Mono, Duration)>,
     /// Those of the machine, as the keeper was told last.
     pub(super) gpus: Vec<u32>,
+    /// The keeper was told that what an earlier one left is remembered.
+    pub(super) is_settled: bool,
     /// What a keeper that died had; its ends are not remembered yet.
     pub(super) unsettled: Vec<Token>,
     /// What has ended and is not remembered yet: a keeper that told of it has work until then.
@@ -61,6 +63,8 @@ pub(super) struct Pump {
     pub(super) is_leaving: Option<Leaving>,
     /// The keeper was asked to end, and has not answered.
     pub(super) retiring: bool,
+    /// It is not asked again before.
+    pub(super) retire_at: Mono,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -102,6 +106,7 @@ impl Draft {
 
 impl Pump {
     pub(super) async fn run(mut self) {
+        self.end_unreadable();
         let words = std::mem::take(&mut self.joined.words);
         self.hear(words).await;
         while self.is_leaving.is_none() {
@@ -121,6 +126,10 @@ impl Pump {
                 },
                 Err(_) => false,
             };
+            if !holds {
+                // Ends that it told before it died count.
+                let _lives = tokio::time::timeout(RETRY, self.joined.line.rest()).await;
+            }
             let is_sane = self.listen().await;
             if !(holds && is_sane) && self.is_leaving.is_none() && !self.reconnect().await {
                 break;
@@ -190,7 +199,7 @@ impl Pump {
                 Command::Fetched(token, outcome) => self.fetched(token, outcome, &mut draft).await,
                 // Otherwise when the last of these ends is in the journal, too.
                 Command::Settled if !self.unsettled.is_empty() => {}
-                Command::Settled => draft.say(Word::Settled(true)),
+                Command::Settled => self.say_settled(&mut draft),
                 Command::Gpus(all) => {
                     self.gpus.clone_from(&all);
                     draft.say(Word::Gpus(Gpus { all }));
@@ -225,8 +234,24 @@ impl Pump {
         if !self.unsettled.is_empty() {
             self.unsettled.retain(|token| !tokens.contains(token));
             if self.unsettled.is_empty() {
-                draft.say(Word::Settled(true));
+                self.say_settled(draft);
             }
+        }
+    }
+
+    fn say_settled(&mut self, draft: &mut Draft) {
+        self.is_settled = true;
+        draft.say(Word::Settled(true));
+    }
+
+    /// Has the keeper end what nobody here can watch over.
+    fn end_unreadable(&mut self) {
+        let mut draft = Draft::default();
+        for token in std::mem::take(&mut self.joined.unreadable) {
+            draft.say(Word::Kill(Kill::new(token, KillReason::Dropped, Duration::ZERO)));
+        }
+        if !draft.words.is_empty() {
+            self.joined.line.put(&draft.finish());
         }
     }
 
@@ -304,7 +329,7 @@ impl Pump {
                         self.tell(ExecEvent::Started { token, at, identity: process.identity() }).await;
                     }
                 }
-                Event::Ended(ended) => match message::ended(ended) {
+                Event::Ended(ended) => match message::ended(ended, self.clock.wall()) {
                     Some(event) => self.tell(event).await,
                     None => error!("the keeper tells of an end that cannot be read"),
                 },
@@ -312,7 +337,10 @@ impl Pump {
                 Event::Spooled(spooled) => self.links.spools.noticed(spooled.notice()),
                 Event::Deliver(deliver) => self.deliver(deliver),
                 Event::Retired(_) => {}
-                Event::Busy(_) => self.retiring = false,
+                Event::Busy(_) => {
+                    self.retiring = false;
+                    self.retire_at = self.clock.mono().after(RETRY);
+                }
             }
         }
     }
@@ -337,7 +365,7 @@ impl Pump {
     /// A keeper of another program or with other settings is replaced as soon as it has nothing to do.
     fn replace_if_idle(&mut self) {
         let is_idle = self.book.is_empty() && self.fetching.is_empty() && self.unforgotten.is_empty();
-        if self.joined.is_other && is_idle {
+        if self.joined.is_other && is_idle && self.clock.mono() >= self.retire_at {
             self.retiring = true;
             let mut draft = Draft::default();
             draft.say(Word::Retire(true));
@@ -360,12 +388,15 @@ impl Pump {
         let queue = Arc::clone(&self.queue);
         let joined = loop {
             let (config, leftovers) = (self.joined.config.clone(), self.book.leftovers());
+            let had = Had { leftovers: &leftovers, hold: self.hold };
             let joined = tokio::select! {
-                joined = join(config, &leftovers) => joined,
+                // Nobody who leaves starts another one.
+                biased;
                 () = queue.is_left() => {
                     warn!("the agent ends without a keeper: the next one looks for what runs");
                     return false;
                 }
+                joined = join(config, had) => joined,
             };
             match joined {
                 Ok(joined) => break joined,
@@ -425,11 +456,13 @@ impl Pump {
             let lost = events.iter().filter(|event| matches!(event, ExecEvent::Ended { .. }));
             self.unsettled = lost.map(ExecEvent::token).collect();
             info!(lost = self.unsettled.len(), goes_on = who == Who::Heir, "another keeper is there");
-            if self.unsettled.is_empty() {
-                draft.say(Word::Settled(true));
-            }
+            self.is_settled = self.unsettled.is_empty();
+        }
+        if self.is_settled {
+            draft.say(Word::Settled(true));
         }
         self.joined.line.put(&draft.finish());
+        self.end_unreadable();
         for event in events {
             self.tell(event).await;
         }

@@ -21,7 +21,7 @@ use super::{
     deliver::Deliveries,
     desk::{Desk, Next},
     line::Line,
-    message::{Down, Heard, Hello, Up, Welcome},
+    message::{self, Down, Heard, Hello, Up, Welcome},
 };
 use crate::{exec::ExecEvent, logs::Spools};
 
@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_secs(2);
 const OFFERED_ENOUGH: usize = 8;
 /// Far less than the offers last, far more than one end costs.
 const READ_EVERY: Duration = Duration::from_millis(4);
-/// Between two looks whether a lease ended, while an agent waits for its welcome.
+/// Between two looks whether a lease ended, while an agent waits for its welcome, and whether all were killed whose lease did.
 const FENCE_EVERY: Duration = Duration::from_millis(50);
 /// Events taken in at most before anything is said about them.
 const BURST: usize = 1024;
@@ -105,9 +105,10 @@ pub(super) async fn serve(mut desk: Desk, listener: UnixListener, mut ears: Ears
         let next = match news {
             News::Agent(new, hello) => {
                 first = None;
-                replace(&mut desk, &mut ears, &mut line, (new, hello)).await;
+                // Who asked for an end wants it only as long as nobody is there.
+                is_stopping = false;
                 words.clear();
-                Next::Go
+                replace(&mut desk, &mut ears, &mut line, (new, hello)).await
             }
             News::Moved(holds) => hear(&mut desk, &mut line, holds, &mut words),
             News::Event(event) => {
@@ -124,10 +125,7 @@ pub(super) async fn serve(mut desk: Desk, listener: UnixListener, mut ears: Ears
             }
             News::Some | News::Over => Next::Go,
         };
-        for _ in 0..BURST {
-            let Ok(event) = ears.events.try_recv() else { break };
-            desk.event(event, &mut words);
-        }
+        take_in(&mut desk, &mut ears, &mut words);
         desk.fence();
         tell(&desk, &mut line, &mut words);
         let is_orphan = line.is_none() && first.is_none_or(|limit| limit <= Instant::now());
@@ -160,7 +158,9 @@ async fn wait(
 ) -> News {
     let now = ears.clock.mono();
     let is_unhurried = desk.offered() >= OFFERED_ENOUGH;
-    let pause = desk.fence_at().map_or(LOOK, |due| due.since(now)).min(if is_unhurried { READ_EVERY } else { LOOK });
+    let often = if is_unhurried { READ_EVERY } else { LOOK };
+    let often = if desk.is_fencing() { often.min(FENCE_EVERY) } else { often };
+    let pause = desk.fence_at().map_or(LOOK, |due| due.since(now)).min(often);
     let has_line = line.is_some();
     let moves = async {
         match line {
@@ -180,29 +180,45 @@ async fn wait(
 }
 
 /// Another agent is there, or the same one again: the folder's lock sees to it that there is one at a time.
-async fn replace(desk: &mut Desk, ears: &mut Ears, line: &mut Option<Line>, (mut new, hello): (Line, Hello)) {
+async fn replace(desk: &mut Desk, ears: &mut Ears, line: &mut Option<Line>, (mut new, hello): (Line, Hello)) -> Next {
     // What became of orders meanwhile is known before anybody is told what there is. The welcome says it all.
     let mut unheard = Vec::new();
-    while let Ok(event) = ears.events.try_recv() {
-        desk.event(event, &mut unheard);
+    take_in(desk, ears, &mut unheard);
+    if let Some(old) = line {
+        // What it said last may not have been read yet.
+        let _frozen = timeout(LAST_WORDS, old.rest()).await;
+        if hear(desk, line, false, &mut unheard) == Next::End {
+            return Next::End;
+        }
     }
-    if line.take().is_some() {
-        desk.left();
-    }
+    desk.renewed(hello.hold);
     let Some(version) = desk.version(&hello) else {
         new.put(&Up { welcome: Some(Welcome::default()), words: Vec::new() });
         let _too_late = timeout(LAST_WORDS, flush(&mut new)).await;
-        return;
+        return Next::Go;
     };
     let mut swept = pin!(desk.sweep(hello));
     let swept = loop {
         tokio::select! {
             swept = &mut swept => break swept,
-            () = sleep(FENCE_EVERY) => desk.fence(),
+            () = sleep(FENCE_EVERY) => {
+                take_in(desk, ears, &mut unheard);
+                desk.fence();
+            }
         }
     };
-    new.put(&desk.welcome(version, swept));
+    take_in(desk, ears, &mut unheard);
+    desk.welcome(version, swept).iter().for_each(|up| new.put(up));
     *line = Some(new);
+    Next::Go
+}
+
+/// What became of orders by now.
+fn take_in(desk: &mut Desk, ears: &mut Ears, words: &mut Vec<Heard>) {
+    for _ in 0..BURST {
+        let Ok(event) = ears.events.try_recv() else { break };
+        desk.event(event, words);
+    }
 }
 
 /// Takes what the agent said.
@@ -235,10 +251,9 @@ fn tell(desk: &Desk, line: &mut Option<Line>, words: &mut Vec<Heard>) {
     if open.waiting() < ENOUGH {
         desk.news(words);
     }
-    for part in words.chunks(BURST) {
-        open.put(&Up { welcome: None, words: part.to_vec() });
+    for part in message::parts(words.drain(..)) {
+        open.put(&Up { welcome: None, words: part });
     }
-    words.clear();
     if let Err(error) = open.send() {
         warn!(%error, "the agent cannot be told");
     }

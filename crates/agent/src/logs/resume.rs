@@ -19,6 +19,10 @@ use super::{
 /// Why bytes are missing that only a keeper's memory had.
 const LOST: &str = "the keeper was killed, which had the end of it in memory";
 
+/// Read at a time; far more than a record.
+const BLOCK: usize = 1 << 20;
+const _: () = assert!(BLOCK > RECORD_HEAD + DATA_MAX);
+
 /// How far a file is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Found {
@@ -95,34 +99,35 @@ fn open(path: &Path, head: Head) -> io::Result<Option<(File, Found)>> {
 
 /// All whole records; whatever comes behind the last of them was being written.
 fn look(file: &File) -> io::Result<Found> {
-    let len = file.metadata()?.len().saturating_sub(FILE_HEAD as u64);
     let mut found = Found::default();
-    let mut record = vec![0; RECORD_HEAD + DATA_MAX];
-    while found.end < len {
-        let left = usize::try_from(len - found.end).unwrap_or(usize::MAX);
-        let mut head = [0; 4];
-        let at = found.end + FILE_HEAD as u64;
-        if left < RECORD_HEAD {
-            break;
-        }
-        file.read_exact_at(&mut head, at)?;
-        let whole = 8 + usize::try_from(u32::from_le_bytes(head)).unwrap_or(usize::MAX - 8);
-        if whole > left || whole > record.len() {
-            break;
-        }
-        file.read_exact_at(&mut record[..whole], at)?;
-        let Parsed::Frame(frame, _) = frame::parse(&record[..whole]) else { break };
-        let bytes = match &frame.content {
-            Content::Data(data) => {
-                found.kept += data.len() as u64;
-                data.len() as u64
+    // Millions of records may be short, and leases end while we look.
+    let (mut block, mut read, mut taken) = (vec![0; BLOCK], 0, 0);
+    loop {
+        match frame::parse(&block[taken..read]) {
+            Parsed::Frame(frame, len) => {
+                let bytes = match &frame.content {
+                    Content::Data(data) => {
+                        found.kept += data.len() as u64;
+                        data.len() as u64
+                    }
+                    Content::Cut(bytes, _) => *bytes,
+                };
+                found.offsets[frame.stream as usize] = frame.offset + bytes;
+                found.end += len as u64;
+                taken += len;
             }
-            Content::Cut(bytes, _) => *bytes,
-        };
-        found.offsets[frame.stream as usize] = frame.offset + bytes;
-        found.end += whole as u64;
+            Parsed::Partial => {
+                block.copy_within(taken..read, 0);
+                (read, taken) = (read - taken, 0);
+                let got = file.read_at(&mut block[read..], found.end + FILE_HEAD as u64 + read as u64)?;
+                if got == 0 {
+                    return Ok(found);
+                }
+                read += got;
+            }
+            Parsed::Broken => return Ok(found),
+        }
     }
-    Ok(found)
 }
 
 #[cfg(test)]

@@ -186,6 +186,57 @@ fn beats(system: &mut System, count: usize) -> Result<()> {
 }
 
 #[test]
+fn what_waits_to_hand_on_its_result_when_its_lease_ends_takes_nobody_with_it() -> Result<()> {
+    let mut system = System::start(short("", None))?;
+    let lines = system.folder().join("lines");
+    let [result, done] = ["result", "done"].map(|name| system.folder().join(name));
+    let talks = format!("while ! test -e {}; do echo line >>{}; sleep 0.05; done", done.display(), lines.display());
+    let stays = "on_disconnect = \"continue\"\nmax_disconnect = \"1h\"";
+    let stays = task(&system, "stays", stays, &talks)?;
+    // More than goes with the word of its end.
+    let large = format!(
+        "until test -e {}; do sleep 0.05; done; (printf '\"'; head -c 100000 /dev/zero | tr '\\0' x; printf '\"') >\"$MUSTER_RESULT.new\"; \
+         mv \"$MUSTER_RESULT.new\" \"$MUSTER_RESULT\"",
+        result.display()
+    );
+    let large = task(&system, "large", "on_lost = \"fail\"", &large)?;
+    let plain = task(&system, "plain", "on_lost = \"fail\"", "exec sleep 600")?;
+    system.controller()?.kill9()?;
+    fs::write(result, "")?;
+    for name in ["large", "plain"] {
+        wait::until(&format!("{name} to be dead"), || Ok(Look::when(is_dead(&system, name)?, "it lives")))?;
+    }
+    let count = || Ok::<_, anyhow::Error>(fs::read_to_string(&lines)?.lines().count());
+    let before = count()?;
+    // Twice as long as a guard waits when somebody is not dead in time.
+    wait::until("what may go on to go on", || {
+        let now = count()?;
+        Ok(Look::when(now > before + 100, now - before))
+    })?;
+    system.start_controller()?;
+    fs::write(done, "")?;
+    for job in [stays, large, plain] {
+        system.ctl().finished(job, wait::LIMIT)?;
+    }
+    ensure!(attempts(&system, stays)?.len() == 1, "{:?}", attempts(&system, stays)?);
+    system.finish()
+}
+
+#[test]
+fn who_took_another_environment_is_ended_with_its_lease_when_its_keeper_is_frozen() -> Result<()> {
+    let mut system = System::start(short("", None))?;
+    let job = task(&system, "hides", "on_lost = \"fail\"", "exec env -i sleep 600")?;
+    let keeper = nix::unistd::Pid::from_raw(keeper(&system)?);
+    system.agent()?.signal(Signal::SIGSTOP)?;
+    nix::sys::signal::kill(keeper, Signal::SIGSTOP)?;
+    wait::until("it to be dead", || Ok(Look::when(is_dead(&system, "hides")?, "it lives")))?;
+    nix::sys::signal::kill(keeper, Signal::SIGCONT)?;
+    system.agent()?.signal(Signal::SIGCONT)?;
+    ensure!(system.ctl().finished(job, wait::LIMIT)?["state"] == "failed", "{:?}", attempts(&system, job)?);
+    system.finish()
+}
+
+#[test]
 fn a_keeper_with_other_settings_is_replaced_once_its_work_is_over() -> Result<()> {
     let mut system = System::start(short("cpus = 4\n", None))?;
     let first = task(&system, "first", "", &gated(&system))?;
