@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -93,7 +94,9 @@ impl Yard {
             open.display().to_string(),
             format!("{}:ro", kept.display())
         );
-        let system = System::start(Options { agent, env: engine.env(), ..Options::default() })?;
+        // Engines are slow where processors are emulated, and leases are another test's matter.
+        let lease_ttl = Duration::from_secs(60);
+        let system = System::start(Options { agent, env: engine.env(), lease_ttl, ..Options::default() })?;
         Ok(Some(Self { system, engine, open, _folder: folder }))
     }
 
