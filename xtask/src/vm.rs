@@ -23,8 +23,8 @@ use self::archive::Archive;
 const PACKAGES: &[&str] = &["qemu-system-x86", "linux-image-cloud-amd64", "busybox-static"];
 /// Names the file of another kernel to boot, with the same built in: cgroups of later ones do more.
 const KERNEL: &str = "MUSTER_VM_KERNEL";
-/// Seconds from power-on to the last word; it takes about 90 seconds where processors are emulated.
-const LIMIT_S: &str = "540";
+/// Seconds from power-on to the last word; it takes about 200 seconds where processors are emulated.
+const LIMIT_S: &str = "900";
 /// The last word: then the exit code of the tests.
 const LAST: &str = "tests ended with ";
 /// Bytes of its disk, of which little is ever written.

@@ -43,30 +43,44 @@ fn attempts(system: &System, job: u64) -> Result<Vec<Value>> {
     Ok(shown["tasks"][0]["attempts"].as_array().context("attempts")?.clone())
 }
 
-fn is_away(system: &System) -> Result<()> {
-    wait::until("the agent to be away", || {
-        let agents = system.ctl().json(&["agents"])?;
-        Ok(Look::when(agents["agents"][0]["state"] == "away", agents))
-    })
-}
-
 fn short(agent: &str, spool: Option<std::path::PathBuf>) -> Options {
     let env = vec![("MUSTER_LOG".to_owned(), "info,muster_agent::app=debug".to_owned())];
     Options { lease_ttl: Duration::from_secs(3), agent: agent.to_owned(), spool, env, ..Options::default() }
 }
 
+/// May go on without an agent.
+const STAYS: &str = "on_disconnect = \"continue\"\nmax_disconnect = \"1h\"";
+
+/// Writes lines until there is a gate.
+fn talks(system: &System) -> String {
+    let [gate, lines] = ["gate", "lines"].map(|name| system.folder().join(name));
+    format!("while ! test -e {}; do echo line >>{}; sleep 0.05; done", gate.display(), lines.display())
+}
+
+/// Waits until whoever [`talks`] has gone on for twice as long as a guard waits when somebody is not dead in time.
+fn goes_on(system: &System) -> Result<()> {
+    let lines = system.folder().join("lines");
+    let count = || Ok::<_, anyhow::Error>(fs::read_to_string(&lines)?.lines().count());
+    let before = count()?;
+    wait::until("what may go on to go on", || {
+        let now = count()?;
+        Ok(Look::when(now > before + 100, now - before))
+    })
+}
+
 #[test]
 fn what_may_go_on_alone_goes_on_without_any_agent() -> Result<()> {
     let mut system = System::start(short("", None))?;
-    let job = task(&system, "stays", "on_disconnect = \"continue\"\nmax_disconnect = \"1h\"", &gated(&system))?;
+    let job = task(&system, "stays", STAYS, &talks(&system))?;
+    let plain = task(&system, "plain", "on_lost = \"fail\"", "exec sleep 600")?;
     system.agent()?.kill9()?;
-    // Past the end of its lease, and past what a guard waits after that.
-    is_away(&system)?;
-    ensure!(!is_dead(&system, "stays")?, "it was ended, though it may go on for an hour");
+    wait::until("plain to be dead", || Ok(Look::when(is_dead(&system, "plain")?, "it lives")))?;
+    goes_on(&system)?;
     system.start_agent()?;
     open_gate(&system)?;
     ensure!(system.ctl().finished(job, wait::LIMIT)?["state"] == "succeeded", "{:?}", attempts(&system, job)?);
     ensure!(attempts(&system, job)?.len() == 1, "{:?}", attempts(&system, job)?);
+    ensure!(system.ctl().finished(plain, wait::LIMIT)?["state"] == "failed", "{:?}", attempts(&system, plain)?);
     system.finish()
 }
 
@@ -75,8 +89,7 @@ fn however_long_its_grace_nothing_outlives_its_lease_while_its_agent_is_frozen()
     let mut system = System::start(short("", None))?;
     let stubborn = "trap '' TERM; while :; do sleep 0.05; done";
     let ended = task(&system, "ended", "grace = \"1h\"\non_lost = \"fail\"", stubborn)?;
-    let stays = "on_disconnect = \"continue\"\nmax_disconnect = \"1h\"";
-    let other = task(&system, "stays", stays, &gated(&system))?;
+    let other = task(&system, "stays", STAYS, &gated(&system))?;
     let plain = task(&system, "plain", "on_lost = \"fail\"", "exec sleep 600")?;
     system.ctl().run(&["cancel", &ended.to_string()])?.expect(0)?;
     wait::until("it to be asked to end", || {
@@ -188,11 +201,8 @@ fn beats(system: &mut System, count: usize) -> Result<()> {
 #[test]
 fn what_waits_to_hand_on_its_result_when_its_lease_ends_takes_nobody_with_it() -> Result<()> {
     let mut system = System::start(short("", None))?;
-    let lines = system.folder().join("lines");
-    let [result, done] = ["result", "done"].map(|name| system.folder().join(name));
-    let talks = format!("while ! test -e {}; do echo line >>{}; sleep 0.05; done", done.display(), lines.display());
-    let stays = "on_disconnect = \"continue\"\nmax_disconnect = \"1h\"";
-    let stays = task(&system, "stays", stays, &talks)?;
+    let result = system.folder().join("result");
+    let stays = task(&system, "stays", STAYS, &talks(&system))?;
     // More than goes with the word of its end.
     let large = format!(
         "until test -e {}; do sleep 0.05; done; (printf '\"'; head -c 100000 /dev/zero | tr '\\0' x; printf '\"') >\"$MUSTER_RESULT.new\"; \
@@ -206,15 +216,9 @@ fn what_waits_to_hand_on_its_result_when_its_lease_ends_takes_nobody_with_it() -
     for name in ["large", "plain"] {
         wait::until(&format!("{name} to be dead"), || Ok(Look::when(is_dead(&system, name)?, "it lives")))?;
     }
-    let count = || Ok::<_, anyhow::Error>(fs::read_to_string(&lines)?.lines().count());
-    let before = count()?;
-    // Twice as long as a guard waits when somebody is not dead in time.
-    wait::until("what may go on to go on", || {
-        let now = count()?;
-        Ok(Look::when(now > before + 100, now - before))
-    })?;
+    goes_on(&system)?;
     system.start_controller()?;
-    fs::write(done, "")?;
+    open_gate(&system)?;
     for job in [stays, large, plain] {
         system.ctl().finished(job, wait::LIMIT)?;
     }
