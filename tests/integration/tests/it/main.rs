@@ -67,6 +67,8 @@ mod refusals;
 mod screen;
 #[cfg(target_os = "linux")]
 mod settings;
+#[cfg(target_os = "linux")]
+mod terminal;
 #[cfg(unix)]
 mod traces;
 #[cfg(target_os = "linux")]
