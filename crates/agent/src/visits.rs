@@ -20,7 +20,7 @@ use crate::{
     containers::Engine,
     exec::{
         ProcessIdentity, Rules,
-        beside::{self, Beside, Fed},
+        beside::{self, Asked, Beside, Fed},
     },
     logs::{Grpc, Stream},
     supervisor::Visit,
@@ -73,11 +73,15 @@ impl Visits {
         });
     }
 
-    /// What is started beside the process of the attempt: in its container, if it is in one.
-    fn words(&self, visit: &Visit, is_contained: bool) -> Vec<String> {
+    /// What is started beside the process of the attempt: in its container, if it is in one. Then the engine is on the
+    /// terminal, and makes another one in there.
+    fn asked(&self, visit: &Visit, is_contained: bool) -> Asked {
         match self.engine.as_ref().filter(|_| is_contained) {
-            Some(engine) => engine.exec(visit.token, &visit.command),
-            None => visit.command.clone(),
+            Some(engine) => {
+                let terminal = visit.asked.terminal.clone();
+                Asked { command: engine.exec(visit.token, &visit.asked), terminal }
+            }
+            None => visit.asked.clone(),
         }
     }
 
@@ -90,9 +94,9 @@ impl Visits {
             (None, _) => Err("the task does not run on its agent any more, or its process is not started yet".into()),
             (_, Err(_)) => Err(format!("{AT_ONCE} commands run on its agent, which is as many as may")),
             (Some((process, spec)), Ok(_)) => {
-                info!(token = %visit.token, command = ?visit.command, "a command runs beside an attempt");
+                info!(token = %visit.token, command = ?visit.asked.command, "a command runs beside an attempt");
                 let beside = Beside { process, run_as: spec.run_as.clone(), rules: self.rules.clone() };
-                run(beside, self.words(visit, spec.container.is_some()), &mut down, &up).await
+                run(beside, self.asked(visit, spec.container.is_some()), &mut down, &up).await
             }
         };
         let (end, why) = match end {
@@ -113,7 +117,7 @@ impl Visits {
 
 async fn run(
     beside: Beside,
-    command: Vec<String>,
+    asked: Asked,
     down: &mut BoxStream<'static, v1::ExecDown>,
     up: &mpsc::Sender<v1::ExecUp>,
 ) -> Result<End, String> {
@@ -147,7 +151,7 @@ async fn run(
         }
     };
     let work = async {
-        let (end, ()) = tokio::join!(beside::run(beside, command, fed, said), write);
+        let (end, ()) = tokio::join!(beside::run(beside, asked, fed, said), write);
         end
     };
     tokio::select! {
@@ -183,14 +187,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("pid");
         let text = format!("echo $$ > {0}.new; mv {0}.new {0}; exec sleep 1000", file.display());
-        let command = ["/bin/sh".into(), "-c".into(), text].to_vec();
+        let asked = Asked { command: ["/bin/sh".into(), "-c".into(), text].to_vec(), terminal: None };
         let leaves = async {
             while !file.exists() {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
             drop(inbox);
         };
-        let both = async { tokio::join!(run(beside, command, &mut down, &up), leaves) };
+        let both = async { tokio::join!(run(beside, asked, &mut down, &up), leaves) };
         let (end, ()) = timeout(Duration::from_secs(60), both).await.expect("it ends");
         assert_eq!(end, Err("whoever asked for it is gone".to_owned()));
         let pid = std::fs::read_to_string(file).expect("written");

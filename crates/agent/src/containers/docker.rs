@@ -32,6 +32,9 @@ pub(super) const ENVIRONMENT: &[&str] = &[
 ];
 /// Removes the container that is named next, with the volumes that its image asked for.
 pub(super) const REMOVE: &[&str] = &["rm", "--force", "--volumes"];
+/// With a terminal no keys that anybody types leave a command behind that runs on unseen. None at all cannot be said: an
+/// empty list means the usual ones, of which Ctrl-P is a shell's.
+pub(super) const NO_DETACH: &str = "--detach-keys=ctrl-@,ctrl-@,ctrl-@,ctrl-@";
 /// What every container is run with. It is kept until it was asked how it ended.
 pub(super) const RUN: &[&str] = &[
     // Its output comes through the client: nothing is kept twice.

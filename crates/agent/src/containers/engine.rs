@@ -13,7 +13,7 @@ use muster_core::id::Token;
 use tracing::{info, warn};
 
 use super::{Choice, Settings, docker, podman};
-use crate::cgroup::Enforce;
+use crate::{cgroup::Enforce, exec::beside::Asked};
 
 /// For the first words of an engine, which may have to make its folders.
 pub(super) const LOOK_LIMIT: Duration = Duration::from_secs(30);
@@ -230,12 +230,21 @@ impl Engine {
         tokio::spawn(Arc::clone(self).remove_all(left));
     }
 
-    /// What runs `command` in the container of an attempt.
-    pub(crate) fn exec(&self, token: Token, command: &[String]) -> Vec<String> {
+    /// What runs a command in the container of an attempt. With a terminal it is to be started on one, which it hands on.
+    pub(crate) fn exec(&self, token: Token, asked: &Asked) -> Vec<String> {
         let words = self.first_words().into_iter().map(|word| word.to_string_lossy().into_owned());
-        let call = ["exec", "--interactive", &self.container(token)].map(str::to_owned);
+        let call = ["exec", "--interactive"].map(str::to_owned);
+        let terminal = asked.terminal.iter().flat_map(|terminal| {
+            let keys = match self.kind {
+                Kind::Podman => podman::NO_DETACH,
+                Kind::Docker => docker::NO_DETACH,
+            };
+            let name = (!terminal.name.is_empty()).then(|| format!("--env=TERM={}", terminal.name));
+            ["--tty".to_owned(), keys.to_owned()].into_iter().chain(name)
+        });
         let program = self.program.to_string_lossy().into_owned();
-        std::iter::once(program).chain(words).chain(call).chain(command.iter().cloned()).collect()
+        let all = std::iter::once(program).chain(words).chain(call).chain(terminal);
+        all.chain([self.container(token)]).chain(asked.command.iter().cloned()).collect()
     }
 
     /// The name of the container of an attempt, unlike that of any other container of this machine.
@@ -322,4 +331,28 @@ fn own_limits() -> Vec<String> {
 #[cfg(not(unix))]
 fn own_limits() -> Vec<String> {
     Vec::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::beside::{Size, Terminal};
+
+    #[test]
+    fn a_command_in_a_container_gets_a_terminal_only_if_it_asks_for_one() {
+        let told = |kind, terminal| {
+            let asked = Asked { command: ["sh".to_owned(), "-l".to_owned()].into(), terminal };
+            Engine::scripted(kind, Settings::default(), "owner", &[]).exec(Token(9), &asked).join(" ")
+        };
+        let named = |name: &str| Some(Terminal { name: name.into(), size: Size { columns: 80, rows: 24 } });
+        assert_eq!(told(Kind::Podman, None), "/nowhere/podman exec --interactive muster-owner-9 sh -l");
+        assert_eq!(
+            told(Kind::Podman, named("xterm")),
+            "/nowhere/podman exec --interactive --tty --detach-keys= --env=TERM=xterm muster-owner-9 sh -l"
+        );
+        assert_eq!(
+            told(Kind::Docker, named("")),
+            "/nowhere/docker exec --interactive --tty --detach-keys=ctrl-@,ctrl-@,ctrl-@,ctrl-@ muster-owner-9 sh -l"
+        );
+    }
 }

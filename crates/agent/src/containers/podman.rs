@@ -17,6 +17,8 @@ pub(super) const ENVIRONMENT: &[&str] = &[
 ];
 /// Removes the container that is named next.
 pub(super) const REMOVE: &[&str] = &["rm", "--force", "--ignore", "--time=0"];
+/// With a terminal no keys leave a command behind that runs on unseen; Ctrl-P, the first of those that would, is a shell's.
+pub(super) const NO_DETACH: &str = "--detach-keys=";
 /// What every container is run with.
 pub(super) const RUN: &[&str] = &[
     "--rm",

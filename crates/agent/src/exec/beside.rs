@@ -1,7 +1,8 @@
 //! Commands that people run beside a task: in its place, with its limits, and gone when it is.
 
-use std::{pin::pin, time::Duration};
+use std::{sync::Arc, time::Duration};
 
+use futures::{FutureExt as _, future::BoxFuture};
 use muster_core::{run_as::RunAs, state::End};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -11,13 +12,15 @@ use tokio::{
 
 use super::{
     ProcessIdentity, Rules,
-    os::{self, Input, Output, Running, Status},
+    os::{self, Input, Output, Pty, Status, Ways},
 };
 use crate::logs::Stream;
 
 /// Bytes of output in one piece.
 const PIECE: usize = 64 << 10;
-/// Between SIGTERM and SIGKILL for a command whose caller went away.
+/// The same of a terminal, of which the kernel keeps no more than this.
+const SCREEN: usize = 4 << 10;
+/// Between SIGTERM, or the hang-up of its terminal, and SIGKILL for a command whose caller went away.
 const GRACE: Duration = Duration::from_secs(2);
 /// After its end, for output that somebody else may hold open.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -33,43 +36,76 @@ pub struct Beside {
     pub rules: Rules,
 }
 
-/// What a command reads.
+/// A command that somebody asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// A program and its arguments.
+    pub command: Vec<String>,
+    /// What it reads from and writes to; none: pipes.
+    pub terminal: Option<Terminal>,
+}
+
+/// A terminal as it is at first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terminal {
+    /// What `TERM` is; empty: what it is for the task.
+    pub name: String,
+    /// How large it is.
+    pub size: Size,
+}
+
+/// Of a terminal, in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// From left to right.
+    pub columns: u16,
+    /// From top to bottom.
+    pub rows: u16,
+}
+
+/// What a command reads, and how large its terminal is.
 #[derive(Debug)]
 pub enum Fed {
     /// This.
     Bytes(Vec<u8>),
     /// Nothing more.
     End,
+    /// From now on; nothing to one that has no terminal.
+    Size(Size),
 }
 
-/// Runs `command` beside the process of `beside`, with no more rights than that was started with. What it reads comes by `fed`, and when that is closed nobody wants it
-/// any more; what it writes goes to `said`. Not cancel safe: a command that is dropped is killed.
+/// Runs a command beside the process of `beside`, with no more rights than that was started with. What it reads comes by
+/// `fed`, and when that is closed nobody wants it any more; what it writes goes to `said`, on a terminal all as stdout. Not
+/// cancel safe: a command that is dropped is killed.
 ///
 /// # Errors
 /// It was not started, and why, for people.
 pub async fn run(
     beside: Beside,
-    command: Vec<String>,
+    asked: Asked,
     mut fed: mpsc::Receiver<Fed>,
     said: mpsc::Sender<(Stream, Vec<u8>)>,
 ) -> Result<End, String> {
-    let fresh = tokio::task::spawn_blocking(move || os::join(&beside, &command));
-    let fresh = fresh.await.unwrap_or_else(|error| Err(format!("the starter broke: {error}")))?;
-    let running = fresh.watch().map_err(|error| format!("its process could not be watched: {error}"))?;
-    let Running { mut leader, stdin, stdout, stderr, .. } = running;
-    let mut gone = pin!(feed(stdin, &mut fed));
-    let mut output =
-        pin!(async { tokio::join!(copy(stdout, Stream::Stdout, &said), copy(stderr, Stream::Stderr, &said)) });
+    let is_on_terminal = asked.terminal.is_some();
+    let joined = tokio::task::spawn_blocking(move || os::join(&beside, &asked));
+    let joined = joined.await.unwrap_or_else(|error| Err(format!("the starter broke: {error}")))?;
+    let (mut leader, ways) = joined.watch().map_err(|error| format!("its process could not be watched: {error}"))?;
+    let (mut gone, mut output) = moved(ways, &mut fed, &said);
     let mut is_drained = false;
     let is_gone = loop {
         tokio::select! {
             () = leader.exited() => break false,
             () = &mut gone => break true,
-            _ = &mut output, if !is_drained => is_drained = true,
+            () = &mut output, if !is_drained => is_drained = true,
         }
     };
     if is_gone {
-        leader.terminate();
+        if is_on_terminal {
+            // Both have our end of it: it hangs up.
+            drop((gone, output));
+        } else {
+            leader.terminate();
+        }
         let _in_time = timeout(GRACE, leader.exited()).await;
         leader.kill_group();
         leader.exited().await;
@@ -83,6 +119,50 @@ pub async fn run(
     }
 }
 
+/// All that moves: what the command reads, which ends when nobody wants it any more, and what it writes.
+fn moved<'a>(
+    ways: Ways,
+    fed: &'a mut mpsc::Receiver<Fed>,
+    said: &'a mpsc::Sender<(Stream, Vec<u8>)>,
+) -> (BoxFuture<'a, ()>, BoxFuture<'a, ()>) {
+    match ways {
+        Ways::Pipes { stdin, stdout, stderr } => {
+            let output = async move {
+                tokio::join!(copy(stdout, Stream::Stdout, said), copy(stderr, Stream::Stderr, said));
+            };
+            (feed(stdin, fed).boxed(), output.boxed())
+        }
+        Ways::Terminal(pty) => {
+            let pty = Arc::new(pty);
+            (keys(Arc::clone(&pty), fed).boxed(), show(pty, said).boxed())
+        }
+    }
+}
+
+/// What is typed. Ends when nobody wants the command any more.
+async fn keys(pty: Arc<Pty>, fed: &mut mpsc::Receiver<Fed>) {
+    while let Some(piece) = fed.recv().await {
+        // What nobody reads any more is lost, and so is the size of a terminal that nobody has.
+        let _typed = match piece {
+            Fed::Bytes(bytes) => pty.write(&bytes).await,
+            Fed::End => pty.write_end().await,
+            Fed::Size(size) => pty.resize(size),
+        };
+    }
+}
+
+/// What is written to a terminal, until nobody has it open any more.
+async fn show(pty: Arc<Pty>, said: &mpsc::Sender<(Stream, Vec<u8>)>) {
+    loop {
+        let mut piece = Vec::with_capacity(SCREEN);
+        match pty.read(&mut piece).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) if said.send((Stream::Stdout, piece)).await.is_err() => return,
+            Ok(_) => {}
+        }
+    }
+}
+
 /// Ends when nobody wants the command any more.
 async fn feed(stdin: Option<Input>, fed: &mut mpsc::Receiver<Fed>) {
     let mut stdin = stdin;
@@ -90,6 +170,7 @@ async fn feed(stdin: Option<Input>, fed: &mut mpsc::Receiver<Fed>) {
         let is_open = match (piece, stdin.as_mut()) {
             // One that reads no more loses what it does not read.
             (Fed::Bytes(bytes), Some(open)) => open.write_all(&bytes).await.is_ok(),
+            (Fed::Size(_), _) => continue,
             _ => false,
         };
         if !is_open {

@@ -13,7 +13,7 @@ use muster_core::{
 };
 
 use crate::{
-    exec::Order,
+    exec::{Order, beside::Asked},
     supervisor::{Input, Unusable, Visit, Welcome},
 };
 
@@ -35,7 +35,8 @@ pub(super) fn input(message: v1::AgentDown) -> Option<Input> {
         Message::Leases(message) => leases(message),
         Message::Stop(stop) => Input::Stop { term: Term(stop.term), token: Token(stop.token) },
         Message::Exec(order) => {
-            Input::Visit(Arc::new(Visit { id: order.id, token: Token(order.token), command: order.command }))
+            let asked = Asked { command: order.command, terminal: None };
+            Input::Visit(Arc::new(Visit { id: order.id, token: Token(order.token), asked }))
         }
         Message::ReportsAck(ack) => Input::ReportsAcked { up_to: ack.up_to },
     })

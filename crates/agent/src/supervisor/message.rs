@@ -10,7 +10,7 @@ use muster_core::{
     time::Mono,
 };
 
-use crate::exec::{Alive, ExecEvent, KillReason, Order, ProcessIdentity, Swept};
+use crate::exec::{Alive, ExecEvent, KillReason, Order, ProcessIdentity, Swept, beside::Asked};
 
 /// One thing that happened to the agent.
 #[derive(Clone, Debug)]
@@ -77,8 +77,8 @@ pub struct Visit {
     pub id: u64,
     /// The attempt.
     pub token: Token,
-    /// A program and its arguments.
-    pub command: Vec<String>,
+    /// What is to be run.
+    pub asked: Asked,
 }
 
 /// The controller's answer to our hello.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use muster_agent::{
     exec::{
         ExecEvent, KillReason, ProcessIdentity, Rules,
-        beside::{self, Beside, Fed},
+        beside::{self, Asked, Beside, Fed},
     },
     logs::Stream,
 };
@@ -15,15 +15,20 @@ use tokio::sync::mpsc;
 use crate::bench::{Bench, LIMIT, lives, shell, wait_for};
 
 /// A task that runs until it is killed.
-async fn started(bench: &mut Bench, spec: TaskSpec) -> (muster_core::id::Token, ProcessIdentity) {
+pub(crate) async fn started(bench: &mut Bench, spec: TaskSpec) -> (muster_core::id::Token, ProcessIdentity) {
     let token = bench.start(spec);
     let ExecEvent::Started { identity, .. } = bench.event().await else { panic!("not started") };
     (token, identity)
 }
 
 /// Beside a process that was started as the agent itself.
-fn plain(identity: &ProcessIdentity) -> Beside {
+pub(crate) fn plain(identity: &ProcessIdentity) -> Beside {
     Beside { process: identity.clone(), run_as: RunAs::default(), rules: Rules::default() }
+}
+
+/// A text for the shell, by pipes.
+fn piped(text: impl Into<String>) -> Asked {
+    Asked { command: ["sh".into(), "-c".into(), text.into()].into(), terminal: None }
 }
 
 /// Runs it to its end, with this to read.
@@ -36,8 +41,7 @@ async fn beside_as(beside: Beside, text: &str, input: &str) -> (Result<End, Stri
     let (said, mut heard) = mpsc::channel(4);
     feed.send(Fed::Bytes(input.into())).await.expect("room");
     feed.send(Fed::End).await.expect("room");
-    let command = ["sh", "-c", text].map(Into::into).to_vec();
-    let run = tokio::time::timeout(LIMIT, beside::run(beside, command, fed, said));
+    let run = tokio::time::timeout(LIMIT, beside::run(beside, piped(text), fed, said));
     let hear = async {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         while let Some((stream, data)) = heard.recv().await {
@@ -153,8 +157,7 @@ async fn a_command_ends_with_its_task_whatever_it_does() {
     let text = format!("trap '' TERM; setsid sleep 1000 & echo $! $$ > {}; sleep 1000", pids.display());
     let (_feed, fed) = mpsc::channel(1);
     let (said, _heard) = mpsc::channel(1);
-    let command = ["sh".to_owned(), "-c".to_owned(), text].to_vec();
-    let visit = tokio::spawn(beside::run(plain(&identity), command, fed, said));
+    let visit = tokio::spawn(beside::run(plain(&identity), piped(text), fed, said));
     let pids: Vec<i32> = bench.appears(&pids).await.split_whitespace().map(|pid| pid.parse().expect("a pid")).collect();
     bench.exec.kill(token, KillReason::Cancelled, Duration::ZERO);
     assert_eq!(bench.over().await.end, End::Cancelled);
@@ -170,7 +173,7 @@ async fn a_command_whose_caller_goes_away_ends_and_its_task_goes_on() {
     let text = format!("trap '' TERM; echo $$ > {}; while :; do sleep 0.1; done", file.display());
     let (feed, fed) = mpsc::channel(1);
     let (said, _heard) = mpsc::channel(1);
-    let visit = tokio::spawn(beside::run(plain(&identity), ["sh".into(), "-c".into(), text].to_vec(), fed, said));
+    let visit = tokio::spawn(beside::run(plain(&identity), piped(text), fed, said));
     let pid: i32 = bench.appears(&file).await.trim().parse().expect("a pid");
     drop(feed);
     assert_eq!(tokio::time::timeout(LIMIT, visit).await.expect("in time").expect("whole"), Ok(End::Signal(9)));

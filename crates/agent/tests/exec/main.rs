@@ -11,3 +11,4 @@ mod offers;
 mod output;
 mod run_as;
 mod scratch;
+mod terminal;

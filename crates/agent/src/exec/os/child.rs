@@ -45,6 +45,8 @@ pub(super) struct Plan {
     pub(super) umask: libc::mode_t,
     pub(super) nice: Option<c_int>,
     pub(super) no_new_privs: bool,
+    /// It leads a session of its own, whose terminal is its stdin; else a group in ours.
+    pub(super) is_on_terminal: bool,
     /// Folders of cgroups that it goes into; outlive the call.
     pub(super) joins: *const RawFd,
     pub(super) join_count: usize,
@@ -78,7 +80,7 @@ thread_local! {
     static OWN: Box<UnsafeCell<Stack>> = Box::new(UnsafeCell::new(Stack([MaybeUninit::uninit(); STACK])));
 }
 
-/// Starts a process as the leader of a new group, with no signal blocked, handled or ignored. Blocks until its program
+/// Starts a process as the leader of a new group, or of a new session on a terminal, with no signal blocked, handled or ignored. Blocks until its program
 /// is loaded, or could not be.
 pub(super) fn start(plan: &Plan) -> io::Result<(Pid, OwnedFd)> {
     let mut shared = Shared { plan, enters: None, error: 0 };
@@ -259,7 +261,12 @@ unsafe fn become_it(plan: &Plan, enters: Option<RawFd>) {
                 return;
             }
         }
-        if libc::setpgid(0, 0) < 0 {
+        let leads = match plan.is_on_terminal {
+            // Who leads a session leads a group, too. Nobody else has this terminal.
+            true => libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) >= 0,
+            false => libc::setpgid(0, 0) >= 0,
+        };
+        if !leads {
             return;
         }
         let mut joins = 0;

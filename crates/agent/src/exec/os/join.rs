@@ -4,27 +4,52 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
+    io,
     os::{
-        fd::AsRawFd,
+        fd::{AsRawFd, OwnedFd},
         unix::ffi::{OsStrExt, OsStringExt},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use nix::{libc::mode_t, unistd::Uid};
 
 use super::{
+    Leader, Running, Ways,
     lookup::find_program,
     proc::Stat,
-    start::Confines,
-    unix::{Fresh, is_boot, spawn},
+    pty::{Ends, Pty},
+    start::{Confines, Program},
+    unix::{Begun, Fresh, is_boot, spawn},
     who::{Identity, Who},
 };
-use crate::{cgroup, exec::beside::Beside};
+use crate::{
+    cgroup,
+    exec::beside::{Asked, Beside, Terminal},
+};
 
-/// Starts `command`. Its end of the attempt is that of all its processes: it dies with it. Blocks until the program is
+/// A command that was just started, before anybody waits for it. Who drops it kills it.
+pub(crate) enum Joined {
+    Pipes(Fresh),
+    Terminal(Begun, OwnedFd),
+}
+
+impl Joined {
+    /// Has the runtime watch it; must be called inside one.
+    pub(crate) fn watch(self) -> io::Result<(Leader, Ways)> {
+        match self {
+            Self::Pipes(fresh) => {
+                let Running { leader, stdin, stdout, stderr, .. } = fresh.watch()?;
+                Ok((leader, Ways::Pipes { stdin, stdout, stderr }))
+            }
+            Self::Terminal(begun, ours) => Ok((begun.watch()?, Ways::Terminal(Pty::new(ours)?))),
+        }
+    }
+}
+
+/// Starts a command. Its end of the attempt is that of all its processes: it dies with it. Blocks until the program is
 /// loaded. `Err` is for people.
-pub(crate) fn join(beside: &Beside, command: &[String]) -> Result<Fresh, String> {
+pub(crate) fn join(beside: &Beside, asked: &Asked) -> Result<Joined, String> {
     let Beside { process: beside, run_as, rules } = beside;
     let ordered = Who::of(run_as, rules)?;
     let pid = i32::try_from(beside.pid).map_err(|_| GONE)?;
@@ -35,8 +60,13 @@ pub(crate) fn join(beside: &Beside, command: &[String]) -> Result<Fresh, String>
     let (place, status) = Place::of(pid).map_err(|error| format!("the task's process cannot be read: {error}"))?;
     let who = who(&status, ordered)?;
     let path = place.variables.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
-    let mut program = find_program(command, path.unwrap_or_default(), &place.cwd)?;
-    place.variables.iter().for_each(|(name, value)| program.variable(name, value));
+    let mut program = find_program(&asked.command, path.unwrap_or_default(), &place.cwd)?;
+    let terminal = asked.terminal.as_ref();
+    let name = terminal.map(|terminal| OsStr::new(&terminal.name)).filter(|name| !name.is_empty());
+    // Its own terminal, if it has one, is not this one.
+    let kept = place.variables.iter().filter(|(variable, _)| name.is_none() || variable != TERM);
+    kept.for_each(|(variable, value)| program.variable(variable, value));
+    name.into_iter().for_each(|name| program.variable(OsStr::new(TERM), name));
     program.folder(&place.cwd);
     let joins: Vec<_> = place.cgroups.iter().map(AsRawFd::as_raw_fd).collect();
     // What was opened is its own only if it has lived until now.
@@ -44,11 +74,29 @@ pub(crate) fn join(beside: &Beside, command: &[String]) -> Result<Fresh, String>
         return Err(GONE.into());
     }
     let confines = Confines { place: None, data_limit: None, who: Some(&who), joins: &joins };
-    let fresh = spawn(&program, true, confines).map_err(|error| super::explain(&program, &place.cwd, &error))?;
+    let joined = start(&program, terminal, confines, &place.cwd)?;
     // While it lives its cgroups are nobody else's. What was started is killed when it is dropped.
-    if lives() { Ok(fresh) } else { Err(GONE.into()) }
+    if lives() { Ok(joined) } else { Err(GONE.into()) }
 }
 
+/// By pipes, or on a new terminal that belongs to whom it runs as.
+fn start(program: &Program, terminal: Option<&Terminal>, confines: Confines<'_>, cwd: &Path) -> Result<Joined, String> {
+    let told = |error| super::explain(program, cwd, &error);
+    let Some(Terminal { size, .. }) = terminal else {
+        return spawn(program, true, confines).map(Joined::Pipes).map_err(told);
+    };
+    let owner = confines.who.and_then(|who| who.identity.as_ref()).map(|identity| identity.uid);
+    let ends = Ends::open(*size, owner).map_err(|error| {
+        format!(
+            "the agent's machine gives it no terminal: {error}; see that /dev/pts is mounted there and has room \
+             (/proc/sys/kernel/pty), or ask for none (`ctl exec` without `--tty`)"
+        )
+    })?;
+    ends.start(program, confines).map(|(begun, ours)| Joined::Terminal(begun, ours)).map_err(told)
+}
+
+/// Names the kind of terminal, see environ(7).
+const TERM: &str = "TERM";
 const GONE: &str = "the task's first process has ended";
 
 /// Where a process runs.
@@ -60,7 +108,7 @@ struct Place {
 
 impl Place {
     /// With what the kernel says of its rights.
-    fn of(pid: i32) -> std::io::Result<(Self, String)> {
+    fn of(pid: i32) -> io::Result<(Self, String)> {
         let environ = std::fs::read(format!("/proc/{pid}/environ"))?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
         let folders = cgroup::folders_of(pid)?;

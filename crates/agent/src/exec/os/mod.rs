@@ -19,6 +19,8 @@ mod pipe;
 #[cfg(unix)]
 mod proc;
 #[cfg(unix)]
+mod pty;
+#[cfg(unix)]
 mod reaper;
 #[cfg(unix)]
 mod socket;
@@ -40,7 +42,7 @@ pub(crate) use windows::{
 mod nobody;
 #[cfg(windows)]
 pub(crate) use nobody::{
-    Mark, Sluice, Who, close_file, close_folder, for_us_alone, is_others, join, missing_rights, open_way,
+    Mark, Pty, Sluice, Who, close_file, close_folder, for_us_alone, is_others, join, missing_rights, open_way,
 };
 #[cfg(unix)]
 pub(crate) use {
@@ -49,6 +51,7 @@ pub(crate) use {
     hunt::{Hunter, sweep_blocking},
     join::join,
     lookup::{explain, find_program, is_shortage, shell},
+    pty::Pty,
     reaper::{allow_files, children, dead_child, peek, reap, take_in_orphans},
     socket::{receive, running_for},
     start::{Confines, Program},
@@ -86,6 +89,14 @@ pub(crate) struct Running {
     pub(crate) stdin: Option<Input>,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
+}
+
+/// What a command beside a task was started with: our ends of it.
+pub(crate) enum Ways {
+    #[cfg_attr(windows, expect(dead_code, reason = "no such command is started there"))]
+    Pipes { stdin: Option<Input>, stdout: Output, stderr: Output },
+    #[cfg_attr(windows, expect(dead_code, reason = "no such command is started there"))]
+    Terminal(Pty),
 }
 
 /// How a process ended.

@@ -12,9 +12,12 @@ use std::{
 
 use muster_core::{id::Token, run_as::RunAs};
 
-use super::{Fresh, Output};
+use super::{Leader, Output, Ways};
 use crate::{
-    exec::{Rules, beside::Beside},
+    exec::{
+        Rules,
+        beside::{Asked, Beside, Size},
+    },
     logs::Stream,
 };
 
@@ -107,9 +110,39 @@ pub(crate) fn open_way(_data_dir: &Path, _way: &[&PathBuf]) -> io::Result<()> {
     Ok(())
 }
 
+/// There is none.
+pub(crate) struct Joined(Infallible);
+
+impl Joined {
+    pub(crate) fn watch(self) -> io::Result<(Leader, Ways)> {
+        match self.0 {}
+    }
+}
+
+/// There is none.
+pub(crate) enum Pty {}
+
+impl Pty {
+    pub(crate) async fn read(&self, _into: &mut Vec<u8>) -> io::Result<usize> {
+        match *self {}
+    }
+
+    pub(crate) async fn write(&self, _bytes: &[u8]) -> io::Result<()> {
+        match *self {}
+    }
+
+    pub(crate) async fn write_end(&self) -> io::Result<()> {
+        match *self {}
+    }
+
+    pub(crate) fn resize(&self, _size: Size) -> io::Result<()> {
+        match *self {}
+    }
+}
+
 /// Nobody has built it.
-pub(crate) fn join(_beside: &Beside, _command: &[String]) -> Result<Fresh, String> {
-    Err("commands in running tasks can be run on Linux only".into())
+pub(crate) fn join(_beside: &Beside, _asked: &Asked) -> Result<Joined, String> {
+    Err("commands in running tasks can be run on Linux only, with a terminal or without".into())
 }
 
 /// Told with the task that asks for it.

@@ -80,6 +80,14 @@ pub(crate) struct Scan {
     pub(crate) unsure: bool,
 }
 
+/// Who lives in the session that this process leads.
+pub(super) fn session(leader: i32) -> BTreeSet<i32> {
+    let Ok(folder) = std::fs::read_dir("/proc") else { return BTreeSet::new() };
+    let pids = folder.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let stats = pids.filter_map(Stat::read).filter(|stat| stat.session == leader && !stat.is_dead());
+    stats.map(|stat| stat.pid).collect()
+}
+
 /// Looks at every process but our own. `cookies` are values of [`INSTANCE`].
 pub(crate) fn scan(cookies: &[&str]) -> Scan {
     let needles: Vec<Vec<u8>> = cookies.iter().map(|cookie| format!("{INSTANCE}={cookie}").into_bytes()).collect();

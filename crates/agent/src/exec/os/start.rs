@@ -47,6 +47,8 @@ pub(super) struct Standard<'a> {
     pub(super) stdin: Option<BorrowedFd<'a>>,
     pub(super) stdout: BorrowedFd<'a>,
     pub(super) stderr: BorrowedFd<'a>,
+    /// All three are a terminal, which becomes that of its session.
+    pub(super) is_terminal: bool,
 }
 
 /// What holds a process from its first instruction on.
@@ -145,7 +147,7 @@ impl Program {
         places.iter().map(|at| self.pointer(*at)).chain([ptr::null()]).collect()
     }
 
-    /// Starts it as the leader of a new process group, with its signals as the system has them. Blocks until the program
+    /// Starts it as the leader of a new process group, or of a session on its terminal, with its signals as the system has them. Blocks until the program
     /// is loaded, or could not be.
     pub(super) fn start(&self, standard: &Standard<'_>, confines: Confines<'_>) -> io::Result<(Pid, OwnedFd)> {
         if self.has_zero {
@@ -173,6 +175,7 @@ impl Program {
             nice: confines.who.and_then(|who| who.nice),
             joins: confines.joins.as_ptr(),
             join_count: confines.joins.len(),
+            is_on_terminal: standard.is_terminal,
             no_new_privs: confines.who.is_some_and(|who| who.no_new_privs),
         })
     }

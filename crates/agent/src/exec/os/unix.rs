@@ -72,12 +72,34 @@ pub(crate) struct Leader {
 /// whoever has it sees to that.
 struct Process {
     pid: Pid,
+    /// A session, too, by which its groups are known.
+    leads_session: bool,
     /// When it started, if it is no child of ours.
     foreign: Option<u64>,
     /// Set when it is reaped.
     status: Option<Status>,
     /// With `status`.
     spent: Option<Spent>,
+}
+
+/// A process that was just started, and nothing of ours that it reads or writes.
+pub(crate) struct Begun {
+    process: Process,
+    pidfd: OwnedFd,
+}
+
+impl Begun {
+    /// From here on, dropping it kills it. Blocks until the program runs or could not be started.
+    pub(super) fn start(program: &Program, standard: &Standard<'_>, confines: Confines<'_>) -> io::Result<Self> {
+        let (pid, pidfd) = program.start(standard, confines)?;
+        let process = Process { pid, leads_session: standard.is_terminal, foreign: None, status: None, spent: None };
+        Ok(Self { process, pidfd })
+    }
+
+    /// Has the runtime watch it; must be called inside one.
+    pub(super) fn watch(self) -> io::Result<Leader> {
+        Ok(Leader { process: self.process, pidfd: watched(self.pidfd)? })
+    }
 }
 
 /// Starts `program` with pipes for its output, and for its stdin if `feeds`. Blocks until the
@@ -90,10 +112,9 @@ pub(crate) fn spawn(program: &Program, feeds: bool, confines: Confines<'_>) -> i
         stdin: task_stdin.as_ref().map(AsFd::as_fd),
         stdout: task_stdout.as_fd(),
         stderr: task_stderr.as_fd(),
+        is_terminal: false,
     };
-    let (pid, pidfd) = program.start(&standard, confines)?;
-    // From here on, dropping it kills it.
-    let process = Process { pid, foreign: None, status: None, spent: None };
+    let Begun { process, pidfd } = Begun::start(program, &standard, confines)?;
     let (stdin, stdout, stderr) = (stdin.map(OwnedFd::from), OwnedFd::from(stdout), OwnedFd::from(stderr));
     // Our ends do not block; the task's are other open files and do, as programs expect.
     for pipe in [&stdout, &stderr].into_iter().chain(&stdin) {
@@ -168,7 +189,8 @@ pub(crate) fn take_over(
     stdin: Option<OwnedFd>,
 ) -> io::Result<Running> {
     let pid = i32::try_from(identity.pid).map_err(io::Error::other)?;
-    let process = Process { pid: Pid::from_raw(pid), foreign: Some(identity.start), status: None, spent: None };
+    let (pid, foreign) = (Pid::from_raw(pid), Some(identity.start));
+    let process = Process { pid, leads_session: false, foreign, status: None, spent: None };
     let leader = Leader { process, pidfd: watched(pidfd)? };
     let [stdout, stderr] = outputs;
     let stdin = stdin.map(|stdin| Pipe::new(stdin, Interest::WRITABLE)).transpose()?;
@@ -217,9 +239,9 @@ impl Leader {
         getpgid(Some(Pid::from_raw(pid))) == Ok(self.process.pid)
     }
 
-    /// Kills the whole group; atomic against members that fork.
+    /// Kills the whole group, atomic against members that fork; and who is in the session that it leads, if it does.
     pub(crate) fn kill_group(&self) {
-        self.process.signal(Signal::SIGKILL);
+        self.process.kill();
     }
 
     /// Once reaped: whether nobody else is in its group, not even a member that is about to die.
@@ -261,6 +283,14 @@ impl Process {
         }
     }
 
+    fn kill(&self) {
+        if let Some(number) = self.kept_number().filter(|_| self.leads_session) {
+            // A shell with job control gives each command line a group of its own.
+            signal_members(&|| super::proc::session(number), Signal::SIGKILL);
+        }
+        self.signal(Signal::SIGKILL);
+    }
+
     fn was_alone(&self) -> bool {
         self.is_reaped() && killpg(self.pid, None) == Err(Errno::ESRCH)
     }
@@ -292,7 +322,7 @@ impl Drop for Process {
     /// One that nobody waited for, because watching failed: it must not run on unseen.
     fn drop(&mut self) {
         if !self.is_reaped() {
-            self.signal(Signal::SIGKILL);
+            self.kill();
             let mut looks = if self.foreign.is_none() { LOOKS } else { 1 };
             while self.reap().is_none() && looks > 1 {
                 looks -= 1;
@@ -464,8 +494,8 @@ mod tests {
         let start = Stat::read(pid.as_raw()).expect("we live").start;
         let number = |foreign| {
             // Never dropped: that would end its group.
-            let process = std::mem::ManuallyDrop::new(Process { pid, foreign, status: None, spent: None });
-            process.kept_number()
+            let process = Process { pid, leads_session: false, foreign, status: None, spent: None };
+            std::mem::ManuallyDrop::new(process).kept_number()
         };
         assert_eq!(number(Some(start)), Some(pid.as_raw()));
         assert_eq!(number(Some(start + 1)), None, "another has it now");
