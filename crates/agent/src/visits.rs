@@ -22,6 +22,7 @@ use crate::{
         ProcessIdentity, Rules,
         beside::{self, Asked, Beside, Fed},
     },
+    link::down::size,
     logs::{Grpc, Stream},
     supervisor::Visit,
 };
@@ -129,6 +130,7 @@ async fn run(
             let pieces = [
                 (!message.stdin.is_empty()).then_some(Fed::Bytes(message.stdin)),
                 message.stdin_end.then_some(Fed::End),
+                message.resized.map(|changed| Fed::Size(size(changed))),
             ];
             for piece in pieces.into_iter().flatten() {
                 if feed.send(piece).await.is_err() {
@@ -180,7 +182,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_that_neither_reads_nor_writes_ends_when_its_caller_is_gone() {
-        let large = v1::ExecDown { stdin: vec![0; 64 << 10], stdin_end: false };
+        let large = v1::ExecDown { stdin: vec![0; 64 << 10], ..v1::ExecDown::default() };
         let mut down = stream::iter(vec![large; 100]).chain(stream::pending()).boxed();
         let (up, inbox) = mpsc::channel(1);
         let beside = Beside { process: ourselves(), run_as: RunAs::default(), rules: Rules::default() };

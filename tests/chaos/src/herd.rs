@@ -147,8 +147,7 @@ fn hello(n: usize) -> v1::Hello {
         offer: Some(offer),
         protocol: PROTOCOL,
         oldest_protocol: PROTOCOL,
-        holding: Vec::new(),
-        term: 0,
+        ..v1::Hello::default()
     }
 }
 

@@ -373,6 +373,7 @@ impl<P: Processes> Agent<P> {
                     holding: holding.into_iter().map(|token| token.0).collect(),
                     term: term.0,
                     oldest_protocol: OLDEST_PROTOCOL,
+                    terminals: true,
                 };
                 self.send(Message::Hello(hello));
             }

@@ -13,7 +13,10 @@ use muster_core::{
 };
 
 use crate::{
-    exec::{Order, beside::Asked},
+    exec::{
+        Order,
+        beside::{Asked, Size, Terminal},
+    },
     supervisor::{Input, Unusable, Visit, Welcome},
 };
 
@@ -35,11 +38,20 @@ pub(super) fn input(message: v1::AgentDown) -> Option<Input> {
         Message::Leases(message) => leases(message),
         Message::Stop(stop) => Input::Stop { term: Term(stop.term), token: Token(stop.token) },
         Message::Exec(order) => {
-            let asked = Asked { command: order.command, terminal: None };
+            let terminal = order
+                .terminal
+                .map(|terminal| Terminal { name: terminal.name, size: size(terminal.size.unwrap_or_default()) });
+            let asked = Asked { command: order.command, terminal };
             Input::Visit(Arc::new(Visit { id: order.id, token: Token(order.token), asked }))
         }
         Message::ReportsAck(ack) => Input::ReportsAcked { up_to: ack.up_to },
     })
+}
+
+/// Of a terminal. No terminal is larger than can be said.
+pub(crate) fn size(size: v1::TerminalSize) -> Size {
+    let most = |count: u32| u16::try_from(count).unwrap_or(u16::MAX);
+    Size { columns: most(size.columns), rows: most(size.rows) }
 }
 
 /// What the leases of one entry share, each part made once.

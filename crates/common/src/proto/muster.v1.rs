@@ -2145,6 +2145,26 @@ pub struct ExecOrder {
     /// A program and its arguments.
     #[prost(string, repeated, tag = "3")]
     pub command: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// None: its input and its two outputs are pipes. Only for agents whose hello says that they give terminals.
+    #[prost(message, optional, tag = "4")]
+    pub terminal: ::core::option::Option<Terminal>,
+}
+/// What a command is given as its terminal: input and output in one, which is all stdout then.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Terminal {
+    /// As TERM names it; empty: the command finds what its task has.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub size: ::core::option::Option<TerminalSize>,
+}
+/// In characters; 0: not known.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TerminalSize {
+    #[prost(uint32, tag = "1")]
+    pub columns: u32,
+    #[prost(uint32, tag = "2")]
+    pub rows: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExecUp {
@@ -2193,6 +2213,9 @@ pub struct ExecDown {
     /// There is no more to read.
     #[prost(bool, tag = "2")]
     pub stdin_end: bool,
+    /// Its terminal has this size from now on.
+    #[prost(message, optional, tag = "3")]
+    pub resized: ::core::option::Option<TerminalSize>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Hello {
@@ -2212,6 +2235,9 @@ pub struct Hello {
     /// The oldest protocol that this agent understands; 0: only `protocol`.
     #[prost(uint32, tag = "6")]
     pub oldest_protocol: u32,
+    /// It reads what an order of a command says of a terminal. Others would run the command without one.
+    #[prost(bool, tag = "7")]
+    pub terminals: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Welcome {
@@ -4038,7 +4064,7 @@ pub mod identity_server {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExecRequest {
-    #[prost(oneof = "exec_request::Message", tags = "1, 2, 3")]
+    #[prost(oneof = "exec_request::Message", tags = "1, 2, 3, 4")]
     pub message: ::core::option::Option<exec_request::Message>,
 }
 /// Nested message and enum types in `ExecRequest`.
@@ -4053,6 +4079,9 @@ pub mod exec_request {
         /// There is no more to read.
         #[prost(bool, tag = "3")]
         StdinEnd(bool),
+        /// Its terminal has this size from now on.
+        #[prost(message, tag = "4")]
+        Resized(super::TerminalSize),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -4062,6 +4091,9 @@ pub struct ExecStart {
     pub selector: ::core::option::Option<Selector>,
     #[prost(string, repeated, tag = "2")]
     pub command: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// With `ExecTerminal` alone, and then always.
+    #[prost(message, optional, tag = "3")]
+    pub terminal: ::core::option::Option<Terminal>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExecReply {
@@ -5160,6 +5192,32 @@ pub mod muster_client {
             req.extensions_mut().insert(GrpcMethod::new("muster.v1.Muster", "Exec"));
             self.inner.streaming(req, path, codec).await
         }
+        /// The same for a start with a terminal. A call of its own: a controller that knows of none has no such call, where it
+        /// would read over that part of the start and run the command without one.
+        pub async fn exec_terminal(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::ExecRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ExecReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::ProtoCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.v1.Muster/ExecTerminal",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.v1.Muster", "ExecTerminal"));
+            self.inner.streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -5283,6 +5341,21 @@ pub mod muster_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::ExecRequest>>,
         ) -> std::result::Result<tonic::Response<Self::ExecStream>, tonic::Status>;
+        /// Server streaming response type for the ExecTerminal method.
+        type ExecTerminalStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ExecReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The same for a start with a terminal. A call of its own: a controller that knows of none has no such call, where it
+        /// would read over that part of the start and run the command without one.
+        async fn exec_terminal(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::ExecRequest>>,
+        ) -> std::result::Result<
+            tonic::Response<Self::ExecTerminalStream>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct MusterServer<T> {
@@ -6175,6 +6248,50 @@ pub mod muster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ExecSvc(inner);
+                        let codec = crate::codec::ProtoCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.Muster/ExecTerminal" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExecTerminalSvc<T: Muster>(pub Arc<T>);
+                    impl<T: Muster> tonic::server::StreamingService<super::ExecRequest>
+                    for ExecTerminalSvc<T> {
+                        type Response = super::ExecReply;
+                        type ResponseStream = T::ExecTerminalStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::ExecRequest>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Muster>::exec_terminal(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExecTerminalSvc(inner);
                         let codec = crate::codec::ProtoCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

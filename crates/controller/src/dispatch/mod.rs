@@ -35,6 +35,24 @@ pub enum Outgoing {
     Disconnect,
 }
 
+/// What an agent said at the beginning that it understands, beside what every agent of its protocol does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Knows {
+    /// What an order of a command says of a terminal.
+    pub terminals: bool,
+}
+
+/// What became of a message to one agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It is on its way.
+    Yes,
+    /// There is no connection with room for it.
+    Away,
+    /// The agent would read over a part of it.
+    NotUnderstood,
+}
+
 /// Every connection that an agent has now. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Sessions {
@@ -46,8 +64,8 @@ pub struct Sessions {
 struct Shared {
     last: u64,
     open: BTreeMap<SessionId, mpsc::Sender<Outgoing>>,
-    /// The newest connection of each agent.
-    agents: BTreeMap<AgentId, SessionId>,
+    /// The newest connection of each agent, and what is understood there.
+    agents: BTreeMap<AgentId, (SessionId, Knows)>,
 }
 
 /// What goes to one connection from one delivery, in the order in which it is sent.
@@ -77,23 +95,27 @@ impl Sessions {
         (session, receiver)
     }
 
-    /// This connection is the newest of `agent`.
-    pub fn name(&self, session: SessionId, agent: AgentId) {
-        self.lock().agents.insert(agent, session);
+    /// This connection is the newest of `agent`, which understands there what `knows` says.
+    pub fn name(&self, session: SessionId, agent: AgentId, knows: Knows) {
+        self.lock().agents.insert(agent, (session, knows));
     }
 
     /// A connection ended; what was still to be sent is dropped.
     pub fn close(&self, session: SessionId) {
         let mut shared = self.lock();
         shared.open.remove(&session);
-        shared.agents.retain(|_, newest| *newest != session);
+        shared.agents.retain(|_, (newest, _)| *newest != session);
     }
 
-    /// Sends something that depends on no commit. Says whether there is a connection with room for it.
-    pub fn send_to(&self, agent: AgentId, message: Outgoing) -> bool {
+    /// Sends something that depends on no commit, if all of it is understood at the other end of this very connection.
+    pub fn send_to(&self, agent: AgentId, message: Outgoing) -> Sent {
         let shared = self.lock();
-        let sender = shared.agents.get(&agent).and_then(|session| shared.open.get(session));
-        sender.is_some_and(|sender| sender.try_send(message).is_ok())
+        let Some((session, knows)) = shared.agents.get(&agent) else { return Sent::Away };
+        if matches!(&message, Outgoing::Exec(order) if order.terminal.is_some()) && !knows.terminals {
+            return Sent::NotUnderstood;
+        }
+        let sent = shared.open.get(session).is_some_and(|sender| sender.try_send(message).is_ok());
+        if sent { Sent::Yes } else { Sent::Away }
     }
 
     /// Closes every connection: the agents come back and say what they hold (C3).
@@ -261,6 +283,21 @@ mod tests {
         }
         assert!(slow_end.is_closed());
         assert_eq!(sessions.count(), 1);
+    }
+
+    #[test]
+    fn a_command_with_a_terminal_goes_only_where_terminals_are_known() {
+        let (sessions, _forgotten) = sessions();
+        let order = |terminal| Outgoing::Exec(v1::ExecOrder { terminal, ..v1::ExecOrder::default() });
+        let (plain, on_terminal) = (order(None), order(Some(v1::Terminal::default())));
+        assert_eq!(sessions.send_to(AGENT, plain.clone()), Sent::Away);
+        for (terminals, expected) in [(true, Sent::Yes), (false, Sent::NotUnderstood)] {
+            let (session, mut outgoing) = sessions.open();
+            sessions.name(session, AGENT, Knows { terminals });
+            assert_eq!(sessions.send_to(AGENT, plain.clone()), Sent::Yes);
+            assert_eq!(sessions.send_to(AGENT, on_terminal.clone()), expected);
+            assert_eq!(all(&mut outgoing).len(), if terminals { 2 } else { 1 });
+        }
     }
 
     #[test]

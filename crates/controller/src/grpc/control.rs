@@ -23,7 +23,7 @@ use tokio::{sync::mpsc, time::timeout};
 use tonic::{Status, Streaming};
 
 use crate::{
-    dispatch::{Outgoing, Sessions},
+    dispatch::{Knows, Outgoing, Sessions},
     engine::Handle,
     grpc::{
         Parts,
@@ -65,6 +65,7 @@ pub(super) async fn run(
     let (hello, protocol) = Box::pin(hello(&mut up)).await?;
     speaker.check_hello(&hello)?;
     let (id, outgoing) = parts.sessions.open();
+    let knows = Knows { terminals: hello.terminals };
     let attached = Box::pin(attach(&parts, &caller, id, hello, protocol)).await;
     let (agent, welcome) = match attached {
         Ok(attached) => attached,
@@ -75,7 +76,7 @@ pub(super) async fn run(
     };
     let (handle, sessions, loads) = (parts.handle.clone(), parts.sessions.clone(), parts.loads.clone());
     let mut session = Session { handle, sessions, agent, id, loads, speaker: speaker.clone(), left: false };
-    parts.sessions.name(id, agent);
+    parts.sessions.name(id, agent, knows);
     let patience = parts.handle.lease_ttl();
     let result = async {
         Box::pin(send(&back, patience, Down::Welcome(welcome))).await?;

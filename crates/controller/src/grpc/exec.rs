@@ -22,7 +22,7 @@ use tokio::{
 use tonic::{Status, Streaming};
 
 use crate::{
-    dispatch::Outgoing,
+    dispatch::{Outgoing, Sent},
     grpc::{
         Parts,
         agents::Back,
@@ -41,6 +41,8 @@ const ROOM: usize = 16;
 const LAST_WORD_WITHIN: Duration = Duration::from_secs(10);
 /// Commands at one time, of all people: each holds two streams open.
 const AT_ONCE: usize = 256;
+/// No entry of terminfo(5) has a name half as long.
+const TERMINAL_NAME_MAX: usize = 64;
 
 /// Commands, and those of them that wait for their agent by number. Clones share them.
 #[derive(Clone, Debug)]
@@ -107,22 +109,26 @@ impl Calls {
     }
 }
 
+/// What a command reads from and writes to, by the call that is made for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ways {
+    /// `Exec`
+    Pipes,
+    /// `ExecTerminal`
+    Terminal,
+}
+
 /// A person's side: until the command ended, or nobody is interested any more.
 pub(super) async fn ask(
     parts: Parts,
     calls: Calls,
     caller: Arc<Caller>,
-    mut requests: Streaming<v1::ExecRequest>,
+    (mut requests, ways): (Streaming<v1::ExecRequest>, Ways),
     back: Back<v1::ExecReply>,
 ) -> Result<(), Status> {
     let first = timeout(BEGIN_WITHIN, requests.message()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no command came; it is sent first"))??;
-    let Some(v1::ExecRequest { message: Some(Message::Start(start)) }) = first else {
-        return Err(Status::invalid_argument("the first message must say which task and which command"));
-    };
-    if start.command.first().is_none_or(String::is_empty) {
-        return Err(of_field("start.command", "is empty; name a program"));
-    }
+    let start = start(first, ways)?;
     let (task, token, agent, name) = place(&parts, &caller, start.selector)?;
     let note = Note::done(&caller, "exec", &task.to_string(), &start.command.join(" "));
     parts.handle.ask(Event::Note(note)).await.map_err(of_engine)?;
@@ -130,9 +136,18 @@ pub(super) async fn ask(
     let (input, stdin) = mpsc::channel(ROOM);
     let (taken, at_work) = tokio::sync::oneshot::channel();
     let registered = calls.add(Waiting { agent, stdin, replies: back.clone(), taken })?;
-    let order = v1::ExecOrder { id: registered.id, token, command: start.command };
-    if !parts.sessions.send_to(agent, Outgoing::Exec(order)) {
-        return Err(Status::unavailable(format!("agent `{name}`, which runs {task}, is not connected")));
+    let order = v1::ExecOrder { id: registered.id, token, command: start.command, terminal: start.terminal };
+    match parts.sessions.send_to(agent, Outgoing::Exec(order)) {
+        Sent::Yes => {}
+        Sent::Away => {
+            return Err(Status::unavailable(format!("agent `{name}`, which runs {task}, is not connected")));
+        }
+        Sent::NotUnderstood => {
+            return Err(Status::failed_precondition(format!(
+                "agent `{name}`, which runs {task}, is older than this controller and knows of no terminals: upgrade it, or \
+                 ask for none (`ctl exec` without `--tty`)"
+            )));
+        }
     }
     // The sender is dropped without a word, which is the word.
     if timeout(BEGIN_WITHIN, at_work).await.is_err() {
@@ -141,6 +156,28 @@ pub(super) async fn ask(
         )));
     }
     while_open(&mut requests, &input, &back).await
+}
+
+/// Which command is wanted, where, and on which terminal.
+fn start(first: Option<v1::ExecRequest>, ways: Ways) -> Result<v1::ExecStart, Status> {
+    let Some(v1::ExecRequest { message: Some(Message::Start(start)) }) = first else {
+        return Err(Status::invalid_argument("the first message must say which task and which command"));
+    };
+    if start.command.first().is_none_or(String::is_empty) {
+        return Err(of_field("start.command", "is empty; name a program"));
+    }
+    // As every entry of terminfo(5) is called.
+    let is_name = |name: &str| name.len() <= TERMINAL_NAME_MAX && name.bytes().all(|byte| byte.is_ascii_graphic());
+    match (ways, &start.terminal) {
+        (Ways::Pipes, None) => Ok(start),
+        (Ways::Pipes, Some(_)) => Err(of_field("start.terminal", "is for the call ExecTerminal; leave it out here")),
+        (Ways::Terminal, None) => Err(of_field("start.terminal", "is missing; without one the call is Exec")),
+        (Ways::Terminal, Some(terminal)) if is_name(&terminal.name) => Ok(start),
+        (Ways::Terminal, Some(_)) => Err(of_field(
+            "start.terminal.name",
+            format!("must be at most {TERMINAL_NAME_MAX} letters, digits and signs of ASCII, without spaces"),
+        )),
+    }
 }
 
 /// What the command reads goes down, until its agent's side ended or nobody listens to it.
@@ -168,8 +205,9 @@ async fn feed(
             Err(status) => return status,
         };
         let down = match request.and_then(|request| request.message) {
-            Some(Message::Stdin(stdin)) => v1::ExecDown { stdin, stdin_end: false },
-            Some(Message::StdinEnd(_)) => v1::ExecDown { stdin: Vec::new(), stdin_end: true },
+            Some(Message::Stdin(stdin)) => v1::ExecDown { stdin, ..v1::ExecDown::default() },
+            Some(Message::StdinEnd(_)) => v1::ExecDown { stdin_end: true, ..v1::ExecDown::default() },
+            Some(Message::Resized(size)) => v1::ExecDown { resized: Some(size), ..v1::ExecDown::default() },
             Some(Message::Start(_)) => return Status::invalid_argument("one call runs one command"),
             None => return Status::cancelled("the caller went away"),
         };

@@ -53,6 +53,26 @@ impl People {
         });
         Response::new(answers.boxed())
     }
+
+    /// A command in a task that runs, until it ended or its caller did.
+    fn command(
+        &self,
+        request: Request<Streaming<v1::ExecRequest>>,
+        ways: exec::Ways,
+    ) -> Result<Response<Answers<v1::ExecReply>>, Status> {
+        let caller = caller(&request)?;
+        let (parts, calls, requests) = (self.parts.clone(), self.calls.clone(), request.into_inner());
+        let (back, replies) = mpsc::channel(ROOM);
+        let last = back.clone();
+        let asked = exec::ask(parts, calls, caller, (requests, ways), back);
+        let work = self.cancel.clone().run_until_cancelled_owned(asked);
+        self.tracker.spawn(async move {
+            if let Err(status) = work.await.unwrap_or_else(|| Err(stopping())) {
+                let _nobody_reads = last.try_send(Err(status));
+            }
+        });
+        Ok(self.until_stop(ReceiverStream::new(replies)))
+    }
 }
 
 #[tonic::async_trait]
@@ -62,6 +82,7 @@ impl Muster for People {
     type LogsStream = Answers<v1::LogsReply>;
     type SearchLogsStream = Answers<v1::SearchLogsReply>;
     type ExecStream = Answers<v1::ExecReply>;
+    type ExecTerminalStream = Answers<v1::ExecReply>;
 
     async fn info(&self, request: Request<v1::InfoRequest>) -> Result<Response<v1::InfoReply>, Status> {
         caller(&request)?;
@@ -141,17 +162,14 @@ impl Muster for People {
     }
 
     async fn exec(&self, request: Request<Streaming<v1::ExecRequest>>) -> Result<Response<Self::ExecStream>, Status> {
-        let caller = caller(&request)?;
-        let (parts, calls, requests) = (self.parts.clone(), self.calls.clone(), request.into_inner());
-        let (back, replies) = mpsc::channel(ROOM);
-        let last = back.clone();
-        let work = self.cancel.clone().run_until_cancelled_owned(exec::ask(parts, calls, caller, requests, back));
-        self.tracker.spawn(async move {
-            if let Err(status) = work.await.unwrap_or_else(|| Err(stopping())) {
-                let _nobody_reads = last.try_send(Err(status));
-            }
-        });
-        Ok(self.until_stop(ReceiverStream::new(replies)))
+        self.command(request, exec::Ways::Pipes)
+    }
+
+    async fn exec_terminal(
+        &self,
+        request: Request<Streaming<v1::ExecRequest>>,
+    ) -> Result<Response<Self::ExecTerminalStream>, Status> {
+        self.command(request, exec::Ways::Terminal)
     }
 
     async fn list_agents(

@@ -3,6 +3,7 @@
 mod access;
 mod agents;
 mod audit;
+mod exec;
 mod fleet;
 mod logs;
 mod people;

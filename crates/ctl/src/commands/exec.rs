@@ -37,7 +37,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(ctl: &Ctl, args: Args) -> Result<Exit, Error> {
     let client = ctl.client().await?;
     let (requests, inbox) = mpsc::channel(ROOM);
-    let start = v1::ExecStart { selector: selector(&args.task), command: args.command };
+    let start = v1::ExecStart { selector: selector(&args.task), command: args.command, terminal: None };
     let there_is_room = |_| Error::new(Exit::FAULT, "the call was not begun");
     requests.try_send(of(Message::Start(start))).map_err(there_is_room)?;
     let mut replies = client.rpc.clone().exec(ReceiverStream::new(inbox)).await?.into_inner();

@@ -312,6 +312,16 @@ impl Muster for Service {
         Ok(Response::new(Box::pin(tokio_stream::iter(replies))))
     }
 
+    type ExecTerminalStream = Streamed<v1::ExecReply>;
+
+    /// As a controller that is older than this call.
+    async fn exec_terminal(
+        &self,
+        _request: Request<tonic::Streaming<v1::ExecRequest>>,
+    ) -> Answer<Self::ExecTerminalStream> {
+        Err(Status::unimplemented("there is no call /muster.v1.Muster/ExecTerminal, or nobody may use it"))
+    }
+
     type WatchJobStream = Streamed<v1::JobSummary>;
 
     async fn watch_job(&self, request: Request<v1::WatchJobRequest>) -> Answer<Self::WatchJobStream> {

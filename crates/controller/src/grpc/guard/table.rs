@@ -74,6 +74,7 @@ pub(in crate::grpc) const TABLE: &[Rule] = &[
     changes("/muster.v1.Muster/Cancel", Operator, "cancel"),
     changes("/muster.v1.Muster/Retry", Operator, "retry"),
     changes("/muster.v1.Muster/Exec", Operator, "exec"),
+    changes("/muster.v1.Muster/ExecTerminal", Operator, "exec"),
     changes("/muster.v1.Muster/SetQueue", Admin, "queue.set"),
     changes("/muster.v1.Muster/TendAgents", Admin, "agent.tend"),
     changes("/muster.v1.Access/CreateToken", Admin, "token.create"),
