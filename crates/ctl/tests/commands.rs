@@ -471,3 +471,15 @@ fn ctrl_c_leaves_work_on_a_controller_alone_and_says_how_to_go_on() {
     assert!(err.contains("job 17 goes on: ctl wait 17, ctl logs -f 17, ctl cancel 17"), "{err}");
     assert!(server.asked().cancels.is_empty());
 }
+
+#[test]
+fn a_controller_that_knows_of_no_terminals_is_not_asked_for_a_command_without_one() {
+    let server = Server::start(ended(EndKind::Succeeded, 0, JobState::Running));
+    let Ran { code, out, err } = server.ctl(&["exec", "--tty", "17.0", "--", "sh"]);
+    if cfg!(unix) {
+        assert_eq!((code, &*out), (Some(5), ""), "{err}");
+        assert!(err.contains("older than this ctl\n  next: upgrade the controller, or leave out `--tty`"), "{err}");
+    } else {
+        assert_eq!((code, &*out), (Some(2), ""), "{err}");
+    }
+}

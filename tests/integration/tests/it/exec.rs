@@ -30,7 +30,7 @@ run = ["true"]
 "#;
 
 /// A job of which each task runs until the gate is there.
-fn held(system: &System) -> Result<std::path::PathBuf> {
+pub(crate) fn held(system: &System) -> Result<std::path::PathBuf> {
     let gate = system.folder().join("gate");
     let job = system.submit("held.toml", &JOB.replace("@GATE@", &gate.display().to_string()))?;
     wait::until("the first task to run", || {

@@ -41,6 +41,8 @@ mod heirs;
 mod hostile;
 #[cfg(unix)]
 mod identity;
+#[cfg(target_os = "linux")]
+mod interactive;
 #[cfg(unix)]
 mod keeper;
 #[cfg(target_os = "linux")]

@@ -20,6 +20,7 @@ use nix::{
 /// Notes the terminal's modes, runs a program, and notes them again. Whoever runs the tests may be deaf to SIGHUP, as by
 /// nohup(1), and those who are started would be, too.
 const SCRIPT: &str = r#"stty rows 24 cols 100
+tty >device
 stty -g >before
 sh -c 'echo $$ >pid.new; mv pid.new pid; exec env --default-signal=HUP "$@"' sh "$@"
 echo $? >code.new
@@ -71,6 +72,14 @@ impl Screen {
 
     pub(crate) fn press(&mut self, keys: &[u8]) -> Result<()> {
         Ok(self.script.stdin.as_mut().context("a terminal")?.write_all(keys)?)
+    }
+
+    /// What stty(1) does with the terminal, from outside.
+    pub(crate) fn stty(&self, words: &[&str]) -> Result<String> {
+        let device = fs::read_to_string(self.folder.join("device"))?;
+        let done = Command::new("stty").args(["-F", device.trim()]).args(words).output()?;
+        ensure!(done.status.success(), "stty {words:?}: {}", String::from_utf8_lossy(&done.stderr));
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
