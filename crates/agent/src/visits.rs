@@ -97,7 +97,12 @@ impl Visits {
             (Some((process, spec)), Ok(_)) => {
                 info!(token = %visit.token, command = ?visit.asked.command, "a command runs beside an attempt");
                 let beside = Beside { process, run_as: spec.run_as.clone(), rules: self.rules.clone() };
-                run(beside, self.asked(visit, spec.container.is_some()), &mut down, &up).await
+                let is_contained = spec.container.is_some();
+                if is_contained && visit.asked.terminal.is_some() {
+                    // Typed before the engine listens for single keys, it would come in there as a zero byte.
+                    down = down.map(|message| v1::ExecDown { stdin_end: false, ..message }).boxed();
+                }
+                run(beside, self.asked(visit, is_contained), &mut down, &up).await
             }
         };
         let (end, why) = match end {

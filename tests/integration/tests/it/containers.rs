@@ -258,6 +258,10 @@ fn outlive(test: &str, kind: Kind) -> Result<()> {
     let words = ["exec", "-i", "1.0", "--", "sh", "-c", "cat; test -e /etc/debian_version || echo inside; exit 5"];
     let ran = yard.system.ctl().run_with(&words, b"given\n")?.expect(5)?;
     ensure!(ran.text() == "given\ninside\n", "{ran}");
+    // On a terminal, if it is to have one.
+    let words = ["exec", "-t", "1.0", "--", "sh", "-c", "test -t 0 && test -t 1 && test -t 2 && echo $TERM; exit 5"];
+    let ran = yard.system.ctl().env("TERM", "of-ours").run(&words)?.expect(5)?;
+    ensure!(ran.text() == "of-ours\r\n", "{ran}");
     let label = yard.engine.client().labels("muster.agent")?;
     ensure!(label.len() == 1, "they are not marked as those of one agent: {label:?}");
     yard.system.agent()?.kill9()?;
