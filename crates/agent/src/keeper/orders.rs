@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn more_than_a_message_should_hold_is_said_in_parts_and_what_is_the_same_is_said_once() {
-        let long = |n: u64| TaskSpec { name: format!("{n}").into(), ..with_script("x".repeat(3 << 20)) };
+        let long = |n: u64| TaskSpec { name: format!("{n}"), ..with_script("x".repeat(3 << 20)) };
         let all: Vec<_> = (0..9).map(|n| order(n, &Arc::new(long(n)))).collect();
         let parts = Orders::begun(all.iter(), true);
         assert!(parts.iter().all(|part| part.encoded_len() < 2 * ENOUGH), "a part is as long as two");
