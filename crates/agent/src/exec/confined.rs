@@ -33,7 +33,7 @@ pub(super) struct Oom {
 impl Confined {
     /// For the process that is started, as `who`.
     pub(super) fn confines<'a>(&'a self, who: Option<&'a Who>) -> Confines<'a> {
-        Confines { place: self.place.as_ref(), data_limit: self.data_limit, who, joins: &[] }
+        Confines { place: self.place.as_ref(), data_limit: self.data_limit, who, joins: None }
     }
 
     /// Where a daemon is to put what belongs to it. `Err` is for people.

@@ -56,6 +56,16 @@ async fn beside_as(beside: Beside, text: &str, input: &str) -> (Result<End, Stri
 }
 
 #[tokio::test]
+async fn a_command_is_in_a_session_of_its_own() {
+    let mut bench = Bench::with_rules(Rules::default()).await;
+    let (_, identity) = started(&mut bench, shell("sleep 1000")).await;
+    // The agent's may have a larger share of the processors.
+    let (end, out, _) = beside(&identity, "echo $$; cut -d ' ' -f 6 /proc/$$/stat", "").await;
+    let numbers: Vec<&str> = out.lines().collect();
+    assert!(matches!(numbers[..], [own, session] if own == session), "{end:?}: {out}");
+}
+
+#[tokio::test]
 async fn a_command_finds_what_the_task_has() {
     let mut bench = Bench::with_rules(Rules::default()).await;
     let mut spec = shell("cd /usr; exec sleep 1000");

@@ -45,8 +45,10 @@ pub(super) struct Plan {
     pub(super) umask: libc::mode_t,
     pub(super) nice: Option<c_int>,
     pub(super) no_new_privs: bool,
-    /// It leads a session of its own, whose terminal is its stdin; else a group in ours.
+    /// It leads a session of its own, whose terminal is its stdin.
     pub(super) is_on_terminal: bool,
+    /// It goes where another process is.
+    pub(super) is_beside: bool,
     /// Folders of cgroups that it goes into; outlive the call.
     pub(super) joins: *const RawFd,
     pub(super) join_count: usize,
@@ -80,8 +82,8 @@ thread_local! {
     static OWN: Box<UnsafeCell<Stack>> = Box::new(UnsafeCell::new(Stack([MaybeUninit::uninit(); STACK])));
 }
 
-/// Starts a process as the leader of a new group, or of a new session on a terminal, with no signal blocked, handled or ignored. Blocks until its program
-/// is loaded, or could not be.
+/// Starts a process as the leader of a new group, or of a new session if it is on a terminal or goes beside another process,
+/// with no signal blocked, handled or ignored. Blocks until its program is loaded, or could not be.
 pub(super) fn start(plan: &Plan) -> io::Result<(Pid, OwnedFd)> {
     let mut shared = Shared { plan, enters: None, error: 0 };
     let mut pidfd: RawFd = -1;
@@ -261,10 +263,12 @@ unsafe fn become_it(plan: &Plan, enters: Option<RawFd>) {
                 return;
             }
         }
-        let leads = match plan.is_on_terminal {
+        let leads = match (plan.is_on_terminal, plan.is_beside) {
             // Who leads a session leads a group, too. Nobody else has this terminal.
-            true => libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) >= 0,
-            false => libc::setpgid(0, 0) >= 0,
+            (true, _) => libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) >= 0,
+            // Of the share of processors that our session may have, a task has nothing.
+            (false, true) => libc::setsid() >= 0,
+            (false, false) => libc::setpgid(0, 0) >= 0,
         };
         if !leads {
             return;

@@ -73,7 +73,7 @@ pub(crate) fn join(beside: &Beside, asked: &Asked) -> Result<Joined, String> {
     if !lives() {
         return Err(GONE.into());
     }
-    let confines = Confines { place: None, data_limit: None, who: Some(&who), joins: &joins };
+    let confines = Confines { place: None, data_limit: None, who: Some(&who), joins: Some(&joins) };
     let joined = start(&program, terminal, confines, &place.cwd)?;
     // While it lives its cgroups are nobody else's. What was started is killed when it is dropped.
     if lives() { Ok(joined) } else { Err(GONE.into()) }

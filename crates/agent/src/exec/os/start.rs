@@ -61,8 +61,8 @@ pub(crate) struct Confines<'a> {
     pub(crate) data_limit: Option<u64>,
     /// As whom it runs; none: as we do.
     pub(crate) who: Option<&'a Who>,
-    /// Cgroups that it enters by itself.
-    pub(crate) joins: &'a [RawFd],
+    /// It goes beside another process, whose cgroups these are, and enters them by itself.
+    pub(crate) joins: Option<&'a [RawFd]>,
 }
 
 impl Program {
@@ -173,8 +173,9 @@ impl Program {
             }),
             umask: confines.who.and_then(|who| who.umask).unwrap_or_else(unix::task_umask),
             nice: confines.who.and_then(|who| who.nice),
-            joins: confines.joins.as_ptr(),
-            join_count: confines.joins.len(),
+            is_beside: confines.joins.is_some(),
+            joins: confines.joins.unwrap_or_default().as_ptr(),
+            join_count: confines.joins.map_or(0, <[_]>::len),
             is_on_terminal: standard.is_terminal,
             no_new_privs: confines.who.is_some_and(|who| who.no_new_privs),
         })

@@ -147,7 +147,7 @@ pub(crate) struct Confines<'a> {
     pub(crate) place: Option<&'a Place>,
     pub(crate) data_limit: Option<u64>,
     pub(crate) who: Option<&'a Who>,
-    pub(crate) joins: &'a [i32],
+    pub(crate) joins: Option<&'a [i32]>,
 }
 
 /// There are no control groups here.
