@@ -74,18 +74,6 @@ impl Visits {
         });
     }
 
-    /// What is started beside the process of the attempt: in its container, if it is in one. Then the engine is on the
-    /// terminal, and makes another one in there.
-    fn asked(&self, visit: &Visit, is_contained: bool) -> Asked {
-        match self.engine.as_ref().filter(|_| is_contained) {
-            Some(engine) => {
-                let terminal = visit.asked.terminal.clone();
-                Asked { command: engine.exec(visit.token, &visit.asked), terminal }
-            }
-            None => visit.asked.clone(),
-        }
-    }
-
     async fn serve(&self, visit: &Visit, process: Option<(ProcessIdentity, Arc<TaskSpec>)>) -> Result<(), String> {
         let (up, inbox) = mpsc::channel(ROOM);
         let opened = timeout(OPEN_LIMIT, self.grpc.exec(visit.id, &up, ReceiverStream::new(inbox))).await;
@@ -102,7 +90,10 @@ impl Visits {
                     // Typed before the engine listens for single keys, it would come in there as a zero byte.
                     down = down.map(|message| v1::ExecDown { stdin_end: false, ..message }).boxed();
                 }
-                run(beside, self.asked(visit, is_contained), &mut down, &up).await
+                match asked(self.engine.as_deref(), visit, is_contained) {
+                    Ok(asked) => run(beside, asked, &mut down, &up).await,
+                    Err(why) => Err(why),
+                }
             }
         };
         let (end, why) = match end {
@@ -118,6 +109,22 @@ impl Visits {
         let heard = async { while down.next().await.is_some() {} };
         let _in_time = timeout(LAST_LIMIT, heard).await;
         Ok(())
+    }
+}
+
+/// What is started beside the process of the attempt: in its container, if it is in one, and nowhere else then. What was
+/// meant for a container would be anybody's on the machine, as the user that its engine has. The engine is on the terminal,
+/// and makes another one in there.
+fn asked(engine: Option<&Engine>, visit: &Visit, is_contained: bool) -> Result<Asked, String> {
+    match (is_contained, engine) {
+        (false, _) => Ok(visit.asked.clone()),
+        (true, Some(engine)) => {
+            let terminal = visit.asked.terminal.clone();
+            Ok(Asked { command: engine.exec(visit.token, &visit.asked), terminal })
+        }
+        (true, None) => Err("the task runs in a container, and its agent found no engine for containers when it started \
+                             (its log says why), so that nothing can be run in there; start the agent anew when it is there"
+            .into()),
     }
 }
 
@@ -172,10 +179,13 @@ async fn run(
 #[cfg(all(test, unix))]
 mod tests {
     use futures::stream;
-    use muster_core::run_as::RunAs;
+    use muster_core::{id::Token, run_as::RunAs};
 
     use super::*;
-    use crate::exec::os::boot;
+    use crate::{
+        containers::{Kind, Settings},
+        exec::os::boot,
+    };
 
     /// This very process, as any other.
     fn ourselves() -> ProcessIdentity {
@@ -183,6 +193,19 @@ mod tests {
         let start = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(19)?.parse().ok());
         let pid = std::process::id();
         ProcessIdentity { boot: boot(), pid, start: start.expect("a number"), group: pid }
+    }
+
+    #[test]
+    fn what_is_meant_for_a_container_is_never_run_beside_it() {
+        let plain = Asked { command: vec!["sh".into(), "-c".into(), "id".into()], terminal: None };
+        let visit = Visit { id: 1, token: Token(7), asked: plain.clone() };
+        let engine = Engine::scripted(Kind::Podman, Settings::default(), "owner", &[]);
+        assert_eq!(asked(None, &visit, false), Ok(plain.clone()));
+        assert_eq!(asked(Some(&engine), &visit, false), Ok(plain));
+        let inside = asked(Some(&engine), &visit, true).expect("there is an engine").command;
+        assert_eq!(inside[1..], ["exec", "--interactive", "muster-owner-7", "sh", "-c", "id"]);
+        let why = asked(None, &visit, true).expect_err("it is refused");
+        assert!(why.contains("found no engine for containers"), "{why}");
     }
 
     #[tokio::test]
