@@ -42,6 +42,8 @@ pub(super) const RUN: &[&str] = &[
     // Whoever runs health checks may be late to hear of an end.
     "--no-healthcheck",
 ];
+/// What calls itself so has its containers in a virtual machine.
+const ELSEWHERE: &str = "Docker Desktop";
 /// Where a socket of this machine is.
 const SOCKET: &str = "unix://";
 
@@ -54,6 +56,8 @@ struct Info {
     cgroup_driver: String,
     cgroup_version: String,
     security_options: Option<Vec<String>>,
+    kernel_version: String,
+    operating_system: String,
 }
 
 /// What a daemon says of a container.
@@ -135,6 +139,8 @@ pub(super) async fn look(engine: Engine, enforce: Enforce) -> Result<Engine, Str
     let info: Info =
         serde_json::from_str(&info).map_err(|error| format!("`docker info` is not understood: {error}"))?;
     refuse_daemon(&info)?;
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
+    refuse_machine(&info, release.map_err(|error| format!("this kernel's release cannot be read: {error}"))?.trim())?;
     let (version, place) = cgroup::place()?;
     refuse_cgroups(&info, version)?;
     refuse_stranger(socket).await?;
@@ -190,6 +196,33 @@ fn refuse_daemon(info: &Info) -> Result<(), String> {
     Ok(())
 }
 
+/// Somebody else may listen at a socket of this machine and pass everything on to another one, where nothing of ours holds
+/// anybody. `release` is that of our kernel.
+fn refuse_machine(info: &Info, release: &str) -> Result<(), String> {
+    if info.operating_system == ELSEWHERE {
+        return Err(format!("it is {ELSEWHERE}, whose containers are in a virtual machine; install Docker itself, or use Podman"));
+    }
+    let (theirs, own) = (&info.kernel_version, whole_release(release));
+    if *theirs == own {
+        return Ok(());
+    }
+    Err(format!(
+        "its daemon is on another machine: that has Linux {theirs}, and this one has {own}; use one on this machine, or Podman"
+    ))
+}
+
+/// A kernel's release as Docker writes it: with three numbers, also where there are two.
+fn whole_release(release: &str) -> String {
+    let is_digit = |c: char| c.is_ascii_digit();
+    let rest = release.trim_start_matches(is_digit).strip_prefix('.').map(|rest| rest.trim_start_matches(is_digit));
+    match rest {
+        Some(rest) if !rest.strip_prefix('.').is_some_and(|rest| rest.starts_with(is_digit)) => {
+            format!("{}.0{rest}", release.strip_suffix(rest).unwrap_or(release))
+        }
+        _ => release.to_owned(),
+    }
+}
+
 /// What holds its containers must be what holds attempts.
 fn refuse_cgroups(info: &Info, version: u8) -> Result<(), String> {
     let theirs = &info.cgroup_version;
@@ -243,6 +276,26 @@ mod tests {
         assert!(why.contains("without root"), "{why}");
         let why = info(|info| info.system = "windows".into()).expect_err("it is refused");
         assert!(why.contains("`windows`"), "{why}");
+    }
+
+    #[test]
+    fn a_daemon_of_another_machine_behind_a_socket_of_this_one_is_refused() {
+        let told = |kernel: &str, system: &str| {
+            let text = format!(r#"{{"KernelVersion":{kernel:?},"OperatingSystem":{system:?}}}"#);
+            let info = serde_json::from_str(&text).expect("it is right");
+            refuse_machine(&info, "6.1.0-56-amd64")
+        };
+        assert_eq!(told("6.1.0-56-amd64", "Debian GNU/Linux 12"), Ok(()));
+        let why = told("6.10.14-linuxkit", "Alpine Linux").expect_err("it is refused");
+        assert!(why.contains("has Linux 6.10.14-linuxkit, and this one has 6.1.0-56-amd64"), "{why}");
+        assert!(told("", "").is_err());
+        let why = told("6.1.0-56-amd64", "Docker Desktop").expect_err("it is refused");
+        assert!(why.contains("in a virtual machine"), "{why}");
+        for (release, whole) in
+            [("6.1.0", "6.1.0"), ("6.1", "6.1.0"), ("6.12-rc3", "6.12.0-rc3"), ("5.15.90.1-x", "5.15.90.1-x"), ("6", "6")]
+        {
+            assert_eq!(whole_release(release), whole);
+        }
     }
 
     #[test]
