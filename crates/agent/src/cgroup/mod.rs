@@ -33,7 +33,7 @@ use tracing::warn;
 
 pub use self::report::Enforce;
 #[cfg(unix)]
-pub(crate) use self::trees::folders_of;
+pub(crate) use self::trees::{folders_of, path as unescaped};
 use self::{
     ground::Ground,
     report::Report,

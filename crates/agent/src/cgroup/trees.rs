@@ -172,7 +172,7 @@ impl Mount {
 }
 
 /// Spaces and the like are written as `\040` there.
-pub(super) fn path(text: &str) -> PathBuf {
+pub(crate) fn path(text: &str) -> PathBuf {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, tail)) = rest.split_first() {

@@ -7,6 +7,8 @@ mod arguments;
 mod docker;
 mod engine;
 mod folders;
+#[cfg(unix)]
+mod mounts;
 mod podman;
 mod settings;
 

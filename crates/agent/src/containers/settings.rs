@@ -7,6 +7,9 @@ use muster_core::container::{Volume, check_image};
 use serde::{Deserialize, Serialize};
 use toml::de::DeValue;
 
+#[cfg(unix)]
+use super::mounts;
+
 /// The keys of the table; the end of an error about another one.
 const KEYS: &str = "engine, images, network, pull, volumes";
 
@@ -151,14 +154,41 @@ impl Settings {
             std::io::ErrorKind::NotFound => format!("the volume {} does not exist on this agent", volume.source),
             _ => format!("the volume {} cannot be used: {error}", volume.source),
         })?;
-        let mut holders =
-            self.volumes.iter().filter(|one| one.path.canonicalize().is_ok_and(|at| real.starts_with(at)));
         // A link in an allowed folder may lead out of it.
-        let Some(first) = holders.next() else { return Err(self.refused(volume)) };
-        if !volume.read_only && first.read_only && holders.all(|one| one.read_only) {
+        if !self.is_allowed(&real, |_| true) {
+            return Err(self.refused(volume));
+        }
+        if !volume.read_only && !self.is_allowed(&real, |one| !one.read_only) {
             return Err(format!("the volume {volume} may only be read on this agent; write {volume}:ro"));
         }
+        #[cfg(unix)]
+        if volume.read_only {
+            self.refuse_mounts(&real, volume)?;
+        }
         Ok(real)
+    }
+
+    /// Whether `real` lies in one of those allowed folders of which `holds` holds.
+    fn is_allowed(&self, real: &Path, holds: impl Fn(&Allowed) -> bool) -> bool {
+        let mut those = self.volumes.iter().filter(|one| holds(one));
+        those.any(|one| one.path.canonicalize().is_ok_and(|at| real.starts_with(at)))
+    }
+
+    /// For reading only is what is mounted at the top: what is mounted below it could be written.
+    #[cfg(unix)]
+    fn refuse_mounts(&self, real: &Path, volume: &Volume) -> Result<(), String> {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(|error| {
+            format!("the volume {volume} cannot be used: what is mounted in it cannot be told: {error}")
+        })?;
+        let may_write = |point: &Path| self.is_allowed(point, |one| !one.read_only);
+        match mounts::written_below(&mounts, real, may_write) {
+            None => Ok(()),
+            Some(point) => Err(format!(
+                "the volume {volume} may only be read on this agent, and {} is mounted in it, for which no engine holds to \
+                 that; name a folder without it, or have it mounted for reading only",
+                point.display()
+            )),
+        }
     }
 
     fn refused(&self, volume: &Volume) -> String {
@@ -326,6 +356,8 @@ mod tests {
             let why = see(source, false).expect_err("it is refused");
             assert!(why.contains(start), "{why} does not say {start}");
         }
+        let why = allowing(&["/:ro".to_owned()]).allow_volume(&"/:/x:ro".parse().unwrap());
+        assert!(why.is_err_and(|why| why.contains(" is mounted in it")), "the root has more mounted below");
         let why = Settings::default().allow_volume(&"/etc:/etc:ro".parse().unwrap()).expect_err("nothing is allowed");
         assert!(why.ends_with("its configuration allows: none"), "{why}");
     }
