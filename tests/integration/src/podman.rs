@@ -46,10 +46,21 @@ impl Podman {
     /// What whoever is to use it needs in its environment.
     pub fn env(&self) -> Vec<(String, String)> {
         let at = |name: &str| self.folder.join(name).display().to_string();
+        let path = std::env::var("PATH").unwrap_or_default();
         vec![
+            ("PATH".to_owned(), format!("{}:{path}", at("bin"))),
             ("CONTAINERS_CONF".to_owned(), at("containers.conf")),
             ("CONTAINERS_STORAGE_CONF".to_owned(), at("storage.conf")),
         ]
+    }
+
+    /// From now on who looks for a Podman finds one that is of no use; who has found this one may go on with it.
+    pub fn hide(&self) -> Result<()> {
+        let folder = self.folder.join("bin");
+        fs::create_dir_all(&folder)?;
+        let program = folder.join("podman");
+        fs::write(&program, "#!/bin/sh\necho 'no use' >&2\nexit 1\n")?;
+        fs::set_permissions(program, fs::Permissions::from_mode(0o755)).context("could not hide Podman")
     }
 
     fn configure(&self) -> Result<()> {
@@ -82,7 +93,7 @@ impl Client for Podman {
     }
 
     fn run(&self, words: &[&str]) -> Result<Output> {
-        let mut command = Command::new("podman");
+        let mut command = Command::new(images::find("podman").context("no podman")?);
         command.args(words).envs(self.env());
         let output = command.output().context("could not start podman")?;
         ensure!(output.status.success(), "podman {words:?}: {}", String::from_utf8_lossy(&output.stderr));

@@ -96,7 +96,7 @@ pub(super) async fn take(
             pass_env: config.rules.pass_env.join(","),
             guard: "guard".to_owned(),
             owner: uid.to_owned(),
-            containers: engine.map(|engine| engine.settings().to_text()),
+            containers: engine.map(|engine| engine.to_text()),
         };
         return take_keeper(keeper::Config { program, setup }, clock, &limits, before, carry).await;
     }

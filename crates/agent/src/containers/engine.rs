@@ -10,6 +10,7 @@ use std::{
 };
 
 use muster_core::id::Token;
+use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::{Choice, Settings, docker, podman};
@@ -48,7 +49,7 @@ pub struct Error {
 }
 
 /// Engines that we know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Kind {
     /// Makes a container as a child of its own, where it was started.
     Podman,
@@ -80,14 +81,20 @@ impl fmt::Display for Kind {
     }
 }
 
-/// See the module.
-#[derive(Debug)]
-pub struct Engine {
+/// What an agent found, and what a keeper is told of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Found {
     kind: Kind,
     program: PathBuf,
     /// What makes the containers, if not what the engine would take by itself.
-    pub(super) runtime: Option<&'static str>,
+    pub(super) runtime: Option<String>,
     settings: Settings,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Engine {
+    pub(super) found: Found,
     /// Whose containers are ours.
     owner: Arc<str>,
     environment: Vec<(OsString, OsString)>,
@@ -132,46 +139,47 @@ impl Engine {
         Ok(None)
     }
 
-    /// The one that an agent found for its keeper, of which containers may run: what needs no daemon to answer for now is
-    /// not asked once more.
-    ///
-    /// # Errors
-    /// As [`Engine::find`].
+    /// For the keeper of whoever found it.
     #[cfg(unix)]
-    pub(crate) async fn again(settings: Settings, owner: &str, enforce: Enforce) -> Result<Option<Arc<Self>>, Error> {
-        match Self::of(Kind::Docker, settings.clone(), owner).filter(|_| settings.engine == Choice::Docker) {
-            Some(engine) => Ok(Some(Arc::new(engine))),
-            None => Self::find(settings, owner, enforce).await,
-        }
+    pub(crate) fn to_text(&self) -> String {
+        // Plain texts and words: there is nothing that JSON could not say.
+        serde_json::to_string(&self.found).unwrap_or_default()
     }
 
-    fn of(kind: Kind, mut settings: Settings, owner: &str) -> Option<Self> {
+    /// The reverse of [`Engine::to_text`]. Nothing is looked for: whoever goes on with containers can do that only by the one
+    /// that made them, and waits for nobody first. If it is gone, each attempt says so.
+    #[cfg(unix)]
+    pub(crate) fn of_text(text: &str, owner: &str) -> serde_json::Result<Arc<Self>> {
+        Ok(Arc::new(Self::with(serde_json::from_str(text)?, owner)))
+    }
+
+    fn of(kind: Kind, settings: Settings, owner: &str) -> Option<Self> {
         let program = on_path(kind.name())?;
-        let names = ENVIRONMENT.iter().chain(kind.environment());
+        Some(Self::with(Found { kind, program, runtime: None, settings }, owner))
+    }
+
+    fn with(found: Found, owner: &str) -> Self {
+        let names = ENVIRONMENT.iter().chain(found.kind.environment());
         let environment = names.filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?))).collect();
-        if kind == Kind::Docker {
-            // A keeper is told which one was found.
-            settings.engine = Choice::Docker;
-        }
-        Some(Self { kind, program, runtime: None, settings, owner: owner.into(), environment, limits: own_limits() })
+        Self { found, owner: owner.into(), environment, limits: own_limits() }
     }
 
     /// Which one it is.
     pub(crate) fn kind(&self) -> Kind {
-        self.kind
+        self.found.kind
     }
 
     /// The value of our label, for people.
     pub fn name(&self) -> &'static str {
-        self.kind.name()
+        self.kind().name()
     }
 
     pub(crate) fn program(&self) -> &Path {
-        &self.program
+        &self.found.program
     }
 
     pub(crate) fn settings(&self) -> &Settings {
-        &self.settings
+        &self.found.settings
     }
 
     pub(crate) fn owner(&self) -> &str {
@@ -189,7 +197,7 @@ impl Engine {
 
     /// What comes before all other arguments.
     pub(crate) fn first_words(&self) -> Vec<OsString> {
-        self.runtime.into_iter().map(|runtime| format!("--runtime={runtime}").into()).collect()
+        self.found.runtime.iter().map(|runtime| format!("--runtime={runtime}").into()).collect()
     }
 
     /// What marks the containers of `owner`.
@@ -200,7 +208,7 @@ impl Engine {
     /// Removes what is kept of a container that is dead: its name, its files, its mounts. A daemon kills and waits for one
     /// that is not. Says whether there is none of that name any more.
     pub(crate) async fn remove(&self, name: &str) -> bool {
-        let words: &[&str] = match self.kind {
+        let words: &[&str] = match self.kind() {
             Kind::Podman => podman::REMOVE,
             Kind::Docker => docker::REMOVE,
         };
@@ -209,7 +217,7 @@ impl Engine {
         for _ in 0..TRIES {
             match self.run(&words, REMOVE_LIMIT).await {
                 Ok(output) if output.status.success() => return true,
-                Ok(output) if self.kind == Kind::Docker && docker::is_unknown(&output.stderr) => return true,
+                Ok(output) if self.kind() == Kind::Docker && docker::is_unknown(&output.stderr) => return true,
                 Ok(output) => why = last_line(&output.stderr),
                 Err(error) => why = error.to_string(),
             }
@@ -235,14 +243,14 @@ impl Engine {
         let words = self.first_words().into_iter().map(|word| word.to_string_lossy().into_owned());
         let call = ["exec", "--interactive"].map(str::to_owned);
         let terminal = asked.terminal.iter().flat_map(|terminal| {
-            let keys = match self.kind {
+            let keys = match self.kind() {
                 Kind::Podman => podman::NO_DETACH,
                 Kind::Docker => docker::NO_DETACH,
             };
             let name = (!terminal.name.is_empty()).then(|| format!("--env=TERM={}", terminal.name));
             ["--tty".to_owned(), keys.to_owned()].into_iter().chain(name)
         });
-        let program = self.program.to_string_lossy().into_owned();
+        let program = self.program().to_string_lossy().into_owned();
         let all = std::iter::once(program).chain(words).chain(call).chain(terminal);
         all.chain([self.container(token)]).chain(asked.command.iter().cloned()).collect()
     }
@@ -281,7 +289,7 @@ impl Engine {
             clippy::disallowed_methods,
             reason = "a question to the engine, no attempt: it runs nothing of a task"
         )]
-        let mut command = tokio::process::Command::new(&self.program);
+        let mut command = tokio::process::Command::new(self.program());
         command.args(self.first_words()).args(words).env_clear().envs(self.environment.iter().map(|(k, v)| (k, v)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         match tokio::time::timeout(limit, command.output()).await {
@@ -295,8 +303,8 @@ impl Engine {
     #[cfg(test)]
     pub(crate) fn scripted(kind: Kind, settings: Settings, owner: &str, limits: &[&str]) -> Self {
         let limits = limits.iter().map(ToString::to_string).collect();
-        let program = Path::new("/nowhere").join(kind.name());
-        Self { kind, program, runtime: None, settings, owner: owner.into(), environment: Vec::new(), limits }
+        let found = Found { kind, program: Path::new("/nowhere").join(kind.name()), runtime: None, settings };
+        Self { found, owner: owner.into(), environment: Vec::new(), limits }
     }
 }
 
@@ -308,7 +316,9 @@ pub(super) fn last_line(bytes: &[u8]) -> String {
 
 pub(super) fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_absolute() && file.is_file())
+    // A keeper is told its name as a text.
+    let is_it = |file: &PathBuf| file.is_absolute() && file.to_str().is_some() && file.is_file();
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(is_it)
 }
 
 /// What the processes of this agent may have. An engine that raises it for a container fails where the agent may not.
@@ -354,5 +364,24 @@ mod tests {
             told(Kind::Docker, named("")),
             "/nowhere/docker exec --interactive --tty --detach-keys=ctrl-@,ctrl-@,ctrl-@,ctrl-@ muster-owner-9 sh -l"
         );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_keeper_has_the_engine_that_its_agent_found_whatever_is_to_be_found_by_now() {
+        for (kind, runtime, words) in
+            [(Kind::Podman, Some("crun"), vec!["--runtime=crun"]), (Kind::Docker, None, Vec::new())]
+        {
+            let settings = Settings { network: "none".into(), ..Settings::default() };
+            let mut engine = Engine::scripted(kind, settings.clone(), "owner", &[]);
+            engine.found.runtime = runtime.map(str::to_owned);
+            let again = Engine::of_text(&engine.to_text(), "owner").expect("it was told");
+            assert_eq!((again.kind(), again.program()), (kind, engine.program()));
+            assert_eq!(
+                (again.first_words(), again.settings(), again.owner()),
+                (words.into_iter().map(OsString::from).collect(), &settings, "owner")
+            );
+        }
+        assert!(Engine::of_text("", "owner").is_err());
     }
 }

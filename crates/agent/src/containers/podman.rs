@@ -51,8 +51,8 @@ pub(super) async fn look(mut engine: Engine) -> Result<Engine, String> {
                 "podman makes containers with runc, which cannot leave them in our cgroups; install crun".to_owned()
             );
         }
-        engine.runtime = Some("crun");
+        engine.found.runtime = Some("crun".to_owned());
     }
-    info!(version, runtime = engine.runtime.unwrap_or(runtime), "containers are run by podman");
+    info!(version, runtime = engine.found.runtime.as_deref().unwrap_or(runtime), "containers are run by podman");
     Ok(engine)
 }

@@ -65,20 +65,6 @@ pub enum Pull {
     Never,
 }
 
-#[cfg(unix)]
-impl Settings {
-    /// For the keeper, which is given it as a text.
-    pub(crate) fn to_text(&self) -> String {
-        // Plain texts and words: there is nothing that JSON could not say.
-        serde_json::to_string(self).unwrap_or_default()
-    }
-
-    /// The reverse of [`Settings::to_text`].
-    pub(crate) fn of_text(text: &str) -> serde_json::Result<Self> {
-        serde_json::from_str(text)
-    }
-}
-
 impl Default for Settings {
     fn default() -> Self {
         Self {

@@ -37,7 +37,7 @@ pub use self::{
 };
 use crate::{
     cgroup::Enforce,
-    containers::{self, Engine},
+    containers::Engine,
     exec::{self, Exec, deposit::Kept, guard::Program, os},
     logs::{self, Spools},
 };
@@ -88,7 +88,7 @@ pub struct Setup {
     /// The number of the agent's data folder, by which its containers are known
     #[arg(long)]
     pub owner: String,
-    /// What is allowed of containers, as JSON; nothing runs any without it
+    /// What runs containers, and what is allowed of them, as JSON; nothing runs any without it
     #[arg(long)]
     pub containers: Option<String>,
 }
@@ -224,13 +224,10 @@ async fn keep(setup: Setup) -> anyhow::Result<()> {
 /// What runs containers, with what a keeper that died left removed, but for those of `kept`: nothing else lives yet.
 async fn find_engine(setup: &Setup, kept: &[Kept]) -> anyhow::Result<Option<Arc<Engine>>> {
     let Some(text) = &setup.containers else { return Ok(None) };
-    let settings = containers::Settings::of_text(text).context("cannot read what is allowed of containers")?;
-    let engine = Engine::again(settings, &setup.owner, setup.limits).await?;
-    if let Some(engine) = &engine {
-        let live: Vec<_> = kept.iter().map(|kept| engine.container(kept.order.token)).collect();
-        engine.remove_leftovers(&live).await;
-    }
-    Ok(engine)
+    let engine = Engine::of_text(text, &setup.owner).context("cannot read what runs containers")?;
+    let live: Vec<_> = kept.iter().map(|kept| engine.container(kept.order.token)).collect();
+    engine.remove_leftovers(&live).await;
+    Ok(Some(engine))
 }
 
 /// A clock that agent and keeper share: what the one says in it, the other understands.

@@ -67,6 +67,34 @@ fn with_docker_containers_outlive_their_agent_and_their_keeper_and_without_its_s
 }
 
 #[test]
+fn a_keeper_goes_on_with_the_engine_of_its_agent_when_none_can_be_found_any_more() -> Result<()> {
+    let test = "a_keeper_goes_on_with_the_engine_of_its_agent_when_none_can_be_found_any_more";
+    let Some(yard) = Yard::open(test, Kind::Podman)? else {
+        return Ok(());
+    };
+    let open = yard.open.display().to_string();
+    let tasks = format!(
+        "[[tasks]]\nname = 'a'\nimage = '{IMAGE}'\nvolumes = ['{open}:/seen']\n\
+         shell = 'touch /seen/runs; while [ ! -e /seen/gate ]; do sleep 0.1; done; exit 7'\n"
+    );
+    let job = yard.system.submit("a.toml", &format!("name = 'a'\n{tasks}"))?;
+    let runs = || Ok(Look::when(yard.open.join("runs").exists(), "no word of it"));
+    wait::until("the container to run", runs)?;
+    yard.engine.podman()?.hide()?;
+    let first = keeper(&yard.system)?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), nix::sys::signal::Signal::SIGKILL)?;
+    let (_, tasks) = yard.run("next", &format!("[[tasks]]\nname = 'b'\nimage = '{IMAGE}'\nrun = ['true']\n"))?;
+    ensure!(end(task(&tasks, "b")?).0 == "succeeded", "{tasks:?}");
+    ensure!(keeper(&yard.system)? != first, "the keeper lives");
+    fs::write(yard.open.join("gate"), "")?;
+    yard.system.ctl().finished(job, wait::LIMIT)?;
+    let tasks = yard.tasks(job)?;
+    ensure!(task(&tasks, "a")?["attempts"][0]["end"]["exit_code"] == 7, "{tasks:?}");
+    yard.is_clean()?;
+    yard.system.finish()
+}
+
+#[test]
 fn where_nobody_can_run_containers_a_task_with_an_image_waits_and_is_told_so() -> Result<()> {
     let agent = "[containers]\nengine = 'off'\n".to_owned();
     let system = System::start(Options { agent, ..Options::default() })?;

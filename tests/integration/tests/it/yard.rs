@@ -54,6 +54,14 @@ impl Engine {
         }
     }
 
+    /// Podman, in a test of nothing else.
+    pub(crate) fn podman(&self) -> Result<&Podman> {
+        match self {
+            Self::Podman(podman) => Ok(podman),
+            Self::Docker(_) => anyhow::bail!("this is Docker"),
+        }
+    }
+
     /// The daemon, in a test of nothing else.
     pub(crate) fn docker(&mut self) -> Result<&mut Docker> {
         match self {
