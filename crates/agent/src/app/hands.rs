@@ -103,9 +103,6 @@ pub(super) async fn take(
     #[cfg(not(unix))]
     let _nobody_else = uid;
     let spools = Spools::open(&limits).with_context(unusable)?;
-    if let Some(engine) = engine {
-        engine.remove_leftovers(&[]).await;
-    }
     let settings = exec::Config {
         data_dir: data_dir.to_owned(),
         agent: name.into(),
@@ -119,6 +116,9 @@ pub(super) async fn take(
     };
     let (exec, events) = Exec::new(settings, carry(&spools)).await?;
     let found = exec.sweep(&before.leftovers).await;
+    if let Some(engine) = engine {
+        engine.remove_leftovers(exec.is_live());
+    }
     exec.offer_gpus(&before.gpus, exec::gpus_of_survivors(&before.leftovers, &found));
     let swept: Vec<_> = before.leftovers.iter().map(|leftover| leftover.token).zip(found).collect();
     let inputs = vec![Input::Swept(told(swept, before.rebooted))];

@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use tracing::warn;
 
-use super::{below::members, ground};
+use super::{
+    below::{bar, members},
+    ground,
+};
 use crate::exec::kill_members;
 
 /// What an earlier agent left must be dead by then.
@@ -16,6 +19,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// anybody had to be killed.
 pub(super) fn clear(dirs: &[PathBuf], limit: Duration) -> (Vec<PathBuf>, bool) {
     let (mut left, mut had_any) = (dirs.to_vec(), false);
+    // First: a daemon may be about to start somebody in them.
+    left.iter().for_each(|dir| bar(dir));
     let mut waited = Duration::ZERO;
     loop {
         for dir in &left {
@@ -74,5 +79,27 @@ pub(super) fn remove(dirs: &[PathBuf], limit: Duration) -> Vec<PathBuf> {
         }
         std::thread::sleep(PAUSE);
         waited += PAUSE;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::slice::from_ref;
+
+    use super::*;
+
+    #[test]
+    fn nobody_is_born_any_more_where_an_earlier_agent_is_swept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let top = folder.path().join("muster-x");
+        std::fs::create_dir_all(top.join("3")).expect("ours");
+        for dir in [&top, &top.join("3")] {
+            std::fs::write(dir.join("pids.max"), "max").expect("ours");
+        }
+        let barred = |dir: &PathBuf| std::fs::read_to_string(dir.join("pids.max")).is_ok_and(|text| text == "0");
+        clear_but(from_ref(&top), &BTreeSet::new(), Duration::ZERO);
+        assert!(barred(&top.join("3")) && !barred(&top), "what else is in it goes on");
+        clear(from_ref(&top), Duration::ZERO);
+        assert!(barred(&top));
     }
 }

@@ -1,4 +1,4 @@
-//! The engine of this machine: which one we can use, and how what it keeps of us is removed.
+//! The engine of this machine: which one we can use, and how it is called.
 
 use std::{
     ffi::OsString,
@@ -11,19 +11,13 @@ use std::{
 
 use muster_core::id::Token;
 use serde::{Deserialize, Serialize};
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{Choice, Settings, docker, podman};
 use crate::{cgroup::Enforce, exec::beside::Asked};
 
 /// For the first words of an engine, which may have to make its folders.
 pub(super) const LOOK_LIMIT: Duration = Duration::from_secs(30);
-/// For the removal of one container.
-pub(super) const REMOVE_LIMIT: Duration = Duration::from_secs(20);
-/// The first word about a container whose processes were all killed may only find that out.
-const TRIES: u32 = 4;
-/// Between two tries.
-const PAUSE: Duration = Duration::from_millis(200);
 /// What of the agent's own environment is for every engine.
 const ENVIRONMENT: &[&str] = &[
     "PATH",
@@ -84,11 +78,11 @@ impl fmt::Display for Kind {
 /// What an agent found, and what a keeper is told of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Found {
-    kind: Kind,
-    program: PathBuf,
+    pub(super) kind: Kind,
+    pub(super) program: PathBuf,
     /// What makes the containers, if not what the engine would take by itself.
     pub(super) runtime: Option<String>,
-    settings: Settings,
+    pub(super) settings: Settings,
 }
 
 /// See the module.
@@ -158,7 +152,7 @@ impl Engine {
         Some(Self::with(Found { kind, program, runtime: None, settings }, owner))
     }
 
-    fn with(found: Found, owner: &str) -> Self {
+    pub(super) fn with(found: Found, owner: &str) -> Self {
         let names = ENVIRONMENT.iter().chain(found.kind.environment());
         let environment = names.filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?))).collect();
         Self { found, owner: owner.into(), environment, limits: own_limits() }
@@ -205,39 +199,6 @@ impl Engine {
         format!("muster.agent={owner}")
     }
 
-    /// Removes what is kept of a container that is dead: its name, its files, its mounts. A daemon kills and waits for one
-    /// that is not. Says whether there is none of that name any more.
-    pub(crate) async fn remove(&self, name: &str) -> bool {
-        let words: &[&str] = match self.kind() {
-            Kind::Podman => podman::REMOVE,
-            Kind::Docker => docker::REMOVE,
-        };
-        let words: Vec<&str> = words.iter().copied().chain([name]).collect();
-        let mut why = String::new();
-        for _ in 0..TRIES {
-            match self.run(&words, REMOVE_LIMIT).await {
-                Ok(output) if output.status.success() => return true,
-                Ok(output) if self.kind() == Kind::Docker && docker::is_unknown(&output.stderr) => return true,
-                Ok(output) => why = last_line(&output.stderr),
-                Err(error) => why = error.to_string(),
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-        warn!(
-            container = name,
-            why, "a container that is dead could not be removed; it is tried again at the next start"
-        );
-        false
-    }
-
-    /// Removes what an earlier instance left, whose processes are dead, but for the containers named in `live`; only asking is
-    /// waited for. Before anything starts.
-    pub async fn remove_leftovers(self: &Arc<Self>, live: &[String]) {
-        let mut left = self.leftovers().await;
-        left.retain(|name| !live.contains(name));
-        tokio::spawn(Arc::clone(self).remove_all(left));
-    }
-
     /// What runs a command in the container of an attempt. With a terminal it is to be started on one, which it hands on.
     pub(crate) fn exec(&self, token: Token, asked: &Asked) -> Vec<String> {
         let words = self.first_words().into_iter().map(|word| word.to_string_lossy().into_owned());
@@ -257,31 +218,17 @@ impl Engine {
 
     /// The name of the container of an attempt, unlike that of any other container of this machine.
     pub(crate) fn container(&self, token: Token) -> String {
+        format!("{}{token}", self.prefix())
+    }
+
+    /// The reverse of [`Engine::container`].
+    pub(super) fn token_of(&self, container: &str) -> Option<Token> {
+        container.strip_prefix(&self.prefix())?.parse().ok().map(Token)
+    }
+
+    fn prefix(&self) -> String {
         let owner: String = self.owner.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
-        format!("muster-{owner}-{token}")
-    }
-
-    async fn leftovers(&self) -> Vec<String> {
-        let filter = format!("--filter=label={}", Self::label(&self.owner));
-        let why = match self.run(&["ps", "--all", "--format={{.Names}}", &filter], REMOVE_LIMIT).await {
-            Ok(output) if output.status.success() => {
-                let text = String::from_utf8_lossy(&output.stdout);
-                return text.split_whitespace().map(str::to_owned).collect();
-            }
-            Ok(output) => last_line(&output.stderr),
-            Err(error) => error.to_string(),
-        };
-        warn!(why, "cannot tell which containers an earlier agent left");
-        Vec::new()
-    }
-
-    async fn remove_all(self: Arc<Self>, names: Vec<String>) {
-        if !names.is_empty() {
-            info!(containers = names.len(), "an earlier instance of this agent left containers; they are removed");
-        }
-        for name in names {
-            let _told_if_not = self.remove(&name).await;
-        }
+        format!("muster-{owner}-")
     }
 
     pub(super) async fn run(&self, words: &[&str], limit: Duration) -> io::Result<Output> {

@@ -10,6 +10,7 @@ mod folders;
 #[cfg(unix)]
 mod mounts;
 mod podman;
+mod removal;
 mod settings;
 
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub(crate) use self::{
     docker::Told,
     engine::Kind,
     folders::Folders,
+    removal::Removal,
 };
 pub use self::{
     engine::{Engine, Error},

@@ -11,7 +11,7 @@ use muster_core::{container::Container, spec::TaskSpec};
 
 use super::{Order, confined::Confined, env, launch::Launch, os};
 use crate::{
-    containers::{Engine, Folders, Kind, Plan, Seen, Told},
+    containers::{Engine, Folders, Kind, Plan, Removal, Seen, Told},
     logs::Mask,
 };
 
@@ -48,10 +48,14 @@ impl Contained {
         std::fs::metadata(Plan::pid_file(&self.private)).is_ok_and(|file| file.len() > 0)
     }
 
-    /// Removes what the engine keeps of it, when its processes were killed and the engine's with them. Says whether that
-    /// could be done.
-    pub(super) async fn remove(&self) -> bool {
+    /// Removes what the engine keeps of it, when its processes were killed and the engine's with them.
+    pub(super) async fn remove(&self) -> Removal {
         self.engine.remove(&self.name).await
+    }
+
+    /// Does that later, without being waited for: a daemon may be making it still.
+    pub(super) fn remove_later(&self) {
+        self.engine.remove_later(self.name.clone());
     }
 }
 

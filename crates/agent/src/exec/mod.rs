@@ -282,6 +282,12 @@ impl Exec {
         kept.into_iter().for_each(|(token, given)| gpus.keep(token, given));
     }
 
+    /// Tells which attempts are not over; when nobody can tell any more, none is taken for over.
+    pub(crate) fn is_live(&self) -> impl Fn(Token) -> bool + Send + Sync + use<> {
+        let room = Arc::downgrade(&self.room);
+        move |token| room.upgrade().is_none_or(|room| room.live.contains(token))
+    }
+
     /// These are those of attempts that go on from an earlier instance.
     #[cfg(unix)]
     pub(crate) fn keep_gpus(&self, kept: impl IntoIterator<Item = (Token, Vec<u32>)>) {

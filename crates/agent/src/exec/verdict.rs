@@ -5,7 +5,10 @@ use super::{
     contained::{Contained, Said},
     os::{Leader, Status, Survivor},
 };
-use crate::{cgroup::Place, containers::Told};
+use crate::{
+    cgroup::Place,
+    containers::{Removal, Told},
+};
 
 /// Exit codes that a client has of its own, too.
 const ITS_OWN: std::ops::RangeInclusive<i32> = 125..=127;
@@ -43,8 +46,10 @@ impl Attempt {
         if matches!(status, Some(Status::Exit(_))) && told.is_over() {
             return (false, survivors);
         }
-        if !contained.remove().await {
-            self.confined.place.iter_mut().for_each(Place::abandon);
+        match contained.remove().await {
+            Removal::Done => {}
+            Removal::Absent => contained.remove_later(),
+            Removal::Failed => self.confined.place.iter_mut().for_each(Place::abandon),
         }
         (true, self.kill_all(leader).await)
     }

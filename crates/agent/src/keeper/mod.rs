@@ -38,7 +38,7 @@ pub use self::{
 use crate::{
     cgroup::Enforce,
     containers::Engine,
-    exec::{self, Exec, deposit::Kept, guard::Program, os},
+    exec::{self, Exec, guard::Program, os},
     logs::{self, Spools},
 };
 
@@ -189,9 +189,9 @@ async fn keep(setup: Setup) -> anyhow::Result<()> {
     let fingerprint = setup.fingerprint(&exe);
     // By the way to what runs, as the safe starts us: after an upgrade its name is another program's, or nobody's.
     let guard = Program { exe: "/proc/self/exe".into(), args: vec![setup.guard.clone().into()] };
-    let engine = find_engine(&setup, &heir.kept).await?;
+    let engine = engine_of(&setup)?;
     let config = exec::Config {
-        containers: engine,
+        containers: engine.clone(),
         data_dir: setup.data.clone(),
         agent: setup.name.as_str().into(),
         clock,
@@ -213,6 +213,9 @@ async fn keep(setup: Setup) -> anyhow::Result<()> {
     let desk = desk::Desk::new(clock, exec, spools.clone(), Arc::clone(&deliveries), fingerprint);
     let safe = heir.estate.safe.clone();
     let desk = heir.take_up(desk);
+    if let Some(engine) = engine {
+        engine.remove_leftovers(desk.exec().is_live());
+    }
     let listener = listen()?;
     safe.ready();
     tracing::info!(data = %setup.data.display(), "the keeper is there");
@@ -221,13 +224,10 @@ async fn keep(setup: Setup) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What runs containers, with what a keeper that died left removed, but for those of `kept`: nothing else lives yet.
-async fn find_engine(setup: &Setup, kept: &[Kept]) -> anyhow::Result<Option<Arc<Engine>>> {
-    let Some(text) = &setup.containers else { return Ok(None) };
-    let engine = Engine::of_text(text, &setup.owner).context("cannot read what runs containers")?;
-    let live: Vec<_> = kept.iter().map(|kept| engine.container(kept.order.token)).collect();
-    engine.remove_leftovers(&live).await;
-    Ok(Some(engine))
+/// What runs containers.
+fn engine_of(setup: &Setup) -> anyhow::Result<Option<Arc<Engine>>> {
+    let engine = setup.containers.as_ref().map(|text| Engine::of_text(text, &setup.owner));
+    engine.transpose().context("cannot read what runs containers")
 }
 
 /// A clock that agent and keeper share: what the one says in it, the other understands.
