@@ -86,6 +86,11 @@ impl Docker {
         self.daemon.as_mut().context("the daemon does not run")?.kill9()
     }
 
+    /// Sends the daemon a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.daemon.as_ref().context("the daemon does not run")?.signal(signal)
+    }
+
     /// What whoever is to use it needs in its environment.
     pub fn env(&self) -> Vec<(String, String)> {
         let path = std::env::var("PATH").unwrap_or_default();

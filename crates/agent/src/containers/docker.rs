@@ -100,6 +100,14 @@ impl Told {
             Self::Nothing(_) => false,
         }
     }
+
+    /// The same of a container that ran until we ended it, just before the daemon was asked.
+    pub(crate) fn before_it_was_ended(self) -> Self {
+        match self {
+            Self::State(state) => Self::State(State { running: true, ..state }),
+            other => other,
+        }
+    }
 }
 
 impl Engine {

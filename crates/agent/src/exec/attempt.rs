@@ -149,7 +149,7 @@ impl Attempt {
         }
         let (cause, step) = Watch::new(&self, stage, &leader).until_exit(&leader, &mut pipes).await;
         let is_settled = step != Step::Killed && self.settle_container(&mut pipes).await;
-        let told = self.ask_daemon().await;
+        let told = self.ask_daemon(is_settled || step == Step::Killed).await;
         let (status, survivors) = self.clear(cause, &mut leader, &mut pipes).await;
         self.control.struck();
         let (is_removed, survivors) = self.part(told.as_ref(), status, &leader, survivors).await;

@@ -6,7 +6,7 @@ use super::{
     os::{Leader, Status, Survivor},
 };
 use crate::{
-    cgroup::Place,
+    cgroup::{Place, Slot},
     containers::{Removal, Told},
 };
 
@@ -25,10 +25,14 @@ pub(super) enum Fate {
 }
 
 impl Attempt {
-    /// What a daemon knows of its container, as soon as its client has ended; none: no daemon made one.
-    pub(super) async fn ask_daemon(&self) -> Option<Told> {
+    /// What a daemon knows of its container, as soon as its client has ended; none: no daemon made one. Unless that
+    /// `is_over`, it is ended first: nobody heeds wishes and limits any more, and the daemon may take its time.
+    pub(super) async fn ask_daemon(&self, is_over: bool) -> Option<Told> {
         let contained = self.contained().filter(Contained::has_daemon)?;
-        Some(contained.tell().await)
+        let slot = self.confined.place.as_ref().and_then(Place::slot).filter(|_| !is_over);
+        let was_ended = slot.is_some_and(Slot::kill_sheltered);
+        let told = contained.tell().await;
+        Some(if was_ended { told.before_it_was_ended() } else { told })
     }
 
     /// Makes sure that no daemon runs its container, or will, when its cgroups were found empty but for `survivors`. A client
@@ -128,9 +132,12 @@ mod tests {
             (gone(), Status::Exit(127), "lost: which was ended: no answer"),
             (gone(), Status::Signal(9), "lost: killed by signal 9, and Docker cannot tell"),
         ];
+        let ended = state(then, false, 137, "").before_it_was_ended();
+        assert!(!ended.is_over(), "it is not put away yet");
+        let cut = (ended, Status::Signal(9), "lost: killed by signal 9 while its container ran, which was ended");
         let mut said = Said::default();
         said.add(b"docker: Error response from daemon: the daemon said so\n");
-        for (told, status, expected) in table {
+        for (told, status, expected) in table.into_iter().chain([cut]) {
             let found = match fate(None, Some(&told), status, &said) {
                 Fate::AsItEnded => "as it ended".to_owned(),
                 Fate::NeverRan(why) => format!("never: {why}"),

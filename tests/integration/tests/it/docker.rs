@@ -107,6 +107,30 @@ fn a_docker_client_that_is_killed_loses_its_container_which_does_not_run_on() ->
 }
 
 #[test]
+fn a_container_whose_docker_client_is_killed_is_dead_before_a_daemon_that_hangs_answers() -> Result<()> {
+    let test = "a_container_whose_docker_client_is_killed_is_dead_before_a_daemon_that_hangs_answers";
+    let Some(mut yard) = Yard::open(test, Kind::Docker)? else { return Ok(()) };
+    let tasks = format!("[[tasks]]\nname = 'a'\nimage = '{IMAGE}'\non_lost = 'fail'\nrun = ['sleep', '53115311']\n");
+    let job = yard.system.submit("a.toml", &format!("name = 'a'\n{tasks}"))?;
+    let (_, client) = running("53115311")?;
+    yard.engine.docker()?.signal(Signal::SIGSTOP)?;
+    kill9(client)?;
+    // It is waited for twice as long.
+    let dead = wait::within(Duration::from_secs(10), "the container to be dead", || {
+        let found = processes("53115311");
+        Ok(Look::when(found.is_empty(), found))
+    });
+    yard.engine.docker()?.signal(Signal::SIGCONT)?;
+    dead?;
+    ensure!(yard.system.ctl().finished(job, wait::LIMIT)?["state"] == "failed", "it did not fail");
+    let tasks = yard.tasks(job)?;
+    let (kind, why) = end(task(&tasks, "a")?);
+    ensure!(kind == "lost" && why.contains("killed by signal 9 while its container ran"), "{kind}: {why}");
+    yard.is_clean()?;
+    finish(yard)
+}
+
+#[test]
 fn a_container_that_is_cancelled_while_docker_makes_it_never_runs_later() -> Result<()> {
     let test = "a_container_that_is_cancelled_while_docker_makes_it_never_runs_later";
     let Some(yard) = Yard::open(test, Kind::Docker)? else { return Ok(()) };
