@@ -395,18 +395,14 @@ impl Slot {
         }
     }
 
-    /// Kills those below it whom somebody else put there, and leaves those in it alone. Says whether anybody was there.
+    /// Kills those below it whom somebody else put there, and leaves those in it alone. Says whether anybody was killed: who is
+    /// there and not ours to kill has to be ended by whoever put him there.
     pub(crate) fn kill_sheltered(&self) -> bool {
         let dirs =
             self.ground.bases.iter().filter(|_| self.is_shelter).flat_map(|base| below::children(&self.dir(base)));
         let dirs: Vec<_> = dirs.filter(|dir| dir.file_name().is_none_or(|name| name != CLIENT)).collect();
         dirs.iter().for_each(|dir| bar(dir));
-        let there = || dirs.iter().flat_map(|dir| members(dir)).collect::<BTreeSet<i32>>();
-        let is_anybody = !there().is_empty();
-        if is_anybody {
-            kill_members(&there);
-        }
-        is_anybody
+        kill_members(&|| dirs.iter().flat_map(|dir| members(dir)).collect())
     }
 
     /// Whether everybody in it can be killed with one word.

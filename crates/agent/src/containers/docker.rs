@@ -132,6 +132,8 @@ pub(super) fn is_unknown(stderr: &[u8]) -> bool {
 
 /// Whether it can be used; `Err` is for people.
 pub(super) async fn look(engine: Engine, enforce: Enforce) -> Result<Engine, String> {
+    #[cfg(unix)]
+    refuse_user(nix::unistd::Uid::effective())?;
     refuse_settings(engine.settings(), enforce)?;
     let endpoint = ask(&engine, &["context", "inspect", "--format={{.Endpoints.docker.Host}}"]).await?;
     let socket = endpoint.strip_prefix(SOCKET).ok_or_else(|| {
@@ -164,6 +166,18 @@ async fn ask(engine: &Engine, words: &[&str]) -> Result<String, String> {
         return Err(format!("`docker {shown}` failed: {}", last_line(&told.stderr)));
     }
     Ok(String::from_utf8_lossy(&told.stdout).trim().to_owned())
+}
+
+/// Whoever may speak with the daemon is not yet who may end what it starts, which is root's.
+#[cfg(unix)]
+fn refuse_user(user: nix::unistd::Uid) -> Result<(), String> {
+    if user.is_root() {
+        return Ok(());
+    }
+    Err(format!(
+        "the agent is user {user}, and what Docker starts is root's, which it could neither hold to limits nor end; start it \
+         as root, or use Podman"
+    ))
 }
 
 fn refuse_settings(settings: &Settings, enforce: Enforce) -> Result<(), String> {
@@ -208,7 +222,9 @@ fn refuse_daemon(info: &Info) -> Result<(), String> {
 /// anybody. `release` is that of our kernel.
 fn refuse_machine(info: &Info, release: &str) -> Result<(), String> {
     if info.operating_system == ELSEWHERE {
-        return Err(format!("it is {ELSEWHERE}, whose containers are in a virtual machine; install Docker itself, or use Podman"));
+        return Err(format!(
+            "it is {ELSEWHERE}, whose containers are in a virtual machine; install Docker itself, or use Podman"
+        ));
     }
     let (theirs, own) = (&info.kernel_version, whole_release(release));
     if *theirs == own {
@@ -249,10 +265,8 @@ async fn refuse_stranger(socket: &str) -> Result<(), String> {
     let Some(pid) = stream.peer_cred().map_err(failed)?.pid().filter(|pid| *pid > 0) else { return elsewhere() };
     for space in ["pid", "cgroup"] {
         let (theirs, own) = (format!("/proc/{pid}/ns/{space}"), format!("/proc/self/ns/{space}"));
-        // One who may not look is no root and has no cgroups of version 1 either.
-        if let (Ok(theirs), Ok(own)) = (std::fs::read_link(theirs), std::fs::read_link(own))
-            && theirs != own
-        {
+        let (theirs, own) = (std::fs::read_link(theirs).map_err(failed)?, std::fs::read_link(own).map_err(failed)?);
+        if theirs != own {
             return elsewhere();
         }
     }
@@ -299,9 +313,13 @@ mod tests {
         assert!(told("", "").is_err());
         let why = told("6.1.0-56-amd64", "Docker Desktop").expect_err("it is refused");
         assert!(why.contains("in a virtual machine"), "{why}");
-        for (release, whole) in
-            [("6.1.0", "6.1.0"), ("6.1", "6.1.0"), ("6.12-rc3", "6.12.0-rc3"), ("5.15.90.1-x", "5.15.90.1-x"), ("6", "6")]
-        {
+        for (release, whole) in [
+            ("6.1.0", "6.1.0"),
+            ("6.1", "6.1.0"),
+            ("6.12-rc3", "6.12.0-rc3"),
+            ("5.15.90.1-x", "5.15.90.1-x"),
+            ("6", "6"),
+        ] {
             assert_eq!(whole_release(release), whole);
         }
     }
@@ -314,6 +332,15 @@ mod tests {
         let why = refuse_cgroups(&told("2"), 1).expect_err("it is refused");
         assert!(why.contains("cgroups of version 2, and those of version 1 hold attempts"), "{why}");
         assert!(refuse_cgroups(&told(""), 2).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn an_agent_that_could_not_end_what_docker_starts_has_none() {
+        use nix::unistd::Uid;
+        assert_eq!(refuse_user(Uid::from_raw(0)), Ok(()));
+        let why = refuse_user(Uid::from_raw(1000)).expect_err("it is refused");
+        assert!(why.contains("the agent is user 1000") && why.contains("as root, or use Podman"), "{why}");
     }
 
     #[test]

@@ -61,7 +61,7 @@ use tracing::{info, warn};
 use self::{pool::Pool, room::Room, scratch::Scratch};
 use crate::{
     cgroup::{self, Enforce, Groups},
-    containers::{Engine, Kind},
+    containers::{Engine, Folders, Kind},
 };
 
 /// Events that may wait for the supervisor; then attempts wait to tell theirs.
@@ -446,7 +446,7 @@ fn take_folders(config: &Config, run: &Path, files: &Path) -> Result<Scratch, Er
     match heir {
         // Among them are those of attempts that go on, and of orders that are on their way to us.
         Some(_) => std::fs::create_dir_all(files),
-        None => empty_folder(files),
+        None => Folders::empty(files),
     }
     .map_err(broken(files))?;
     let (scratch, kept) = (run.join("scratch"), config.data_dir.join("kept"));
@@ -463,13 +463,6 @@ fn write_whole(file: &Path, text: &str) -> io::Result<()> {
     let next = file.with_extension("next");
     std::fs::write(&next, text)?;
     std::fs::rename(&next, file)
-}
-
-fn empty_folder(folder: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => std::fs::create_dir_all(folder),
-    }
 }
 
 /// Twice as many as can load programs at once: a thread that loads one mostly waits, for the disk or

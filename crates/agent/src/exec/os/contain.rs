@@ -26,9 +26,9 @@ pub(crate) fn terminate_strays(slot: &Slot, leader: &Leader) {
     signal_members(&strays, Signal::SIGCONT);
 }
 
-/// SIGKILL to all whom `members` names.
-pub(crate) fn kill_members(members: &dyn Fn() -> BTreeSet<i32>) {
-    signal_members(members, Signal::SIGKILL);
+/// SIGKILL to all whom `members` names. Says whether it was sent to anybody.
+pub(crate) fn kill_members(members: &dyn Fn() -> BTreeSet<i32>) -> bool {
+    signal_members(members, Signal::SIGKILL)
 }
 
 /// Kills all in `slot` and answers when nobody is left, or with those that live after `limit` (A3).
@@ -67,4 +67,21 @@ pub(crate) async fn end_members(slot: &Slot, clock: Clock, limit: Duration) -> V
 fn survivor(pid: i32) -> Survivor {
     let name = Stat::read(pid).map(|stat| stat.name).unwrap_or_default();
     Survivor { pid: pid.unsigned_abs(), name, token: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_could_not_be_killed_is_not_said_to_be() {
+        // More processes no system has.
+        assert!(!kill_members(&|| BTreeSet::from([(4 << 20) + 1])));
+        assert!(!kill_members(&BTreeSet::new));
+        #[expect(clippy::disallowed_methods, reason = "no attempt: somebody to be killed")]
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().expect("it starts");
+        let pid = i32::try_from(child.id()).expect("small");
+        assert!(kill_members(&|| BTreeSet::from([pid])));
+        assert!(!child.wait().expect("it is ours").success());
+    }
 }

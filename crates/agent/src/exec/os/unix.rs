@@ -381,10 +381,11 @@ pub(super) fn kill_exactly(pid: i32, start: u64) {
     send(&handle, Signal::SIGKILL);
 }
 
-fn send(handle: &OwnedFd, signal: Signal) {
+/// Whether it was there to hear it, and ours to signal.
+fn send(handle: &OwnedFd, signal: Signal) -> bool {
     // SAFETY: the descriptor is open; a null siginfo means the same as kill(2).
     #[expect(unsafe_code, reason = "nix has no pidfd_send_signal")]
-    let _gone = unsafe {
+    let sent = unsafe {
         libc::syscall(
             libc::SYS_pidfd_send_signal,
             handle.as_raw_fd(),
@@ -393,16 +394,16 @@ fn send(handle: &OwnedFd, signal: Signal) {
             0,
         )
     };
+    sent == 0
 }
 
 /// `signal` to all whom `members` names twice: who is still named when there is a handle is who the handle is of, or
-/// another member with the same number.
-pub(super) fn signal_members(members: &dyn Fn() -> BTreeSet<i32>, signal: Signal) {
+/// another member with the same number. Says whether it was sent to anybody.
+pub(super) fn signal_members(members: &dyn Fn() -> BTreeSet<i32>, signal: Signal) -> bool {
     let handles: Vec<_> = members().into_iter().filter_map(|pid| Some((pid, open_pidfd(pid).ok()?))).collect();
     let still = members();
-    for (_, handle) in handles.iter().filter(|(pid, _)| still.contains(pid)) {
-        send(handle, signal);
-    }
+    let there = handles.iter().filter(|(pid, _)| still.contains(pid));
+    there.fold(false, |any, (_, handle)| send(handle, signal) || any)
 }
 
 /// Whether this is the boot that we run in.
