@@ -13,6 +13,7 @@ use tracing::warn;
 
 use super::{
     disks,
+    leaf::{GIVEN, LEAF, given, step_aside, those_in},
     report::{Line, Report},
     shelter::{self, Shelter},
     trees::{Controller, Tree, Version},
@@ -20,12 +21,8 @@ use super::{
 
 /// Our folders begin with this, in every tree; nothing else is ever removed.
 pub(super) const PREFIX: &str = "muster-";
-/// The leaf into which an agent moves. The same as `DelegateSubgroup=agent` of systemd makes.
-pub(super) const LEAF: &str = "agent";
 /// Ten times what all attempts have together beside it: whoever keeps their leases never waits behind them.
 const LEAF_WEIGHT: &str = "1000";
-/// More of the same program do not stand above one another.
-const ABOVE: usize = 2;
 /// What has no name in a v2 tree: every cgroup there counts processor time and can be frozen, also beside version 1.
 const BUILT_IN: [Controller; 2] = [Controller::Cpuacct, Controller::Freezer];
 
@@ -38,6 +35,8 @@ pub(crate) struct Base {
     pub(crate) dir: PathBuf,
     /// Where we stand ourselves.
     pub(super) own: PathBuf,
+    /// Controllers that were given to cgroups there before us, in version 2.
+    pub(super) before: String,
 }
 
 /// Our folders in all trees, version 2 first.
@@ -180,17 +179,20 @@ fn take_v1(
         // Before Linux 5.11 a cgroup's limit did not hold for those below it unless this was said.
         let _newer_kernels_refuse_it = std::fs::write(dir.join("memory.use_hierarchy"), "1");
     }
-    Some(Base { version: Version::One, controllers, dir, own: tree.own.clone() })
+    Some(Base { version: Version::One, controllers, dir, own: tree.own.clone(), before: String::new() })
 }
 
 fn take_v2(tree: &Tree, name: &str, refused: &mut Vec<(Controller, String)>) -> Option<Base> {
-    let mut tree = tree.clone();
+    let (mut tree, mut is_ours) = (tree.clone(), false);
     // Who started us, or an earlier start of ours, put us into the leaf already.
     if tree.own.file_name().is_some_and(|name| name == LEAF)
-        && let Some(above) = tree.own.parent().filter(|above| above.join("cgroup.subtree_control").exists())
+        && let Some(above) = tree.own.parent().filter(|above| above.join(GIVEN).exists())
     {
         tree.own = above.to_owned();
+        // So all that is given there was given by us, or by those whom we had make something below.
+        is_ours = true;
     }
+    let before = if is_ours { String::new() } else { given(&tree.own) };
     let listed = std::fs::read_to_string(tree.own.join("cgroup.controllers")).unwrap_or_default();
     let named = |controller: &Controller| listed.split_whitespace().any(|name| name == controller.name());
     let there: Vec<_> = Controller::ALL.into_iter().filter(named).collect();
@@ -211,7 +213,7 @@ fn take_v2(tree: &Tree, name: &str, refused: &mut Vec<(Controller, String)>) -> 
         let _in_the_root_there_is_no_leaf = std::fs::write(tree.own.join(LEAF).join("cpu.weight"), LEAF_WEIGHT);
     }
     controllers.extend(BUILT_IN);
-    Some(Base { version: Version::Two, controllers, dir, own: tree.own })
+    Some(Base { version: Version::Two, controllers, dir, own: tree.own, before })
 }
 
 fn make(tree: &Tree, dir: &Path) -> Result<(), String> {
@@ -237,7 +239,7 @@ fn make(tree: &Tree, dir: &Path) -> Result<(), String> {
 
 /// Gives a controller to the children of `dir`.
 fn enable(dir: &Path, controller: Controller) -> io::Result<()> {
-    let file = dir.join("cgroup.subtree_control");
+    let file = dir.join(GIVEN);
     let on = std::fs::read_to_string(&file)?;
     if on.split_whitespace().any(|name| name == controller.name()) {
         return Ok(());
@@ -270,56 +272,6 @@ pub(super) fn gives_on(own: &Path, controllers: &[Controller]) -> Result<(), Str
     }
     let busy = Errno::EBUSY.into();
     Err(controllers.first().map_or_else(String::new, |first| why_not(own, *first, &busy)))
-}
-
-/// Whoever stands in our own cgroup, if nobody but we do: whoever shares it with strangers was not given it.
-fn those_in(own: &Path) -> io::Result<Vec<String>> {
-    let ours = ourselves();
-    let text = std::fs::read_to_string(own.join("cgroup.procs"))?;
-    let there: Vec<String> = text.lines().map(str::to_owned).collect();
-    if there.iter().all(|pid| ours.contains(pid)) { Ok(there) } else { Err(Errno::EBUSY.into()) }
-}
-
-/// Moves this process into a leaf of its cgroup, so that others may stand beside it (the rule of no internal processes).
-fn step_aside(own: &Path) -> io::Result<()> {
-    let there = those_in(own)?;
-    let leaf = own.join(LEAF);
-    match std::fs::create_dir(&leaf) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => there.iter().try_for_each(|pid| std::fs::write(leaf.join("cgroup.procs"), pid)),
-    }
-}
-
-/// Takes that back, as far as nobody else needs it.
-pub(super) fn step_back(base: &Base) {
-    let leaf = base.own.join(LEAF);
-    let text = std::fs::read_to_string(leaf.join("cgroup.procs")).unwrap_or_default();
-    let ours = ourselves();
-    if base.version != Version::Two || !text.lines().any(|pid| ours.iter().any(|ours| ours == pid)) {
-        return;
-    }
-    let off = base.controllers.iter().filter(|one| !BUILT_IN.contains(one)).map(|one| format!("-{} ", one.name()));
-    let _others_need_them = std::fs::write(base.own.join("cgroup.subtree_control"), off.collect::<String>());
-    for pid in text.lines() {
-        let _others_need_it = std::fs::write(base.own.join("cgroup.procs"), pid);
-    }
-    let _somebody_stays = std::fs::remove_dir(leaf);
-}
-
-/// This process, and those above it that are the same program, whose file an upgrade may have replaced: the safe of a
-/// keeper, and the agent that started that.
-fn ourselves() -> Vec<String> {
-    let exe = |pid: &str| {
-        let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?.into_os_string().into_string().ok()?;
-        Some(path.strip_suffix(" (deleted)").map_or(path.clone(), str::to_owned))
-    };
-    let parent = |pid: &str| {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        status.lines().find_map(|line| line.strip_prefix("PPid:")).map(|parent| parent.trim().to_owned())
-    };
-    let own = exe("self");
-    let above = |pid: &String| parent(pid).filter(|parent| own.is_some() && exe(parent) == own);
-    std::iter::successors(Some(std::process::id().to_string()), above).take(ABOVE + 1).collect()
 }
 
 fn why_not(own: &Path, controller: Controller, error: &io::Error) -> String {

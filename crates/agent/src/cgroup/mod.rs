@@ -8,6 +8,7 @@
 mod below;
 mod disks;
 mod ground;
+mod leaf;
 mod limits;
 mod report;
 mod shelter;
@@ -282,7 +283,7 @@ impl Groups {
         self.0.spare.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let dirs = self.0.ground.dirs();
         let left = sweep::remove(&dirs, limit);
-        self.0.ground.bases.iter().filter(|base| !left.contains(&base.dir)).for_each(ground::step_back);
+        self.0.ground.bases.iter().filter(|base| !left.contains(&base.dir)).for_each(leaf::step_back);
         let keep: Vec<PathBuf> = ground::earlier(&self.0.noted).into_iter().filter(|dir| !dirs.contains(dir)).collect();
         ground::unmake(&self.0.ground);
         let keep: String = keep.iter().chain(&left).map(|dir| format!("{}\n", dir.display())).collect();

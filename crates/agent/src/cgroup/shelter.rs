@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    ground,
+    ground, leaf,
     trees::{self, Controller, Tree, Version},
 };
 
@@ -84,7 +84,7 @@ fn place_of(tree: &Tree) -> Result<&Path, String> {
 
 /// The cgroup that was given to an agent, which may stand in a leaf of it.
 fn stands_in(place: &Path) -> &Path {
-    let is_leaf = place.file_name().is_some_and(|name| name == ground::LEAF);
+    let is_leaf = place.file_name().is_some_and(|name| name == leaf::LEAF);
     place.parent().filter(|_| is_leaf).unwrap_or(place)
 }
 
