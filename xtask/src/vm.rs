@@ -27,6 +27,8 @@ const KERNEL: &str = "MUSTER_VM_KERNEL";
 const LIMIT_S: &str = "900";
 /// The last word: then the exit code of the tests.
 const LAST: &str = "tests ended with ";
+/// Before each line of the machine's skip log: libtest counted a pass.
+const SKIPPED: &str = "skipped here: ";
 /// Bytes of its disk, of which little is ever written.
 const DISK: u64 = 256 << 20;
 /// What runs there, and whether it is a test program, whose file has a number behind its name.
@@ -152,7 +154,7 @@ pub(crate) fn check(tally: &mut Tally) -> Result<()> {
     let ended = step::watched(name, &mut boot(&machine, &memory, &disk), |line| {
         let line = line.trim_end_matches('\r').trim_end();
         results += usize::from(line.starts_with("test ") && line.contains(" ... "));
-        tally.libtest_line(line);
+        hear(line, tally);
         is_clean |= line == CLEAN;
         if let Some(code) = line.strip_prefix(LAST) {
             last = Some(code.to_owned());
@@ -166,6 +168,14 @@ pub(crate) fn check(tally: &mut Tally) -> Result<()> {
     }
     tally.step(name, is_good);
     Ok(())
+}
+
+/// Takes one line of the machine's console, if it is about a test.
+fn hear(line: &str, tally: &mut Tally) {
+    match line.strip_prefix(SKIPPED) {
+        Some(skipped) => tally.skip_log(skipped),
+        None => tally.libtest_line(line),
+    }
 }
 
 /// Builds [`PROGRAMS`], as all that `cargo xtask test` runs is built: features are those of the whole tree. Returns their
@@ -261,5 +271,17 @@ mod tests {
     #[test]
     fn the_machine_says_what_is_listened_for() {
         assert!(TESTS.contains(&format!("{LAST}$(")) && TESTS.contains(CLEAN.trim_end_matches(']')));
+        assert!(TESTS.contains(&format!("sed 's/^/{SKIPPED}/' \"$MUSTER_SKIP_LOG\"")));
+    }
+
+    #[test]
+    fn a_test_that_could_not_run_in_the_machine_is_no_pass() {
+        let mut tally = Tally::default();
+        for line in ["test containers::a ... ok", "test containers::b ... ok", "skipped here: containers::b\tno Podman"]
+        {
+            hear(line, &mut tally);
+        }
+        assert_eq!(tally.to_string(), "1 passed, 0 failed, 1 skipped");
+        assert_eq!(tally.details(), ["skipped: containers::b: no Podman"]);
     }
 }
