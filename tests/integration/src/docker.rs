@@ -146,7 +146,7 @@ impl Drop for Docker {
         let mut ours: Vec<_> = points.filter(|point| point.starts_with(&self.folder)).collect();
         ours.reverse();
         for point in ours {
-            let _gone = Command::new("umount").arg("--lazy").arg(point).output();
+            let _gone = Command::new("umount").arg("-l").arg(point).output();
         }
     }
 }
