@@ -14,6 +14,9 @@ pub const IMAGE: &str = "localhost/muster-test:1";
 /// One that has a program of its own, which is not what a task asks for.
 pub const ENTRY_IMAGE: &str = "localhost/muster-entry:1";
 
+/// A file that every image has, and no machine.
+pub const MARK: &str = "/etc/muster-test-image";
+
 /// What an engine imports for each of them.
 pub const CHANGES: [(&str, &[&str]); 2] = [
     (IMAGE, &["--change", "ENV PATH=/bin", "--change", "WORKDIR /work"]),
@@ -36,6 +39,7 @@ pub fn archive(folder: &Path) -> Result<PathBuf> {
     for folder in ["bin", "tmp", "etc", "work"] {
         fs::create_dir_all(root.join(folder))?;
     }
+    fs::write(root.join(MARK.trim_start_matches('/')), "")?;
     fs::copy(find("busybox").context("no busybox")?, root.join("bin/busybox"))?;
     for applet in ["sh", "sleep", "echo", "cat", "env", "ls", "pwd", "head", "tail", "true", "touch", "mv"] {
         symlink("busybox", root.join("bin").join(applet))?;

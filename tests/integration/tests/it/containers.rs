@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use anyhow::{Result, ensure};
 use muster_integration::{
-    images::{ENTRY_IMAGE, IMAGE},
+    images::{ENTRY_IMAGE, IMAGE, MARK},
     skip::skip,
     system::{Options, System},
     wait::{self, Look},
@@ -283,7 +283,9 @@ fn outlive(test: &str, kind: Kind) -> Result<()> {
         Ok(Look::when(found == 6 && known.iter().filter(|line| line.contains("Up")).count() == 3, (found, known)))
     })?;
     // A command beside the task sees what it sees.
-    let words = ["exec", "-i", "1.0", "--", "sh", "-c", "cat; test -e /etc/debian_version || echo inside; exit 5"];
+    let seen = yard.open.join("data");
+    let look = format!("cat; test -e {MARK} && ! test -e {} && echo inside; exit 5", seen.display());
+    let words = ["exec", "-i", "1.0", "--", "sh", "-c", &look];
     let ran = yard.system.ctl().run_with(&words, b"given\n")?.expect(5)?;
     ensure!(ran.text() == "given\ninside\n", "{ran}");
     // On a terminal, if it is to have one.
