@@ -74,6 +74,19 @@ fn the_units_expose_no_more_than_they_need() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn an_agents_unit_leaves_what_an_engine_of_containers_needs() -> Result<()> {
+    let text = fs::read_to_string(binaries::root().join("deploy/systemd/muster-agent.service"))?;
+    let lines = text.lines().filter(|line| line.starts_with("CapabilityBoundingSet="));
+    let taken: Vec<_> = lines.flat_map(str::split_whitespace).collect();
+    ensure!(!taken.is_empty(), "nothing is taken away");
+    // To make and enter namespaces, mounts, users and cgroups, to kill, and to load a profile.
+    for needed in ["SYS_ADMIN", "SETUID", "SETGID", "CHOWN", "KILL", "NET_ADMIN", "SYS_PTRACE", "MAC_ADMIN"] {
+        ensure!(!taken.iter().any(|word| word.ends_with(&format!("CAP_{needed}"))), "CAP_{needed} is taken away");
+    }
+    Ok(())
+}
+
 /// A service manager that listens.
 struct Manager {
     socket: UnixDatagram,
