@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -44,6 +44,9 @@ pub fn archive(folder: &Path) -> Result<PathBuf> {
     for applet in ["sh", "sleep", "echo", "cat", "env", "ls", "pwd", "head", "tail", "true", "touch", "mv"] {
         symlink("busybox", root.join("bin").join(applet))?;
     }
+    let unloadable = root.join("bin/unloadable");
+    fs::write(&unloadable, "#!/nowhere\n")?;
+    fs::set_permissions(unloadable, fs::Permissions::from_mode(0o755))?;
     let archive = folder.join("root.tar");
     let packed = Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&archive).arg(".").output()?;
     ensure!(packed.status.success(), "tar failed: {}", String::from_utf8_lossy(&packed.stderr));

@@ -371,7 +371,7 @@ impl Attempt {
             (None, status) => match (oom, status) {
                 (Some(oom), _) => (oom.end, Some(oom.why.into()), None),
                 (None, Status::Exit(code)) => {
-                    let why = dead.said.as_ref().and_then(|_| contained::doubt(code));
+                    let why = dead.said.as_ref().and_then(|said| contained::doubt(code, said));
                     (End::Exit(code), why.map(Into::into), None)
                 }
                 (None, Status::Signal(number)) => (End::Signal(number), None, None),

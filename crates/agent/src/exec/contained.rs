@@ -18,6 +18,9 @@ use crate::{
 /// What an engine says last is kept for people, to this length.
 const SAID_MAX: usize = 2048;
 
+/// How a container ends whose program the kernel could not load: an exit code that tasks have, too.
+const UNLOADED: i32 = 1;
+
 /// An attempt whose process is an engine.
 pub(super) struct Contained {
     engine: Arc<Engine>,
@@ -102,8 +105,13 @@ pub(super) fn prepare(
     Ok(Launch::of(program, folders.private.clone(), &order.spec))
 }
 
-/// What a person should know of an exit code that an engine tells.
-pub(super) fn doubt(code: i32) -> Option<String> {
+/// What a person should know of an exit code that an engine tells, when this was `said` last.
+pub(super) fn doubt(code: i32, said: &Said) -> Option<String> {
+    if code == UNLOADED {
+        return said
+            .unloaded()
+            .map(|line| format!("its program could not be loaded, if this is its engine's word: {line}"));
+    }
     let signal = code.checked_sub(128).filter(|signal| (1..=64).contains(signal))?;
     Some(format!("its container ended with {code}, by which engines tell the end by signal {signal}, too"))
 }
@@ -132,6 +140,19 @@ impl Said {
         self
     }
 
+    /// What an engine says of a program that the kernel could not load, which it cannot tell by an exit code: it is the
+    /// container's first process by then.
+    fn unloaded(&self) -> Option<String> {
+        let text = String::from_utf8_lossy(&self.0);
+        let line = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
+        // crun's words with Podman around them, and runc's.
+        let is_told = line.contains("\"msg\":\"exec container process ")
+            || line.starts_with("exec container process ")
+            || line.starts_with("exec /")
+                && (line.ends_with(": exec format error") || line.ends_with(": no such file or directory"));
+        is_told.then(|| line.to_owned())
+    }
+
     /// Why no container ran, in the engine's words.
     pub(super) fn reason(&self) -> String {
         let text = String::from_utf8_lossy(&self.0);
@@ -148,6 +169,26 @@ impl Said {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_the_kernel_could_not_load_is_told_by_the_last_words_alone() {
+        let doubt = |code, words: &str| {
+            let mut said = Said::default();
+            said.add(words.as_bytes());
+            doubt(code, &said)
+        };
+        let crun = r#"{"msg":"exec container process (missing dynamic library?) `/bin/x`: No such file or directory","level":"error"}"#;
+        for words in
+            [&format!("{crun}\n"), "exec /bin/x: exec format error\n", "exec /x: no such file or directory\n\n"]
+        {
+            let why = doubt(1, words).expect("it is told");
+            assert!(why.contains("could not be loaded, if this is its engine's word: ") && why.ends_with(words.trim()));
+            assert_eq!(doubt(2, words), None);
+            assert_eq!(doubt(1, &format!("{words}a line of the task's\n")), None);
+        }
+        assert_eq!(doubt(1, ""), None);
+        assert!(doubt(137, "").is_some_and(|why| why.contains("signal 9")));
+    }
 
     #[test]
     fn the_last_words_of_an_engine_are_the_reason_however_much_it_said() {

@@ -190,7 +190,8 @@ fn cannot_start(test: &str, kind: Kind) -> Result<()> {
     let list: String = table.iter().map(|(name, text, _)| format!("[[tasks]]\nname = \"{name}\"\n{text}\n")).collect();
     let own = format!("[[tasks]]\nname = \"own\"\nimage = '{IMAGE}'\nshell = 'echo Error: mine >&2; exit 127'\n");
     let killed = format!("[[tasks]]\nname = \"killed\"\nimage = '{IMAGE}'\nshell = 'exit 137'\n");
-    let (_, tasks) = yard.run("starts", &format!("{list}{own}{killed}"))?;
+    let odd = format!("[[tasks]]\nname = \"odd\"\nimage = '{IMAGE}'\nrun = ['unloadable']\n");
+    let (_, tasks) = yard.run("starts", &format!("{list}{own}{killed}{odd}"))?;
     for (name, _, reason) in &table {
         let (kind, why) = end(task(&tasks, name)?);
         ensure!(kind == "not_started" && why.contains(reason), "{name} does not say {reason:?}: {kind}, {why}");
@@ -198,6 +199,8 @@ fn cannot_start(test: &str, kind: Kind) -> Result<()> {
     ensure!(end(task(&tasks, "own")?) == ("exit", ""), "{:?}", end(task(&tasks, "own")?));
     let (kind, why) = end(task(&tasks, "killed")?);
     ensure!(kind == "exit" && why.contains("signal 9, too"), "{kind}, {why}");
+    let (kind, why) = end(task(&tasks, "odd")?);
+    ensure!(kind == "exit" && why.contains("could not be loaded"), "{kind}, {why}");
     yard.is_clean()?;
     yard.system.finish()
 }
