@@ -43,6 +43,7 @@ impl Control {
         self.is_struck.store(true, Ordering::Relaxed);
     }
 
+    #[cfg(unix)]
     pub(super) fn is_struck(&self) -> bool {
         self.is_struck.load(Ordering::Relaxed)
     }
