@@ -1,5 +1,7 @@
 //! One cgroup in each tree, in which one attempt at a time runs: its limits, its counters, and who is in it.
 
+mod hold;
+
 use std::{
     collections::BTreeSet,
     fs::{File, OpenOptions},
@@ -16,31 +18,22 @@ use std::{
 };
 
 use muster_core::usage::Unenforced;
-use tracing::warn;
 
 use crate::exec::kill_members;
 
 use super::{
     below::{self, bar, members},
-    disks::{self, Io},
     ground::{self, Base, Ground},
-    limits::{Counts, Limits, shares, weight},
+    limits::{Counts, Limits},
     trees::{Controller, Version},
-    unenforced,
 };
 
 /// What lies in a cgroup when its attempt is over (files in memory, above all) would be counted as the next one's;
 /// with more than this it is not used again.
 const LEFTOVER_MAX: u64 = 4 << 20;
-/// The period of a hard limit of processor time; the kernel's own default.
-const PERIOD_US: u64 = 100_000;
-/// More processes no system has (`PID_MAX_LIMIT`), and the kernel takes no larger number.
-const PIDS_MAX: u64 = 4 << 20;
 /// Where an attempt's own process stands if others are put beside it. A cgroup of version 2 gives controllers to what is made
 /// below it only while nobody stands in itself.
 const CLIENT: &str = "client";
-/// The shortest slice that the kernel takes.
-const QUOTA_MIN_US: u64 = 1000;
 
 /// The files that every attempt reads, open while attempts come and go.
 #[derive(Debug, Default)]
@@ -204,101 +197,6 @@ impl Slot {
     /// Moves this thread to where the agent stands.
     pub(super) fn step_out(ground: &Ground) -> io::Result<()> {
         enter(ground.bases.iter().map(|base| (base, base.own.clone())))
-    }
-
-    /// Writes the limits that differ from what stands there. `Err`: use another slot.
-    pub(super) fn hold_to(&mut self, limits: &Limits) -> io::Result<()> {
-        let before = self.written;
-        // Always anew: a task of root can write there as well as we.
-        if self.is_fresh || limits.memory.is_some() || limits.memory != before.memory {
-            self.limit_memory(before.memory, limits.memory)?;
-        }
-        if self.is_fresh || limits.weight_milli != before.weight_milli {
-            self.set(
-                Controller::Cpu,
-                ("cpu.shares", shares(limits.weight_milli)),
-                ("cpu.weight", weight(limits.weight_milli)),
-            )?;
-        }
-        if limits.cpu_milli != before.cpu_milli {
-            let quota = limits.cpu_milli.map(|milli| (milli.saturating_mul(PERIOD_US / 1000)).max(QUOTA_MIN_US));
-            let v1 = quota.map_or_else(|| "-1".to_owned(), |us| us.to_string());
-            let v2 = quota.map_or_else(|| format!("max {PERIOD_US}"), |us| format!("{us} {PERIOD_US}"));
-            self.set(Controller::Cpu, ("cpu.cfs_quota_us", v1), ("cpu.max", v2))?;
-        }
-        if limits.pids != before.pids {
-            let text = limits.pids.filter(|n| *n <= PIDS_MAX);
-            let text = text.map_or_else(|| "max".to_owned(), |n| n.to_string());
-            self.set(Controller::Pids, ("pids.max", text.clone()), ("pids.max", text))?;
-        }
-        let io_before = if std::mem::take(self.is_lifted.get_mut()) { None } else { before.io };
-        (self.written, self.is_fresh) = (*limits, false);
-        self.missed = Unenforced::default();
-        match self.limit_io(io_before, limits.io) {
-            // An attempt without its other limits would be worse; it says so.
-            Err(error) if limits.io.is_some() => {
-                warn!(%error, "an attempt is not held to its limits of disks");
-                self.missed = Unenforced::IO;
-                Ok(())
-            }
-            other => other,
-        }
-    }
-
-    /// The same for an attempt that runs in it already: there is no other for it, and what could not be written is noted.
-    pub(super) fn hold_all(&mut self, limits: &Limits) {
-        if let Err(error) = self.hold_to(limits) {
-            warn!(%error, "an attempt is not held to all of its limits");
-            self.missed = unenforced(limits, Unenforced::CPU.and(Unenforced::PIDS).and(Unenforced::IO));
-            self.is_spoiled = true;
-        }
-    }
-
-    fn limit_io(&self, before: Option<Io>, limits: Option<Io>) -> io::Result<()> {
-        let Some(base) = self.ground.base_of(Controller::Io).filter(|_| before != limits) else { return Ok(()) };
-        let dir = self.dir(base);
-        let lines = disks::lines(base.version, before, limits);
-        lines.into_iter().try_for_each(|(file, text)| write(&dir.join(file), &text))
-    }
-
-    /// Who waits for a slow disk cannot be killed while it waits, and what is written late must not go on slowly.
-    pub(crate) fn lift_io(&self) {
-        if self.written.io.is_some() && !self.is_lifted.load(Ordering::Relaxed) {
-            let is_lifted = self.limit_io(self.written.io, None).is_ok();
-            self.is_lifted.store(is_lifted, Ordering::Relaxed);
-        }
-    }
-
-    fn limit_memory(&self, before: Option<u64>, limit: Option<u64>) -> io::Result<()> {
-        let Some(base) = self.ground.base_of(Controller::Memory) else { return Ok(()) };
-        let dir = self.dir(base);
-        if base.version == Version::Two {
-            return write(&dir.join("memory.max"), &limit.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string()));
-        }
-        if before.is_none() && limit.is_none() {
-            return Ok(());
-        }
-        let text = limit.map_or_else(|| "-1".to_owned(), |bytes| bytes.to_string());
-        // With swap together it may never be less than without: which comes first depends on the direction.
-        let is_lower = limit.unwrap_or(u64::MAX) < before.unwrap_or(u64::MAX);
-        let (alone, with_swap) = (dir.join("memory.limit_in_bytes"), dir.join("memory.memsw.limit_in_bytes"));
-        if is_lower {
-            write(&alone, &text)?;
-        }
-        match write(&with_swap, &text) {
-            // A kernel that does not count swap: then none is used.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let _without = write(&dir.join("memory.swappiness"), "0");
-            }
-            other => other?,
-        }
-        if is_lower { Ok(()) } else { write(&alone, &text) }
-    }
-
-    fn set(&self, controller: Controller, v1: (&str, String), v2: (&str, String)) -> io::Result<()> {
-        let Some(base) = self.ground.base_of(controller) else { return Ok(()) };
-        let (name, text) = if base.version == Version::One { v1 } else { v2 };
-        write(&self.dir(base).join(name), &text)
     }
 
     /// The mark of the highest use goes back to what is in use, where the kernel can do that. Returns what only grows.
