@@ -19,6 +19,8 @@ mod pipe;
 #[cfg(unix)]
 mod proc;
 #[cfg(unix)]
+mod process;
+#[cfg(unix)]
 mod pty;
 #[cfg(unix)]
 mod reaper;

@@ -4,12 +4,7 @@ use std::{
     collections::BTreeSet,
     ffi::{OsStr, OsString},
     io,
-    mem::MaybeUninit,
-    os::{
-        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
-        unix::process::ExitStatusExt,
-    },
-    process::ExitStatus,
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -22,7 +17,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         resource::{UsageWho, getrusage},
-        signal::{Signal, killpg},
+        signal::Signal,
         stat::{Mode, umask},
     },
     unistd::{Pid, Uid, User, getpgid},
@@ -33,6 +28,7 @@ use super::{
     Hunter, Running, Spent, Status, Survivor,
     pipe::Pipe,
     proc::Stat,
+    process::Process,
     start::{Confines, Program, Standard},
 };
 use crate::{
@@ -44,10 +40,6 @@ use crate::{
 pub(super) const SHELL: &str = "/bin/sh";
 /// What a task finds when nobody said otherwise (`_PATH_STDPATH` and the local folders).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// For one that nobody waits for any more to be dead, so often and so long.
-const LOOKS: u32 = 10;
-const PAUSE: Duration = Duration::from_millis(2);
 
 static BOOT: LazyLock<Arc<str>> = LazyLock::new(|| {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| "".into(), |id| id.trim().into())
@@ -68,20 +60,6 @@ pub(crate) struct Leader {
     pidfd: AsyncFd<OwnedFd>,
 }
 
-/// Not reaped before [`Process::reap`], so that its number and its group's stay its own; of one that is no child of ours,
-/// whoever has it sees to that.
-struct Process {
-    pid: Pid,
-    /// A session, too, by which its groups are known.
-    leads_session: bool,
-    /// When it started, if it is no child of ours.
-    foreign: Option<u64>,
-    /// Set when it is reaped.
-    status: Option<Status>,
-    /// With `status`.
-    spent: Option<Spent>,
-}
-
 /// A process that was just started, and nothing of ours that it reads or writes.
 pub(crate) struct Begun {
     process: Process,
@@ -92,8 +70,7 @@ impl Begun {
     /// From here on, dropping it kills it. Blocks until the program runs or could not be started.
     pub(super) fn start(program: &Program, standard: &Standard<'_>, confines: Confines<'_>) -> io::Result<Self> {
         let (pid, pidfd) = program.start(standard, confines)?;
-        let process = Process { pid, leads_session: standard.is_terminal, foreign: None, status: None, spent: None };
-        Ok(Self { process, pidfd })
+        Ok(Self { process: Process::child(pid, standard.is_terminal), pidfd })
     }
 
     /// Has the runtime watch it; must be called inside one.
@@ -155,12 +132,12 @@ impl Fresh {
 
     /// What it took, once it is reaped.
     pub(crate) fn spent(&self) -> Option<Spent> {
-        self.process.spent
+        self.process.spent()
     }
 
     /// Has the runtime watch it; must be called inside one.
     pub(crate) fn watch(self) -> io::Result<Running> {
-        let pid = self.process.pid.as_raw();
+        let pid = self.process.pid().as_raw();
         // One that is reaped left only members of its group: what they are known by is the cookie.
         let start = if self.process.is_reaped() { 0 } else { Stat::read(pid).map_or(0, |stat| stat.start) };
         let group = pid.unsigned_abs();
@@ -189,8 +166,7 @@ pub(crate) fn take_over(
     stdin: Option<OwnedFd>,
 ) -> io::Result<Running> {
     let pid = i32::try_from(identity.pid).map_err(io::Error::other)?;
-    let (pid, foreign) = (Pid::from_raw(pid), Some(identity.start));
-    let process = Process { pid, leads_session: false, foreign, status: None, spent: None };
+    let process = Process::of_another(Pid::from_raw(pid), identity.start);
     let leader = Leader { process, pidfd: watched(pidfd)? };
     let [stdout, stderr] = outputs;
     let stdin = stdin.map(|stdin| Pipe::new(stdin, Interest::WRITABLE)).transpose()?;
@@ -212,13 +188,12 @@ impl Leader {
 
     /// How it ended and what it took, when it is dead and before it is reaped; only of our own child.
     pub(crate) fn peek(&self) -> Option<(Status, Spent)> {
-        let process = &self.process;
-        (process.foreign.is_none() && !process.is_reaped()).then(|| super::reaper::peek(process.pid.as_raw()))?
+        self.process.peek()
     }
 
     /// Whoever could ask says how it ended.
     pub(crate) fn reaped(&mut self, status: Status, spent: Spent) {
-        (self.process.status, self.process.spent) = (Some(status), Some(spent));
+        self.process.reaped(status, spent);
     }
 
     /// Waits until it ended; does not reap it. Cancel safe.
@@ -236,7 +211,7 @@ impl Leader {
 
     /// Whether a process is in its group.
     pub(crate) fn leads(&self, pid: i32) -> bool {
-        getpgid(Some(Pid::from_raw(pid))) == Ok(self.process.pid)
+        getpgid(Some(Pid::from_raw(pid))) == Ok(self.process.pid())
     }
 
     /// Kills the whole group, atomic against members that fork; and who is in the session that it leads, if it does.
@@ -256,80 +231,12 @@ impl Leader {
 
     /// What it took, once it is reaped.
     pub(crate) fn spent(&self) -> Option<Spent> {
-        self.process.spent
+        self.process.spent()
     }
 
     /// How it ended; none: it has not. Its number may belong to somebody else afterwards.
     pub(crate) fn reap(&mut self) -> Option<Status> {
         self.process.reap()
-    }
-}
-
-impl Process {
-    fn is_reaped(&self) -> bool {
-        self.status.is_some()
-    }
-
-    /// Its number, as long as that is nobody else's: whoever has it may have reaped it.
-    fn kept_number(&self) -> Option<i32> {
-        let pid = self.pid.as_raw();
-        let is_it = |start: u64| Stat::read(pid).is_some_and(|stat| stat.start == start);
-        (!self.is_reaped() && self.foreign.is_none_or(is_it)).then_some(pid)
-    }
-
-    fn signal(&self, signal: Signal) {
-        if self.kept_number().is_some() {
-            let _nobody_left = killpg(self.pid, signal);
-        }
-    }
-
-    fn kill(&self) {
-        if let Some(number) = self.kept_number().filter(|_| self.leads_session) {
-            // A shell with job control gives each command line a group of its own.
-            signal_members(&|| super::proc::session(number), Signal::SIGKILL);
-        }
-        self.signal(Signal::SIGKILL);
-    }
-
-    fn was_alone(&self) -> bool {
-        self.is_reaped() && killpg(self.pid, None) == Err(Errno::ESRCH)
-    }
-
-    /// Asked again, it says the same.
-    fn reap(&mut self) -> Option<Status> {
-        if self.status.is_none() && self.foreign.is_none() {
-            let (mut raw, mut usage) = (0, MaybeUninit::<libc::rusage>::zeroed());
-            // SAFETY: writes an integer and a structure of integers that live here, for which zeroes are values too. nix
-            // cannot tell of real-time signals.
-            #[expect(unsafe_code, reason = "a system call")]
-            let (pid, usage) = unsafe {
-                let pid = libc::wait4(self.pid.as_raw(), &raw mut raw, libc::WNOHANG, usage.as_mut_ptr());
-                (pid, usage.assume_init())
-            };
-            let status = ExitStatus::from_raw(raw);
-            self.status = match (pid == self.pid.as_raw(), status.code(), status.signal()) {
-                (true, Some(code), _) => Some(Status::Exit(code)),
-                (true, None, Some(signal)) => Some(Status::Signal(signal)),
-                _ => None,
-            };
-            self.spent = self.status.is_some().then(|| spent(&usage));
-        }
-        self.status
-    }
-}
-
-impl Drop for Process {
-    /// One that nobody waited for, because watching failed: it must not run on unseen.
-    fn drop(&mut self) {
-        if !self.is_reaped() {
-            self.kill();
-            let mut looks = if self.foreign.is_none() { LOOKS } else { 1 };
-            while self.reap().is_none() && looks > 1 {
-                looks -= 1;
-                // Else it would stay a zombie of ours for good.
-                std::thread::sleep(PAUSE);
-            }
-        }
     }
 }
 
@@ -483,23 +390,4 @@ pub(crate) fn base_environment(path: Option<&OsStr>) -> Vec<(OsString, OsString)
     // Only what the agent has: a default of ours would make every small program load its files.
     base.extend(["LANG", "LC_ALL"].into_iter().filter_map(|name| Some((name.into(), own(name)?))));
     base
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_number_of_a_process_that_somebody_else_reaped_is_not_its_own_any_more() {
-        let pid = Pid::this();
-        let start = Stat::read(pid.as_raw()).expect("we live").start;
-        let number = |foreign| {
-            // Never dropped: that would end its group.
-            let process = Process { pid, leads_session: false, foreign, status: None, spent: None };
-            std::mem::ManuallyDrop::new(process).kept_number()
-        };
-        assert_eq!(number(Some(start)), Some(pid.as_raw()));
-        assert_eq!(number(Some(start + 1)), None, "another has it now");
-        assert_eq!(number(None), Some(pid.as_raw()), "a child of ours that we did not reap");
-    }
 }
