@@ -134,7 +134,7 @@ async fn take_keeper(
     before: Before,
     carry: impl Fn(&Spools) -> Links,
 ) -> anyhow::Result<Taken> {
-    let joined = keeper::join(config, keeper::Had { leftovers: &before.leftovers, hold: None }).await?;
+    let joined = keeper::join(config, keeper::Had { leftovers: &before.leftovers, hold: &|| None }).await?;
     let wire = keeper::Wire::default();
     let on_forget = {
         let wire = wire.clone();

@@ -50,6 +50,13 @@ impl Queue {
     pub(super) fn take(&self) -> Vec<Command> {
         std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
+
+    /// When leases were renewed, as far as that waits to be said.
+    pub(super) fn hold(&self) -> Option<(Mono, Duration)> {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let hold = |command: &Command| if let Command::Hold(hold) = command { *hold } else { None };
+        waiting.iter().rev().find_map(hold)
+    }
 }
 
 impl Queue {
@@ -201,5 +208,22 @@ impl Wire {
     pub fn shipped(&self, bytes: u64) {
         self.0.push(Command::Shipped(bytes));
         self.0.ring();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_word_of_leases_that_waits_is_known_and_waits_on() {
+        let queue = Queue::default();
+        let at = |from: u64| Some((Mono(from), Duration::from_secs(15)));
+        assert_eq!(queue.hold(), None);
+        for command in [Command::Hold(at(1)), Command::Settled, Command::Hold(at(2)), Command::Claim(Token(3))] {
+            queue.push(command);
+        }
+        assert_eq!(queue.hold(), at(2));
+        assert_eq!(queue.take().len(), 4);
     }
 }

@@ -113,12 +113,13 @@ pub struct Joined {
 }
 
 /// What an agent knows that comes to a keeper.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy)]
 pub struct Had<'a> {
     /// Attempts that are not over as far as it knows.
     pub leftovers: &'a [Leftover],
-    /// When leases were last renewed, and for how long that holds, if it has renewed them.
-    pub hold: Option<(Mono, Duration)>,
+    /// When leases were last renewed, and for how long that holds, if it has renewed them. Asked when there is somebody to be
+    /// told, which may take a while.
+    pub hold: &'a (dyn Fn() -> Option<(Mono, Duration)> + Sync),
 }
 
 /// All that a keeper said first.
@@ -209,7 +210,7 @@ fn start(config: &Config, is_apart: bool) -> io::Result<Child> {
 /// Says who we are, and hears all of the welcome.
 async fn greet(line: &mut Line, had: Had<'_>) -> io::Result<Greeting> {
     let leftovers = had.leftovers.iter().map(Left::new).collect();
-    let hold = had.hold.map(|hold| Hold::new(Some(hold)));
+    let hold = (had.hold)().map(|hold| Hold::new(Some(hold)));
     let hello = Hello { newest: VERSIONS.0, oldest: VERSIONS.1, leftovers, hold };
     line.put(&Down { hello: Some(hello), ..Down::default() });
     line.send()?;
@@ -324,7 +325,8 @@ mod tests {
         }
         theirs.send().expect("there is room");
         let hold = Some((Mono(5), Duration::from_secs(15)));
-        let said = soon("the welcome", greet(&mut ours, Had { leftovers: &[], hold })).await.expect("it is whole");
+        let said =
+            soon("the welcome", greet(&mut ours, Had { leftovers: &[], hold: &|| hold })).await.expect("it is whole");
         let token = |order: &Result<Arc<Order>, Unusable>| match order {
             Ok(order) => order.token.0,
             Err(unusable) => unusable.token.0,

@@ -7,12 +7,14 @@ mod book;
 mod client;
 mod deliver;
 mod desk;
+mod draft;
 mod heir;
 mod join;
 mod line;
 pub(crate) mod message;
 pub(crate) mod orders;
 mod pump;
+mod rejoin;
 mod scope;
 mod serve;
 

@@ -1,6 +1,7 @@
 //! Speaks with the keeper for the agent: many orders in one message, and everything that the network is needed for.
 //!
-//! Inputs are fetched before an order goes down, and results delivered. When the keeper is gone, it goes on with another.
+//! Inputs are fetched before an order goes down, and results delivered. When the keeper is gone, it goes on with another
+//! ([`super::rejoin`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,24 +18,22 @@ use muster_core::{
 };
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use super::{
-    book::{Again, Book},
+    book::Book,
     client::{Command, Queue},
-    join::{Error, Had, Joined, join},
-    message::{self, Delivered, Down, Event, Gpus, Heard, Hold, Kill, Offer, Said, Tokens, Up, Word},
-    orders::Orders,
+    draft::Draft,
+    join::Joined,
+    message::{self, Delivered, Event, Gpus, Heard, Hold, Kill, Offer, Tokens, Up, Word},
 };
 use crate::{
     containers::Folders,
     exec::{ExecEvent, KillReason, Links, Order, TransferError, fetch_inputs},
 };
 
-/// Words and specs of one message: far below what a message may hold.
-const WORDS: usize = 1024;
 /// Between two tries to have a keeper again.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 /// For the keeper to end when everything was ended before.
 const STOP_LIMIT: Duration = Duration::from_secs(35);
 
@@ -71,37 +70,6 @@ pub(super) struct Pump {
 pub(super) enum Leaving {
     Alone,
     WithKeeper,
-}
-
-/// Who answers when the line is there again.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Who {
-    Same,
-    /// Another one, which goes on with the same work.
-    Heir,
-    Other,
-}
-
-/// One message in the making.
-#[derive(Default)]
-struct Draft {
-    orders: Orders,
-    words: Vec<Said>,
-}
-
-impl Draft {
-    fn say(&mut self, word: Word) {
-        self.words.push(Said { word: Some(word) });
-    }
-
-    /// Whether more should go with the next message.
-    fn is_enough(&self) -> bool {
-        self.words.len() >= WORDS || self.orders.are_enough()
-    }
-
-    fn finish(self) -> Down {
-        Down { hello: None, orders: self.orders.finish(), words: self.words }
-    }
 }
 
 impl Pump {
@@ -216,13 +184,13 @@ impl Pump {
         }
     }
 
-    fn put_if_enough(&mut self, draft: &mut Draft) {
+    pub(super) fn put_if_enough(&mut self, draft: &mut Draft) {
         if draft.is_enough() {
             self.joined.line.put(&std::mem::take(draft).finish());
         }
     }
 
-    fn say_start(&mut self, order: Arc<Order>, draft: &mut Draft) {
+    pub(super) fn say_start(&mut self, order: Arc<Order>, draft: &mut Draft) {
         let place = draft.orders.add(&order);
         draft.say(Word::Start(place));
         self.book.start(order);
@@ -245,7 +213,7 @@ impl Pump {
     }
 
     /// Has the keeper end what nobody here can watch over.
-    fn end_unreadable(&mut self) {
+    pub(super) fn end_unreadable(&mut self) {
         let mut draft = Draft::default();
         for token in std::mem::take(&mut self.joined.unreadable) {
             draft.say(Word::Kill(Kill::new(token, KillReason::Dropped, Duration::ZERO)));
@@ -298,7 +266,7 @@ impl Pump {
     }
 
     /// Nobody listens when the agent's loop has ended; then nobody needs to.
-    async fn tell(&mut self, event: ExecEvent) {
+    pub(super) async fn tell(&mut self, event: ExecEvent) {
         self.book.event(&event);
         if matches!(event, ExecEvent::Ended { .. }) {
             self.unforgotten.insert(event.token());
@@ -320,7 +288,7 @@ impl Pump {
         }
     }
 
-    async fn hear(&mut self, words: Vec<Heard>) {
+    pub(super) async fn hear(&mut self, words: Vec<Heard>) {
         for event in words.into_iter().filter_map(|heard| heard.event) {
             match event {
                 Event::Started(started) => {
@@ -371,103 +339,6 @@ impl Pump {
             draft.say(Word::Retire(true));
             self.joined.line.put(&draft.finish());
         }
-    }
-
-    /// The keeper is gone, or the line to it: goes on with whoever is there, or with a new one. Whether there can be one.
-    async fn reconnect(&mut self) -> bool {
-        if !self.retiring {
-            warn!("the line to the keeper is broken");
-        }
-        // What we started is the safe, which starts another keeper; or it has ended as well.
-        if let Some(child) = &mut self.joined.child
-            && let Ok(Some(status)) = child.try_wait()
-        {
-            info!(%status, "the keeper's safe has ended");
-            self.joined.child = None;
-        }
-        let queue = Arc::clone(&self.queue);
-        let joined = loop {
-            let (config, leftovers) = (self.joined.config.clone(), self.book.leftovers());
-            let had = Had { leftovers: &leftovers, hold: self.hold };
-            let joined = tokio::select! {
-                // Nobody who leaves starts another one.
-                biased;
-                () = queue.is_left() => {
-                    warn!("the agent ends without a keeper: the next one looks for what runs");
-                    return false;
-                }
-                joined = join(config, had) => joined,
-            };
-            match joined {
-                Ok(joined) => break joined,
-                Err(Error::Limits(why)) => {
-                    error!(why, "there can be no keeper; the agent ends");
-                    return false;
-                }
-                Err(error) => error!(error = %crate::link::chain(&error), "there is no keeper; nothing can be run"),
-            }
-            tokio::time::sleep(RETRY).await;
-        };
-        let who = match joined.instance == self.joined.instance {
-            true => Who::Same,
-            false if !joined.cookie.is_empty() && joined.cookie == self.joined.cookie => Who::Heir,
-            false => Who::Other,
-        };
-        let child = self.joined.child.take();
-        self.joined = joined;
-        self.joined.child = self.joined.child.take().or(child);
-        self.retiring = false;
-        self.go_on(who).await;
-        true
-    }
-
-    async fn go_on(&mut self, who: Who) {
-        let (alive, swept, now) = (&self.joined.alive, &self.joined.swept, self.clock.wall());
-        let known: BTreeSet<Token> = alive.iter().map(|alive| alive.order.token).collect();
-        let again = match who {
-            Who::Same => self.book.same_keeper(&known),
-            Who::Heir => {
-                self.links.spools.writer_died(&known.union(&self.joined.writing).copied().collect());
-                self.book.heir(alive, swept, now)
-            }
-            Who::Other => {
-                self.links.spools.writer_died(&BTreeSet::new());
-                self.book.other_keeper(swept, now)
-            }
-        };
-        let Again { start, offer, kill, events } = again;
-        let mut draft = Draft::default();
-        draft.say(Word::Hold(Hold::new(self.hold)));
-        draft.say(Word::Gpus(Gpus { all: self.gpus.clone() }));
-        for order in start {
-            self.put_if_enough(&mut draft);
-            self.say_start(order, &mut draft);
-        }
-        for (order, until) in offer {
-            self.put_if_enough(&mut draft);
-            let place = draft.orders.add(&order);
-            draft.say(Word::Offer(Offer { order: place, until_us: until.0 }));
-        }
-        for (token, reason, by) in kill {
-            self.put_if_enough(&mut draft);
-            draft.say(Word::Kill(Kill::new(token, reason, by.since(self.clock.mono()))));
-        }
-        if who != Who::Same {
-            let lost = events.iter().filter(|event| matches!(event, ExecEvent::Ended { .. }));
-            self.unsettled = lost.map(ExecEvent::token).collect();
-            info!(lost = self.unsettled.len(), goes_on = who == Who::Heir, "another keeper is there");
-            self.is_settled = self.unsettled.is_empty();
-        }
-        if self.is_settled {
-            draft.say(Word::Settled(true));
-        }
-        self.joined.line.put(&draft.finish());
-        self.end_unreadable();
-        for event in events {
-            self.tell(event).await;
-        }
-        let words = std::mem::take(&mut self.joined.words);
-        self.hear(words).await;
     }
 }
 
