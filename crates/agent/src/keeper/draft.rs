@@ -1,12 +1,10 @@
 //! What an agent says to its keeper in one message.
 
 use super::{
-    message::{Down, Said, Word},
+    message::{Down, Said, WORDS, Word},
     orders::Orders,
 };
 
-/// Words and specs of one message: far below what a message may hold.
-const WORDS: usize = 1024;
 /// One message in the making.
 #[derive(Default)]
 pub(super) struct Draft {

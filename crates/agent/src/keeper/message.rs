@@ -28,8 +28,8 @@ pub(super) const HEIRS_SINCE: u32 = 2;
 /// From here on agents know that a welcome may come in parts.
 pub(super) const PARTS_SINCE: u32 = 3;
 /// Words of one message, and their bytes: far below what a message may hold.
-const WORDS: usize = 1024;
-const ENOUGH: usize = 4 << 20;
+pub(super) const WORDS: usize = 1024;
+pub(super) const ENOUGH: usize = 4 << 20;
 
 /// From the agent.
 #[derive(Clone, PartialEq, prost::Message)]

@@ -5,10 +5,8 @@ use std::sync::Arc;
 use muster_common::{proto::v1, wire::spec::task_to_proto};
 use prost::Message as _;
 
+use super::message::ENOUGH;
 use crate::exec::Order;
-
-/// Bytes of specs in one message, far below what it may hold.
-const ENOUGH: usize = 4 << 20;
 
 /// Gathers orders; those that share their spec share its place.
 #[derive(Default)]
