@@ -1,4 +1,5 @@
-//! Leases without an agent, and with one whose disk stands still: what may go on goes on, and nothing else does.
+//! Leases without an agent, with one whose disk stands still, and after a restart of the machine: what may go on goes on, and
+//! nothing else does.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -11,7 +12,7 @@ use muster_integration::{
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::keeper::keeper;
+use crate::keeper::{keeper, parent};
 
 /// A task that says its number in `<name>.pid`, and does `more` then.
 fn task(system: &System, name: &str, lines: &str, more: &str) -> Result<u64> {
@@ -258,5 +259,28 @@ fn a_keeper_with_other_settings_is_replaced_once_its_work_is_over() -> Result<()
         let now = keeper(&system)?;
         Ok(Look::when(now != before, now))
     })?;
+    system.finish()
+}
+
+#[test]
+fn what_ran_when_its_machine_was_restarted_is_lost_and_says_so() -> Result<()> {
+    let mut system = System::start(short("", None))?;
+    let job = task(&system, "ran", "on_lost = \"fail\"", "exec sleep 600")?;
+    let keeper = keeper(&system)?;
+    // As at a loss of power, nobody says a word: agent, safe, keeper, then what they ran.
+    system.agent()?.kill9()?;
+    let ran: i32 = fs::read_to_string(system.folder().join("ran.pid"))?.trim().parse()?;
+    for pid in [parent(keeper)?, keeper, ran] {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL)?;
+    }
+    wait::until("it to be dead", || Ok(Look::when(is_dead(&system, "ran")?, "it lives")))?;
+    let boot = system.folder().join("agent/boot");
+    ensure!(!fs::read_to_string(&boot)?.trim().is_empty(), "the agent does not know in which start it ran");
+    fs::write(&boot, "a start before this one")?;
+    system.start_agent()?;
+    ensure!(system.ctl().finished(job, wait::LIMIT)?["state"] == "failed", "{:?}", attempts(&system, job)?);
+    let ended = attempts(&system, job)?;
+    ensure!(ended.len() == 1 && ended[0]["end"]["kind"] == "lost", "{ended:?}");
+    ensure!(ended[0]["end"]["reason"] == "the machine was restarted", "{ended:?}");
     system.finish()
 }
