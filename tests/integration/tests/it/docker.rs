@@ -157,9 +157,11 @@ fn a_container_that_is_cancelled_while_docker_makes_it_never_runs_later() -> Res
 fn a_fork_bomb_in_a_docker_container_stays_within_its_limit_and_is_dead_after_a_kill() -> Result<()> {
     let test = "a_fork_bomb_in_a_docker_container_stays_within_its_limit_and_is_dead_after_a_kill";
     let Some(yard) = Yard::open(test, Kind::Docker)? else { return Ok(()) };
+    // A shell ends where it may not fork: this one begins anew whenever it ends, and so the bomb goes on.
+    let bomb = r#"trap "" TERM; trap "exec sh -c \"\$BOMB\"" EXIT; while :; do sleep 52115211 & done"#;
     let tasks = format!(
-        "[[tasks]]\nname = 'bomb'\nimage = '{IMAGE}'\npids = 30\ngrace = '0s'\n\
-         shell = 'trap \"\" TERM; while :; do sleep 52115211 & done 2>/dev/null'\n"
+        "[[tasks]]\nname = 'bomb'\nimage = '{IMAGE}'\npids = 30\ngrace = '0s'\nenv = {{ BOMB = '{bomb}' }}\n\
+         shell = 'exec sh -c \"$BOMB\" 2>/dev/null'\n"
     );
     let job = yard.system.submit("bomb.toml", &format!("name = 'bomb'\n{tasks}"))?;
     let pids = |folder: &PathBuf| folder.join("pids.max").exists().then(|| folder.clone());
