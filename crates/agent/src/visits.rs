@@ -1,6 +1,12 @@
 //! Commands that people run beside attempts: each has a stream of its own to the controller.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::{StreamExt as _, stream::BoxStream};
 use muster_common::{
@@ -17,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
-    containers::Engine,
+    containers::{Engine, Visitor},
     exec::{
         ProcessIdentity, Rules,
         beside::{self, Asked, Beside, Fed},
@@ -33,8 +39,6 @@ const AT_ONCE: usize = 32;
 const ROOM: usize = 8;
 /// For the stream to be opened.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
-/// For the last word to be taken.
-const LAST_LIMIT: Duration = Duration::from_secs(10);
 
 /// All that go on; cheap to clone.
 #[derive(Clone)]
@@ -90,10 +94,17 @@ impl Visits {
                     // Typed before the engine listens for single keys, it would come in there as a zero byte.
                     down = down.map(|message| v1::ExecDown { stdin_end: false, ..message }).boxed();
                 }
-                match asked(self.engine.as_deref(), visit, is_contained) {
+                // In a container it does not end with what is started for it here.
+                let visitor = is_contained
+                    .then(|| Visitor::new(visit.asked.terminal.is_some(), self.tracker.clone(), self.stop.clone()));
+                let (end, is_left) = match asked(self.engine.as_deref(), visit, visitor.as_ref()) {
                     Ok(asked) => run(beside, asked, &mut down, &up).await,
-                    Err(why) => Err(why),
+                    Err(why) => (Err(why), false),
+                };
+                if !is_left && let Some(visitor) = visitor {
+                    visitor.ended();
                 }
+                end
             }
         };
         let (end, why) = match end {
@@ -101,13 +112,11 @@ impl Visits {
             Err(why) => (End::NotStarted, Some(why)),
         };
         let end = v1::ExecEnd { end: Some(end_to_proto(end, why.as_deref())) };
-        let last = up.send(v1::ExecUp { message: Some(Message::End(end)) });
-        // Who does not listen any more needs no last word.
-        let _nobody_listens = timeout(LAST_LIMIT, last).await;
+        // Who does not listen any more needs no last word; who reads slowly has the time that he takes.
+        let _nobody_listens = up.send(v1::ExecUp { message: Some(Message::End(end)) }).await;
         drop(up);
         // Whoever drops the answer ends the whole call, and with it what was not sent yet.
-        let heard = async { while down.next().await.is_some() {} };
-        let _in_time = timeout(LAST_LIMIT, heard).await;
+        while down.next().await.is_some() {}
         Ok(())
     }
 }
@@ -115,27 +124,29 @@ impl Visits {
 /// What is started beside the process of the attempt: in its container, if it is in one, and nowhere else then. What was
 /// meant for a container would be anybody's on the machine, as the user that its engine has. The engine is on the terminal,
 /// and makes another one in there.
-fn asked(engine: Option<&Engine>, visit: &Visit, is_contained: bool) -> Result<Asked, String> {
-    match (is_contained, engine) {
-        (false, _) => Ok(visit.asked.clone()),
-        (true, Some(engine)) => {
+fn asked(engine: Option<&Engine>, visit: &Visit, contained: Option<&Visitor>) -> Result<Asked, String> {
+    match (contained, engine) {
+        (None, _) => Ok(visit.asked.clone()),
+        (Some(visitor), Some(engine)) => {
             let terminal = visit.asked.terminal.clone();
-            Ok(Asked { command: engine.exec(visit.token, &visit.asked), terminal })
+            Ok(Asked { command: engine.exec(visit.token, &visit.asked, visitor.mark()), terminal })
         }
-        (true, None) => Err("the task runs in a container, and its agent found no engine for containers when it started \
+        (Some(_), None) => Err("the task runs in a container, and its agent found no engine for containers when it started \
                              (its log says why), so that nothing can be run in there; start the agent anew when it is there"
             .into()),
     }
 }
 
+/// How it ended, and whether its caller left before.
 async fn run(
     beside: Beside,
     asked: Asked,
     down: &mut BoxStream<'static, v1::ExecDown>,
     up: &mpsc::Sender<v1::ExecUp>,
-) -> Result<End, String> {
+) -> (Result<End, String>, bool) {
+    let is_left = AtomicBool::new(false);
     let (feed, fed) = mpsc::channel(ROOM);
-    let (said, mut output) = mpsc::channel(ROOM);
+    let (said, output) = mpsc::channel(ROOM);
     let read = async {
         // The end of the stream, however it ends, closes the channel.
         while let Some(message) = down.next().await {
@@ -150,16 +161,29 @@ async fn run(
                 }
             }
         }
+        is_left.store(true, Ordering::Relaxed);
         drop(feed);
     };
+    // Its end closes the channel, and with that whoever reads nothing is asked to end, too.
     let write = async {
-        while let Some((stream, data)) = output.recv().await {
+        let mut output = output;
+        loop {
+            let said = tokio::select! {
+                said = output.recv() => said,
+                // Who reads and writes nothing would not be noticed otherwise.
+                () = up.closed() => {
+                    is_left.store(true, Ordering::Relaxed);
+                    return;
+                }
+            };
+            let Some((stream, data)) = said else { return };
             let stream = match stream {
                 Stream::Stdout => v1::Stream::Stdout,
                 Stream::Stderr => v1::Stream::Stderr,
             };
             let message = Message::Output(v1::ExecOutput { stream: stream.into(), data });
             if up.send(v1::ExecUp { message: Some(message) }).await.is_err() {
+                is_left.store(true, Ordering::Relaxed);
                 return;
             }
         }
@@ -168,12 +192,11 @@ async fn run(
         let (end, ()) = tokio::join!(beside::run(beside, asked, fed, said), write);
         end
     };
-    tokio::select! {
+    let end = tokio::select! {
         end = work => end,
         () = async { read.await; std::future::pending().await } => Err(String::new()),
-        // Who reads and writes nothing would not be noticed otherwise. It is killed when it is dropped.
-        () = up.closed() => Err("whoever asked for it is gone".into()),
-    }
+    };
+    (end, is_left.into_inner())
 }
 
 #[cfg(all(test, unix))]
@@ -200,23 +223,29 @@ mod tests {
         let plain = Asked { command: vec!["sh".into(), "-c".into(), "id".into()], terminal: None };
         let visit = Visit { id: 1, token: Token(7), asked: plain.clone() };
         let engine = Engine::scripted(Kind::Podman, Settings::default(), "owner", &[]);
-        assert_eq!(asked(None, &visit, false), Ok(plain.clone()));
-        assert_eq!(asked(Some(&engine), &visit, false), Ok(plain));
-        let inside = asked(Some(&engine), &visit, true).expect("there is an engine").command;
-        assert_eq!(inside[1..], ["exec", "--interactive", "muster-owner-7", "sh", "-c", "id"]);
-        let why = asked(None, &visit, true).expect_err("it is refused");
+        assert_eq!(asked(None, &visit, None), Ok(plain.clone()));
+        assert_eq!(asked(Some(&engine), &visit, None), Ok(plain));
+        let visitor = Visitor::new(false, TaskTracker::new(), CancellationToken::new());
+        let inside = asked(Some(&engine), &visit, Some(&visitor)).expect("there is an engine").command;
+        let mark = format!("--env={}", visitor.mark());
+        assert_eq!(inside[1..], ["exec", "--interactive", &mark, "muster-owner-7", "sh", "-c", "id"]);
+        let why = asked(None, &visit, Some(&visitor)).expect_err("it is refused");
+        visitor.ended();
         assert!(why.contains("found no engine for containers"), "{why}");
     }
 
     #[tokio::test]
-    async fn a_command_that_neither_reads_nor_writes_ends_when_its_caller_is_gone() {
+    async fn a_command_that_neither_reads_nor_writes_is_asked_to_end_when_its_caller_is_gone() {
         let large = v1::ExecDown { stdin: vec![0; 64 << 10], ..v1::ExecDown::default() };
         let mut down = stream::iter(vec![large; 100]).chain(stream::pending()).boxed();
         let (up, inbox) = mpsc::channel(1);
         let beside = Beside { process: ourselves(), run_as: RunAs::default(), rules: Rules::default() };
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("pid");
-        let text = format!("echo $$ > {0}.new; mv {0}.new {0}; exec sleep 1000", file.display());
+        let text = format!(
+            "trap 'exit 9' TERM; echo $$ > {0}.new; mv {0}.new {0}; while :; do sleep 0.05; done",
+            file.display()
+        );
         let asked = Asked { command: ["/bin/sh".into(), "-c".into(), text].to_vec(), terminal: None };
         let leaves = async {
             while !file.exists() {
@@ -226,7 +255,7 @@ mod tests {
         };
         let both = async { tokio::join!(run(beside, asked, &mut down, &up), leaves) };
         let (end, ()) = timeout(Duration::from_secs(60), both).await.expect("it ends");
-        assert_eq!(end, Err("whoever asked for it is gone".to_owned()));
+        assert_eq!(end, (Ok(End::Exit(9)), true));
         let pid = std::fs::read_to_string(file).expect("written");
         let stat = format!("/proc/{}/stat", pid.trim());
         let lives = || std::fs::read_to_string(&stat).is_ok_and(|text| !text.contains(") Z "));

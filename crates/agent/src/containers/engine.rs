@@ -199,10 +199,11 @@ impl Engine {
         format!("muster.agent={owner}")
     }
 
-    /// What runs a command in the container of an attempt. With a terminal it is to be started on one, which it hands on.
-    pub(crate) fn exec(&self, token: Token, asked: &Asked) -> Vec<String> {
+    /// What runs a command in the container of an attempt, with `mark` in its environment. With a terminal it is to be started
+    /// on one, which it hands on.
+    pub(crate) fn exec(&self, token: Token, asked: &Asked, mark: &str) -> Vec<String> {
         let words = self.first_words().into_iter().map(|word| word.to_string_lossy().into_owned());
-        let call = ["exec", "--interactive"].map(str::to_owned);
+        let call = ["exec".to_owned(), "--interactive".to_owned(), format!("--env={mark}")];
         let terminal = asked.terminal.iter().flat_map(|terminal| {
             let keys = match self.kind() {
                 Kind::Podman => podman::NO_DETACH,
@@ -299,17 +300,17 @@ mod tests {
     fn a_command_in_a_container_gets_a_terminal_only_if_it_asks_for_one() {
         let told = |kind, terminal| {
             let asked = Asked { command: ["sh".to_owned(), "-l".to_owned()].into(), terminal };
-            Engine::scripted(kind, Settings::default(), "owner", &[]).exec(Token(9), &asked).join(" ")
+            Engine::scripted(kind, Settings::default(), "owner", &[]).exec(Token(9), &asked, "M=1").join(" ")
         };
         let named = |name: &str| Some(Terminal { name: name.into(), size: Size { columns: 80, rows: 24 } });
-        assert_eq!(told(Kind::Podman, None), "/nowhere/podman exec --interactive muster-owner-9 sh -l");
+        assert_eq!(told(Kind::Podman, None), "/nowhere/podman exec --interactive --env=M=1 muster-owner-9 sh -l");
         assert_eq!(
             told(Kind::Podman, named("xterm")),
-            "/nowhere/podman exec --interactive --tty --detach-keys= --env=TERM=xterm muster-owner-9 sh -l"
+            "/nowhere/podman exec --interactive --env=M=1 --tty --detach-keys= --env=TERM=xterm muster-owner-9 sh -l"
         );
         assert_eq!(
             told(Kind::Docker, named("")),
-            "/nowhere/docker exec --interactive --tty --detach-keys=ctrl-@,ctrl-@,ctrl-@,ctrl-@ muster-owner-9 sh -l"
+            "/nowhere/docker exec --interactive --env=M=1 --tty --detach-keys=ctrl-@,ctrl-@,ctrl-@,ctrl-@ muster-owner-9 sh -l"
         );
     }
 

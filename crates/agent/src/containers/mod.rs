@@ -12,6 +12,7 @@ mod mounts;
 mod podman;
 mod removal;
 mod settings;
+mod visitor;
 
 #[cfg(test)]
 pub(crate) use self::docker::State;
@@ -21,6 +22,7 @@ pub(crate) use self::{
     engine::Kind,
     folders::Folders,
     removal::Removal,
+    visitor::Visitor,
 };
 pub use self::{
     engine::{Engine, Error},

@@ -7,8 +7,9 @@ use muster_core::{run_as::RunAs, state::End};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     sync::mpsc,
-    time::timeout,
+    time::{Instant, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     ProcessIdentity, Rules,
@@ -22,8 +23,10 @@ const PIECE: usize = 64 << 10;
 const SCREEN: usize = 4 << 10;
 /// Between SIGTERM, or the hang-up of its terminal, and SIGKILL for a command whose caller went away.
 const GRACE: Duration = Duration::from_secs(2);
-/// After its end, for output that somebody else may hold open.
+/// After its end, for output that somebody else may hold open: time without any, in all.
 const DRAIN: Duration = Duration::from_millis(500);
+/// Bytes of each stream that are read after its end, more than a pipe holds: somebody else may write on and on.
+const REST: usize = 2 << 20;
 
 /// The attempt that a command runs beside.
 #[derive(Clone, Debug)]
@@ -75,8 +78,8 @@ pub enum Fed {
 }
 
 /// Runs a command beside the process of `beside`, with no more rights than that was started with. What it reads comes by
-/// `fed`, and when that is closed nobody wants it any more; what it writes goes to `said`, on a terminal all as stdout. Not
-/// cancel safe: a command that is dropped is killed.
+/// `fed`; what it writes goes to `said`, on a terminal all as stdout. When either is closed nobody wants it any more: it is
+/// asked to end, and killed two seconds later. Not cancel safe: a command that is dropped is killed.
 ///
 /// # Errors
 /// It was not started, and why, for people.
@@ -90,12 +93,14 @@ pub async fn run(
     let joined = tokio::task::spawn_blocking(move || os::join(&beside, &asked));
     let joined = joined.await.unwrap_or_else(|error| Err(format!("the starter broke: {error}")))?;
     let (mut leader, ways) = joined.watch().map_err(|error| format!("its process could not be watched: {error}"))?;
-    let (mut gone, mut output) = moved(ways, &mut fed, &said);
+    let over = CancellationToken::new();
+    let (mut gone, mut output) = moved(ways, &mut fed, &said, &over);
     let mut is_drained = false;
     let is_gone = loop {
         tokio::select! {
             () = leader.exited() => break false,
             () = &mut gone => break true,
+            () = said.closed() => break true,
             () = &mut output, if !is_drained => is_drained = true,
         }
     };
@@ -110,7 +115,9 @@ pub async fn run(
         leader.kill_group();
         leader.exited().await;
     } else if !is_drained {
-        let _others_hold_it = timeout(DRAIN, output).await;
+        over.cancel();
+        // For as long as its caller takes to read it.
+        output.await;
     }
     match leader.reap() {
         Some(Status::Exit(code)) => Ok(End::Exit(code)),
@@ -119,22 +126,24 @@ pub async fn run(
     }
 }
 
-/// All that moves: what the command reads, which ends when nobody wants it any more, and what it writes.
+/// All that moves: what the command reads, which ends when nobody wants it any more, and what it writes, which ends soon after
+/// the command is `over`.
 fn moved<'a>(
     ways: Ways,
     fed: &'a mut mpsc::Receiver<Fed>,
     said: &'a mpsc::Sender<(Stream, Vec<u8>)>,
+    over: &'a CancellationToken,
 ) -> (BoxFuture<'a, ()>, BoxFuture<'a, ()>) {
     match ways {
         Ways::Pipes { stdin, stdout, stderr } => {
             let output = async move {
-                tokio::join!(copy(stdout, Stream::Stdout, said), copy(stderr, Stream::Stderr, said));
+                tokio::join!(copy(stdout, Stream::Stdout, said, over), copy(stderr, Stream::Stderr, said, over));
             };
             (feed(stdin, fed).boxed(), output.boxed())
         }
         Ways::Terminal(pty) => {
             let pty = Arc::new(pty);
-            (keys(Arc::clone(&pty), fed).boxed(), show(pty, said).boxed())
+            (keys(Arc::clone(&pty), fed).boxed(), show(pty, said, over).boxed())
         }
     }
 }
@@ -152,13 +161,13 @@ async fn keys(pty: Arc<Pty>, fed: &mut mpsc::Receiver<Fed>) {
 }
 
 /// What is written to a terminal, until nobody has it open any more.
-async fn show(pty: Arc<Pty>, said: &mpsc::Sender<(Stream, Vec<u8>)>) {
+async fn show(pty: Arc<Pty>, said: &mpsc::Sender<(Stream, Vec<u8>)>, over: &CancellationToken) {
+    let mut rest = Rest::new(over);
     loop {
         let mut piece = Vec::with_capacity(SCREEN);
-        match pty.read(&mut piece).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) if said.send((Stream::Stdout, piece)).await.is_err() => return,
-            Ok(_) => {}
+        let is_read = rest.read(pty.read(&mut piece)).await;
+        if !is_read || said.send((Stream::Stdout, piece)).await.is_err() {
+            return;
         }
     }
 }
@@ -179,13 +188,45 @@ async fn feed(stdin: Option<Input>, fed: &mut mpsc::Receiver<Fed>) {
     }
 }
 
-async fn copy(mut from: Output, stream: Stream, said: &mpsc::Sender<(Stream, Vec<u8>)>) {
+async fn copy(mut from: Output, stream: Stream, said: &mpsc::Sender<(Stream, Vec<u8>)>, over: &CancellationToken) {
+    let mut rest = Rest::new(over);
     loop {
         let mut piece = Vec::with_capacity(PIECE);
-        match from.read_buf(&mut piece).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) if said.send((stream, piece)).await.is_err() => return,
-            Ok(_) => {}
+        let is_read = rest.read(from.read_buf(&mut piece)).await;
+        if !is_read || said.send((stream, piece)).await.is_err() {
+            return;
         }
+    }
+}
+
+/// What is still read when a command is over. The time that its caller takes to read does not count.
+struct Rest<'a> {
+    over: &'a CancellationToken,
+    time: Duration,
+    bytes: usize,
+}
+
+impl<'a> Rest<'a> {
+    fn new(over: &'a CancellationToken) -> Self {
+        Self { over, time: DRAIN, bytes: REST }
+    }
+
+    /// Whether there was more.
+    async fn read(&mut self, read: impl Future<Output = std::io::Result<usize>>) -> bool {
+        let mut read = std::pin::pin!(read);
+        if !self.over.is_cancelled() {
+            tokio::select! {
+                read = &mut read => return read.is_ok_and(|n| n > 0),
+                () = self.over.cancelled() => {}
+            }
+        }
+        if self.bytes == 0 {
+            return false;
+        }
+        let began = Instant::now();
+        let read = timeout(self.time, read).await.unwrap_or(Ok(0)).unwrap_or(0);
+        self.time = self.time.saturating_sub(began.elapsed());
+        self.bytes = self.bytes.saturating_sub(read);
+        read > 0
     }
 }

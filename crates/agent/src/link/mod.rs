@@ -41,7 +41,10 @@ pub use self::{
     credential::{Credential, CredentialError},
     join::{JoinError, Joiner, Signed, enrol, renew},
 };
-use self::{backoff::Jitter, bulk::Attachment};
+use self::{
+    backoff::Jitter,
+    bulk::{Attached, Attachment},
+};
 use crate::supervisor::Input;
 
 /// For the stream to be opened and for the welcome to come; a controller that takes up a large
@@ -130,7 +133,8 @@ impl Up {
 
     /// We were taken in under this number: bulk may begin.
     pub fn attached(&self, agent: AgentId) {
-        self.attachment.send_replace(Some((self.address.bulk(self.tls.as_ref()), agent)));
+        let attached = Attached::to(Arc::clone(&self.address), self.tls.clone(), agent);
+        self.attachment.send_replace(Some(attached));
     }
 
     /// Ends the stream; the next controller is tried.

@@ -33,6 +33,10 @@ const TRANSFER_LIMIT: Duration = Duration::from_secs(120);
 pub trait Bulk: Send + Sync + 'static {
     /// Waits until the agent is attached; then the channel and the agent's number.
     fn attached(&self) -> BoxFuture<'_, (Channel, AgentId)>;
+
+    /// The same with a connection of its own: for what nobody may read for as long as he likes. All calls of a connection
+    /// share what may be under way on it unread, so that a few of these would stop the others.
+    fn apart(&self) -> BoxFuture<'_, (Channel, AgentId)>;
 }
 
 /// Transfers over the channel that `link` gives.
@@ -49,7 +53,13 @@ impl Grpc {
     }
 
     async fn client(&self) -> (AgentLinkClient<InterceptedService<Channel, Credential>>, AgentId) {
-        let (channel, agent) = self.bulk.attached().await;
+        self.over(self.bulk.attached().await)
+    }
+
+    fn over(
+        &self,
+        (channel, agent): (Channel, AgentId),
+    ) -> (AgentLinkClient<InterceptedService<Channel, Credential>>, AgentId) {
         (AgentLinkClient::with_interceptor(channel, self.credential.clone()), agent)
     }
 
@@ -90,7 +100,7 @@ impl Grpc {
         up: &mpsc::Sender<v1::ExecUp>,
         inbox: ReceiverStream<v1::ExecUp>,
     ) -> Result<BoxStream<'static, v1::ExecDown>, String> {
-        let (mut client, agent) = self.client().await;
+        let (mut client, agent) = self.over(self.bulk.apart().await);
         let hello = v1::exec_up::Message::Hello(v1::ExecHello { agent: agent.0, id });
         let _there_is_room = up.try_send(v1::ExecUp { message: Some(hello) });
         match client.exec(inbox).await {

@@ -66,6 +66,57 @@ async fn a_command_is_in_a_session_of_its_own() {
 }
 
 #[tokio::test]
+async fn who_reads_slowly_gets_all_of_it_and_the_exit_code() {
+    let mut bench = Bench::with_rules(Rules::default()).await;
+    let (_, identity) = started(&mut bench, shell("sleep 1000")).await;
+    let (goes_on, written) = (bench.dir.join("goes-on"), bench.dir.join("written"));
+    // The last of it has room in the pipe and on the way, where it is more than one piece.
+    let text = format!(
+        "head -c 400000 /dev/zero; until test -e {}; do sleep 0.01; done; \
+         for i in 1 2 3 4 5; do head -c 10000 /dev/zero; sleep 0.02; done; : > {}; exit 7",
+        goes_on.display(),
+        written.display()
+    );
+    let (_feed, fed) = mpsc::channel(1);
+    let (said, mut heard) = mpsc::channel(1);
+    let mut run = std::pin::pin!(beside::run(plain(&identity), piped(text), fed, said));
+    let mut bytes = 0;
+    while bytes < 400_000 {
+        tokio::select! {
+            end = &mut run => panic!("{end:?} after {bytes} bytes"),
+            Some((_, piece)) = heard.recv() => bytes += piece.len(),
+        }
+    }
+    std::fs::write(goes_on, "").expect("written");
+    tokio::select! {
+        end = &mut run => panic!("{end:?} after {bytes} bytes"),
+        () = wait_for("all to be written", || written.exists().then_some(())) => {}
+    }
+    // Longer than it waits for others who hold its output open.
+    let waits = tokio::time::timeout(Duration::from_secs(1), &mut run).await;
+    assert!(waits.is_err(), "{waits:?}, and {bytes} bytes were read");
+    let reads = async {
+        while let Some((_, piece)) = heard.recv().await {
+            bytes += piece.len();
+        }
+    };
+    let both = async { tokio::join!(run, reads) };
+    let (end, ()) = tokio::time::timeout(LIMIT, both).await.expect("in time");
+    assert_eq!((end, bytes), (Ok(End::Exit(7)), 450_000));
+}
+
+#[tokio::test]
+async fn a_command_that_is_over_is_not_held_up_by_what_writes_on_behind_it() {
+    let mut bench = Bench::with_rules(Rules::default()).await;
+    let (_, identity) = started(&mut bench, shell("sleep 1000")).await;
+    for text in ["yes & exit 3", "while :; do echo a; sleep 0.1; done & exit 3", "sleep 1000 & exit 3"] {
+        let (end, out, _) = beside(&identity, text, "").await;
+        assert_eq!(end, Ok(End::Exit(3)), "{text}");
+        assert!(out.len() < 64 << 20, "{text}: {} bytes", out.len());
+    }
+}
+
+#[tokio::test]
 async fn a_command_finds_what_the_task_has() {
     let mut bench = Bench::with_rules(Rules::default()).await;
     let mut spec = shell("cd /usr; exec sleep 1000");

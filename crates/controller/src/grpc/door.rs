@@ -40,6 +40,12 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// Connections to the leader, used in turn. One carries no more calls at one time than a server allows (`STREAMS`), and
 /// each agent here holds two of them open; the next call would wait for one of those to end.
 const LANES: usize = 32;
+/// What may be under way on one of them to us, unread: as much as its calls may have, so that who does not read his own holds
+/// up nobody else's.
+const LANE_WINDOW: u32 = super::STREAMS * super::STREAM_WINDOW;
+/// Calls that get a connection of their own: what goes up in them is read by a command that may never read, and the leader
+/// lets only so much be under way on one connection.
+const ALONE: [&str; 2] = ["Exec", "ExecTerminal"];
 /// On every answer of a leader's services to a forwarded call: where to go next time.
 const LEADER: &str = "muster-leader";
 
@@ -76,7 +82,8 @@ pub(super) struct Remote {
     url: String,
     /// `HOST:PORT` of it.
     host: String,
-    /// Connected to when they are first used.
+    /// Makes a connection, which is connected when it is first used.
+    lane: Box<dyn Fn() -> Channel + Send + Sync>,
     lanes: Vec<Channel>,
     turn: AtomicUsize,
     /// Whether it was there when somebody last knew, and when that was.
@@ -141,17 +148,18 @@ impl Door {
             .keep_alive_timeout(PING_WITHIN)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(super::STREAM_WINDOW)
-            .initial_connection_window_size(super::CONNECTION_WINDOW);
+            .initial_connection_window_size(LANE_WINDOW);
         let authority = endpoint.uri().authority().map(ToString::to_string).unwrap_or_default();
         let has_port = endpoint.uri().port().is_some();
         let host = if has_port { authority } else { format!("{authority}:{}", muster_common::DEFAULT_PORT) };
-        let lane = || match &self.own {
-            None => Dial::new(vec![host.clone()], None).open_lazily(&endpoint),
-            Some(own) => endpoint.connect_with_connector_lazy(Secured { own: Arc::clone(own), host: host.clone() }),
-        };
+        let (own, to) = (self.own.clone(), host.clone());
+        let lane = Box::new(move || match &own {
+            None => Dial::new(vec![to.clone()], None).open_lazily(&endpoint),
+            Some(own) => endpoint.connect_with_connector_lazy(Secured { own: Arc::clone(own), host: to.clone() }),
+        });
         let lanes = (0..LANES).map(|_| lane()).collect();
         let (turn, seen, looks) = (AtomicUsize::new(0), Mutex::default(), tokio::sync::Mutex::default());
-        self.lead(Way::There(Remote { url: url.to_owned(), host, lanes, turn, seen, looks }));
+        self.lead(Way::There(Remote { url: url.to_owned(), host, lane, lanes, turn, seen, looks }));
         Ok(())
     }
 
@@ -294,6 +302,13 @@ impl Remote {
         *seen = there.map(|there| (Instant::now(), there));
     }
 
+    fn lane_of(&self, path: &str) -> Channel {
+        let is_alone = path.rsplit('/').next().is_some_and(|call| ALONE.contains(&call));
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.lanes.len().max(1);
+        let shared = self.lanes.get(turn).filter(|_| !is_alone);
+        shared.cloned().unwrap_or_else(|| (self.lane)())
+    }
+
     /// Passes a call on as it is, and its answer back; both flow while they come.
     async fn forward(&self, mut request: http::Request<Body>) -> http::Response<Body> {
         let url = &self.url;
@@ -303,10 +318,7 @@ impl Remote {
         }
         guard::stamp(&mut request);
         peer::introduce(&mut request);
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.lanes.len().max(1);
-        let Some(mut channel) = self.lanes.get(turn).cloned() else {
-            return Status::unavailable(format!("there is no way to {url}")).into_http();
-        };
+        let mut channel = self.lane_of(request.uri().path());
         let ready = poll_fn(|context| Service::<http::Request<Body>>::poll_ready(&mut channel, context)).await;
         let answer = match ready {
             Ok(()) => channel.call(request).await,

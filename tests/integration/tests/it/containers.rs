@@ -1,6 +1,6 @@
 //! Tasks in containers, by a real Podman and by a real Docker: they are as any other task, and nothing of them is left.
 
-use std::{fs, time::Duration};
+use std::{fs, process::Stdio, time::Duration};
 
 use anyhow::{Result, ensure};
 use muster_integration::{
@@ -272,6 +272,31 @@ fn deaf(test: &str, kind: Kind) -> Result<()> {
     yard.system.finish()
 }
 
+/// A command beside a task ends when nobody waits for it any more, even if it is deaf; what it had left behind when it ended
+/// by itself stays.
+fn what_visits_ends_with_its_caller(yard: &Yard) -> Result<()> {
+    let ctl = yard.system.ctl();
+    ctl.run(&["exec", "1.0", "--", "sh", "-c", "sleep 49114912 >/dev/null 2>&1 & true"])?.expect(0)?;
+    for option in ["-i", "-t"] {
+        let text = "trap '' TERM HUP; sleep 49114911 & while :; do sleep 0.1; done";
+        let mut command = ctl.command(&["exec", option, "1.0", "--", "sh", "-c", text])?;
+        let mut caller = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let runs = wait::until("the command to run", || {
+            let found = processes("49114911");
+            Ok(Look::when(!found.is_empty(), found))
+        });
+        caller.kill()?;
+        caller.wait()?;
+        runs?;
+        wait::until("the command to end in the container", || {
+            let found = processes("49114911");
+            Ok(Look::when(found.is_empty(), found))
+        })?;
+    }
+    ensure!(processes("49114912").len() == 1, "one that nobody left was ended");
+    Ok(())
+}
+
 fn outlive(test: &str, kind: Kind) -> Result<()> {
     let Some(mut yard) = Yard::open(test, kind)? else {
         return Ok(());
@@ -295,6 +320,7 @@ fn outlive(test: &str, kind: Kind) -> Result<()> {
     let words = ["exec", "-t", "1.0", "--", "sh", "-c", "test -t 0 && test -t 1 && test -t 2 && echo $TERM; exit 5"];
     let ran = yard.system.ctl().env("TERM", "of-ours").run(&words)?.expect(5)?;
     ensure!(ran.text() == "of-ours\r\n", "{ran}");
+    what_visits_ends_with_its_caller(&yard)?;
     let label = yard.engine.client().labels("muster.agent")?;
     ensure!(label.len() == 1, "they are not marked as those of one agent: {label:?}");
     yard.system.agent()?.kill9()?;

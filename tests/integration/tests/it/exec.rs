@@ -9,6 +9,8 @@ use muster_integration::{
     wait::{self, Look},
 };
 
+use crate::yard::processes;
+
 const JOB: &str = r#"
 name = "held"
 
@@ -100,6 +102,33 @@ fn what_cannot_be_is_told_and_what_was_asked_for_is_recorded() -> Result<()> {
     let proc = std::path::PathBuf::from(format!("/proc/{number}"));
     wait::until("the command to end", || Ok(Look::when(!proc.exists(), "it lives")))?;
     ensure!(ctl.json(&["show", "1.0"])?["state"] == "running", "the task went with it");
+
+    // Callers that read nothing keep nobody else waiting: what goes to the controller beside them gets there.
+    let unread = |_| {
+        let mut command = ctl.command(&["exec", "held.first", "--", "head", "-c", "77117711000", "/dev/zero"])?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("ctl")
+    };
+    let mut callers = (0..6).map(unread).collect::<Result<Vec<_>>>()?;
+    let mut last = (Vec::new(), 0);
+    wait::until("them to wait for their readers", || {
+        let written = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+        let now: Vec<_> = processes("77117711000").into_iter().map(written).collect();
+        last = if now == last.0 { (now, last.1 + 1) } else { (now, 0) };
+        // Those of ctl have the words, too.
+        Ok(Look::when(last.0.len() == 12 && last.1 == 50, &last))
+    })?;
+    let shell = r#"{ printf '"'; head -c 1000000 /dev/zero | tr '\0' a; printf '"'; } >$MUSTER_RESULT; seq 300000"#;
+    let text = format!("name = 'large'\n[tasks.a]\nshell = '''{shell}'''\n");
+    let job = system.submit("large.toml", &text)?;
+    ensure!(ctl.finished(job, wait::LIMIT)?["state"] == "succeeded", "a result does not get past them");
+    wait::until("the output to get past them", || {
+        let said = ctl.run(&["logs", &format!("{job}.a"), "--tail", "1"])?.text();
+        Ok(Look::when(said.trim() == "300000", said))
+    })?;
+    for caller in &mut callers {
+        caller.kill()?;
+        caller.wait()?;
+    }
 
     // Another is there when its agent dies: the caller hears of it.
     let mut command = ctl.command(&["exec", "held.first", "--", "sleep", "1000"])?;

@@ -12,13 +12,14 @@ use std::{
 
 use muster_common::clock::Clock;
 use muster_core::{id::Token, time::Mono};
+use nix::sys::signal::Signal;
 use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::{
     IsLive, Survivor, proc,
     proc::{Scan, Seen},
-    unix::kill_exactly,
+    unix::{kill_exactly, signal_exactly},
 };
 
 /// Between two looks while somebody still lives; a kill takes effect within about a millisecond.
@@ -218,6 +219,43 @@ fn survivor(seen: &Seen) -> Survivor {
 fn kill_all(found: &[&Seen]) {
     for seen in found {
         kill_exactly(seen.stat.pid, seen.stat.start);
+    }
+}
+
+/// Whoever has a variable of ours in the environment, in whatever container.
+pub(crate) struct Marked {
+    variable: [String; 1],
+    /// How they are asked to end.
+    signal: Signal,
+    /// By number and start: who was.
+    asked: BTreeSet<(i32, u64)>,
+}
+
+impl Marked {
+    /// Of `variable`, a name with its value. On a terminal, which hangs up, they are asked by SIGHUP, and by SIGTERM otherwise.
+    pub(crate) fn new(variable: &str, is_on_terminal: bool) -> Self {
+        let signal = if is_on_terminal { Signal::SIGHUP } else { Signal::SIGTERM };
+        Self { variable: [variable.to_owned()], signal, asked: BTreeSet::new() }
+    }
+
+    /// Asks each of them, and each that hangs on them, once. Returns how many are there.
+    pub(crate) fn ask(&mut self) -> usize {
+        let scan = proc::scan_for(&self.variable);
+        let found = scan.of_any();
+        for seen in &found {
+            if self.asked.insert((seen.stat.pid, seen.stat.start)) {
+                signal_exactly(seen.stat.pid, seen.stat.start, self.signal);
+            }
+        }
+        found.len()
+    }
+
+    /// Kills each of them, and returns how many are there still.
+    pub(crate) fn kill(&mut self) -> usize {
+        let scan = proc::scan_for(&self.variable);
+        let found = scan.of_any();
+        kill_all(&found);
+        found.len()
     }
 }
 

@@ -44,13 +44,13 @@ pub(crate) use windows::{
 mod nobody;
 #[cfg(windows)]
 pub(crate) use nobody::{
-    Mark, Pty, Sluice, Who, close_file, close_folder, for_us_alone, is_others, join, missing_rights, open_way,
+    Mark, Marked, Pty, Sluice, Who, close_file, close_folder, for_us_alone, is_others, join, missing_rights, open_way,
 };
 #[cfg(unix)]
 pub(crate) use {
     chamber::{Mark, Sluice},
     contain::{end_members, kill_members, terminate_strays},
-    hunt::{Hunter, sweep_blocking},
+    hunt::{Hunter, Marked, sweep_blocking},
     join::join,
     lookup::{explain, find_program, is_shortage, shell},
     pty::Pty,

@@ -52,6 +52,23 @@ impl Who {
     }
 }
 
+/// Of containers, of which there are none here.
+pub(crate) struct Marked;
+
+impl Marked {
+    pub(crate) fn new(_variable: &str, _is_on_terminal: bool) -> Self {
+        Self
+    }
+
+    pub(crate) fn ask(&mut self) -> usize {
+        0
+    }
+
+    pub(crate) fn kill(&mut self) -> usize {
+        0
+    }
+}
+
 /// See the other side.
 #[expect(dead_code, reason = "nothing is read by it here")]
 pub(crate) struct Mark {

@@ -90,7 +90,11 @@ pub(super) fn session(leader: i32) -> BTreeSet<i32> {
 
 /// Looks at every process but our own. `cookies` are values of [`INSTANCE`].
 pub(crate) fn scan(cookies: &[&str]) -> Scan {
-    let needles: Vec<Vec<u8>> = cookies.iter().map(|cookie| format!("{INSTANCE}={cookie}").into_bytes()).collect();
+    scan_for(&cookies.iter().map(|cookie| format!("{INSTANCE}={cookie}")).collect::<Vec<_>>())
+}
+
+/// The same, where those are marked who have one of these variables, each a name with its value.
+pub(super) fn scan_for(variables: &[String]) -> Scan {
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let mut scan = Scan::default();
     let mut environment = Vec::new();
@@ -106,7 +110,10 @@ pub(crate) fn scan(cookies: &[&str]) -> Scan {
         }
         let readable = read_into(Path::new(&format!("/proc/{pid}/environ")), &mut environment);
         scan.unsure |= readable && environment.is_empty();
-        let marked = needles.iter().any(|needle| contains(&environment, needle)).then(|| token_of(&environment));
+        let marked = variables
+            .iter()
+            .any(|variable| contains(&environment, variable.as_bytes()))
+            .then(|| token_of(&environment));
         scan.seen.push(Seen { stat, marked });
     }
     scan

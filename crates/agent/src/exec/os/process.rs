@@ -23,8 +23,8 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// whoever has it sees to that.
 pub(super) struct Process {
     pid: Pid,
-    /// It goes with all groups of its session, as a terminal's does.
-    is_on_terminal: bool,
+    /// It goes with all groups of its session, as of a terminal or of what is run beside a task.
+    leads_session: bool,
     /// When it started, if it is no child of ours.
     foreign: Option<u64>,
     /// Set when it is reaped.
@@ -35,13 +35,13 @@ pub(super) struct Process {
 
 impl Process {
     /// One that was just started.
-    pub(super) fn child(pid: Pid, is_on_terminal: bool) -> Self {
-        Self { pid, is_on_terminal, foreign: None, status: None, spent: None }
+    pub(super) fn child(pid: Pid, leads_session: bool) -> Self {
+        Self { pid, leads_session, foreign: None, status: None, spent: None }
     }
 
     /// One that somebody else started then.
     pub(super) fn of_another(pid: Pid, start: u64) -> Self {
-        Self { pid, is_on_terminal: false, foreign: Some(start), status: None, spent: None }
+        Self { pid, leads_session: false, foreign: Some(start), status: None, spent: None }
     }
 
     pub(super) fn pid(&self) -> Pid {
@@ -81,7 +81,7 @@ impl Process {
     }
 
     pub(super) fn kill(&self) {
-        if let Some(number) = self.kept_number().filter(|_| self.is_on_terminal) {
+        if let Some(number) = self.kept_number().filter(|_| self.leads_session) {
             // A shell with job control gives each command line a group of its own.
             signal_members(&|| super::proc::session(number), Signal::SIGKILL);
         }

@@ -69,8 +69,10 @@ pub(crate) struct Begun {
 impl Begun {
     /// From here on, dropping it kills it. Blocks until the program runs or could not be started.
     pub(super) fn start(program: &Program, standard: &Standard<'_>, confines: Confines<'_>) -> io::Result<Self> {
+        // See `child`: of what is started beside a task, too, more than one group may be left.
+        let leads_session = standard.is_terminal || confines.joins.is_some();
         let (pid, pidfd) = program.start(standard, confines)?;
-        Ok(Self { process: Process::child(pid, standard.is_terminal), pidfd })
+        Ok(Self { process: Process::child(pid, leads_session), pidfd })
     }
 
     /// Has the runtime watch it; must be called inside one.
@@ -279,13 +281,18 @@ fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
 
 /// SIGKILL to the process `pid` that started at `start`, and to no other.
 pub(super) fn kill_exactly(pid: i32, start: u64) {
+    signal_exactly(pid, start, Signal::SIGKILL);
+}
+
+/// The same with another signal.
+pub(super) fn signal_exactly(pid: i32, start: u64, signal: Signal) {
     let Ok(handle) = open_pidfd(pid) else { return };
     // The handle may be of a process that got the number after `start` was read; if the number
     // still means what we saw, so does the handle.
     if Stat::read(pid).is_none_or(|stat| stat.start != start) {
         return;
     }
-    send(&handle, Signal::SIGKILL);
+    send(&handle, signal);
 }
 
 /// Whether it was there to hear it, and ours to signal.
