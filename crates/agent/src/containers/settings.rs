@@ -163,11 +163,11 @@ impl Settings {
     /// For reading only is what is mounted at the top: what is mounted below it could be written.
     #[cfg(unix)]
     fn refuse_mounts(&self, real: &Path, volume: &Volume) -> Result<(), String> {
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(|error| {
+        let mounts = std::fs::read("/proc/self/mountinfo").map_err(|error| {
             format!("the volume {volume} cannot be used: what is mounted in it cannot be told: {error}")
         })?;
         let may_write = |point: &Path| self.is_allowed(point, |one| !one.read_only);
-        match mounts::written_below(&mounts, real, may_write) {
+        match mounts::written_below(&String::from_utf8_lossy(&mounts), real, may_write) {
             None => Ok(()),
             Some(point) => Err(format!(
                 "the volume {volume} may only be read on this agent, and {} is mounted in it, for which no engine holds to \

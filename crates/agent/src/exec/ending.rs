@@ -8,7 +8,7 @@ use tokio::time::{Sleep, sleep};
 use super::{
     KillReason,
     attempt::{Attempt, KILL_LIMIT},
-    os::{Leader, terminate_strays},
+    os::{Leader, strike_members, terminate_strays},
     pipes::Pipes,
     quota::Quota,
 };
@@ -159,6 +159,8 @@ impl<'a> Watch<'a> {
         let slot = self.attempt.confined.place.as_ref().and_then(Place::slot);
         if !slot.is_some_and(Slot::kill_sheltered) {
             leader.kill_group();
+            // Now, and not when it was seen dead: whoever watches over leases is told that everybody is struck.
+            slot.into_iter().for_each(strike_members);
         }
         self.attempt.control.struck();
     }

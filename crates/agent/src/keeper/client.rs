@@ -106,6 +106,7 @@ impl Client {
             fetching: BTreeMap::new(),
             hold: joined.renewed,
             gpus: Vec::new(),
+            was_settled: false,
             is_settled: false,
             unsettled: Vec::new(),
             unforgotten: BTreeSet::new(),

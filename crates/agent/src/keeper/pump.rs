@@ -51,6 +51,8 @@ pub(super) struct Pump {
     pub(super) hold: Option<(Mono, Duration)>,
     /// Those of the machine, as the keeper was told last.
     pub(super) gpus: Vec<u32>,
+    /// What this agent began with is remembered.
+    pub(super) was_settled: bool,
     /// The keeper was told that what an earlier one left is remembered.
     pub(super) is_settled: bool,
     /// What a keeper that died had; its ends are not remembered yet.
@@ -165,9 +167,10 @@ impl Pump {
                 Command::Shipped(bytes) => draft.say(Word::Shipped(bytes)),
                 Command::Delivered(delivered) => draft.say(Word::Delivered(delivered)),
                 Command::Fetched(token, outcome) => self.fetched(token, outcome, &mut draft).await,
-                // Otherwise when the last of these ends is in the journal, too.
-                Command::Settled if !self.unsettled.is_empty() => {}
-                Command::Settled => self.say_settled(&mut draft),
+                Command::Settled => {
+                    self.was_settled = true;
+                    self.say_settled(&mut draft);
+                }
                 Command::Gpus(all) => {
                     self.gpus.clone_from(&all);
                     draft.say(Word::Gpus(Gpus { all }));
@@ -201,15 +204,16 @@ impl Pump {
         draft.say(Word::Forget(Tokens { tokens: tokens.iter().map(|token| token.0).collect() }));
         if !self.unsettled.is_empty() {
             self.unsettled.retain(|token| !tokens.contains(token));
-            if self.unsettled.is_empty() {
-                self.say_settled(draft);
-            }
+            self.say_settled(draft);
         }
     }
 
+    /// Once all is remembered: what this agent began with, and what a keeper that died had.
     fn say_settled(&mut self, draft: &mut Draft) {
-        self.is_settled = true;
-        draft.say(Word::Settled(true));
+        if self.was_settled && self.unsettled.is_empty() {
+            self.is_settled = true;
+            draft.say(Word::Settled(true));
+        }
     }
 
     /// Has the keeper end what nobody here can watch over.

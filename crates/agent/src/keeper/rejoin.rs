@@ -89,7 +89,8 @@ impl Pump {
         };
         let Again { start, offer, kill, events } = again;
         let mut draft = Draft::default();
-        draft.say(Word::Hold(Hold::new(self.hold)));
+        // As in the hello: what waits may be behind much else.
+        draft.say(Word::Hold(Hold::new(self.queue.hold().or(self.hold))));
         draft.say(Word::Gpus(Gpus { all: self.gpus.clone() }));
         for order in start {
             self.put_if_enough(&mut draft);
@@ -108,7 +109,7 @@ impl Pump {
             let lost = events.iter().filter(|event| matches!(event, ExecEvent::Ended { .. }));
             self.unsettled = lost.map(ExecEvent::token).collect();
             info!(lost = self.unsettled.len(), goes_on = who == Who::Heir, "another keeper is there");
-            self.is_settled = self.unsettled.is_empty();
+            self.is_settled = self.was_settled && self.unsettled.is_empty();
         }
         if self.is_settled {
             draft.say(Word::Settled(true));

@@ -31,6 +31,13 @@ pub(crate) fn kill_members(members: &dyn Fn() -> BTreeSet<i32>) -> bool {
     signal_members(members, Signal::SIGKILL)
 }
 
+/// SIGKILL to all in `slot`, once: who is born meanwhile is found by who looks again.
+pub(crate) fn strike_members(slot: &Slot) {
+    if !slot.kill() {
+        kill_members(&|| slot.members());
+    }
+}
+
 /// Kills all in `slot` and answers when nobody is left, or with those that live after `limit` (A3).
 pub(crate) async fn end_members(slot: &Slot, clock: Clock, limit: Duration) -> Vec<Survivor> {
     let deadline = clock.mono().after(limit);

@@ -38,7 +38,8 @@ mod windows;
 #[cfg(windows)]
 pub(crate) use windows::{
     Confines, Fresh, Hunter, Leader, Program, base_environment, boot, end_members, explain, find_program,
-    guard_signals, is_shortage, kill_identity, prepare_self, shell, spawn, sweep_blocking, terminate_strays,
+    guard_signals, is_shortage, kill_identity, prepare_self, shell, spawn, strike_members, sweep_blocking,
+    terminate_strays,
 };
 #[cfg(windows)]
 mod nobody;
@@ -49,7 +50,7 @@ pub(crate) use nobody::{
 #[cfg(unix)]
 pub(crate) use {
     chamber::{Mark, Sluice},
-    contain::{end_members, kill_members, terminate_strays},
+    contain::{end_members, kill_members, strike_members, terminate_strays},
     hunt::{Hunter, Marked, sweep_blocking},
     join::join,
     lookup::{explain, find_program, is_shortage, shell},

@@ -156,6 +156,11 @@ pub(crate) fn terminate_strays(slot: &Slot, _leader: &Leader) {
 }
 
 /// There are no control groups here.
+pub(crate) fn strike_members(slot: &Slot) {
+    match *slot {}
+}
+
+/// There are no control groups here.
 pub(crate) async fn end_members(slot: &Slot, _clock: Clock, _limit: Duration) -> Vec<Survivor> {
     match *slot {}
 }
