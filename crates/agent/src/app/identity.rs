@@ -1,6 +1,7 @@
 //! Who this agent is: one number for its data folder, and one agent for the folder.
 
 use std::{
+    ffi::OsString,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -22,6 +23,18 @@ pub(super) enum Error {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// It is somebody else's.
+    #[error(
+        "the data folder {folder} holds {name:?}, which no agent made; an agent keeps others out of all that its folder \
+         holds: give it an empty one of its own, with --data or as `data` in its file",
+        folder = .folder.display()
+    )]
+    Foreign {
+        /// The folder.
+        folder: PathBuf,
+        /// One of the things in it.
+        name: OsString,
     },
     /// Another agent has it.
     #[error(
@@ -61,6 +74,7 @@ impl Identity {
     /// See [`Error`].
     pub(super) fn take(folder: &Path) -> Result<Self, Error> {
         fs::create_dir_all(folder).map_err(failed(folder))?;
+        refuse_foreign(folder)?;
         let lock = lock(folder)?;
         Ok(Self { uid: uid(&folder.join("agent-uid"))?, _lock: lock })
     }
@@ -71,8 +85,27 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Io { path, source }
 }
 
+/// What an agent makes first of all.
+const LOCK: &str = "agent.lock";
+/// What an empty disk holds.
+const OF_DISKS: &str = "lost+found";
+
+/// A folder that no agent ever had must be empty: all in it would be closed to its owners.
+fn refuse_foreign(folder: &Path) -> Result<(), Error> {
+    if folder.join(LOCK).exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(folder).map_err(failed(folder))? {
+        let name = entry.map_err(failed(folder))?.file_name();
+        if name != OF_DISKS {
+            return Err(Error::Foreign { folder: folder.to_owned(), name });
+        }
+    }
+    Ok(())
+}
+
 fn lock(folder: &Path) -> Result<File, Error> {
-    let path = folder.join("agent.lock");
+    let path = folder.join(LOCK);
     let mut options = OpenOptions::new();
     // Who can open it could lock it.
     os::for_us_alone(options.create(true).truncate(false).read(true).write(true));
@@ -131,8 +164,24 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_that_holds_what_no_agent_made_is_refused_and_left_as_it_is() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::create_dir(folder.path().join(OF_DISKS)).expect("made");
+        fs::write(folder.path().join("a letter"), "dear").expect("written");
+        let error = Identity::take(folder.path()).expect_err("refused").to_string();
+        assert!(error.contains("\"a letter\"") && error.contains("--data"), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).expect("there").count(), 2);
+        fs::remove_file(folder.path().join("a letter")).expect("ours");
+        let first = Identity::take(folder.path()).expect("a new disk").uid;
+        // What comes later is anybody's business.
+        fs::write(folder.path().join("a letter"), "dear").expect("written");
+        assert_eq!(first, Identity::take(folder.path()).expect("it had it before").uid);
+    }
+
+    #[test]
     fn a_number_that_is_none_is_refused_and_not_replaced() {
         let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join(LOCK), "").expect("written");
         fs::write(folder.path().join("agent-uid"), "garbage").expect("written");
         let error = Identity::take(folder.path()).expect_err("refused").to_string();
         assert!(error.contains("agent-uid"), "{error}");
