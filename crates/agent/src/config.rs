@@ -149,6 +149,11 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     text.parse().or_else(|_| text::size(text))
 }
 
+/// The same of what would keep nothing at all if it were none.
+fn some_bytes(text: &str) -> Result<u64, String> {
+    bytes(text).and_then(|n| if n == 0 { Err("must be more than 0: nothing could be kept".to_owned()) } else { Ok(n) })
+}
+
 /// Bytes in a second; with none at all nothing would ever be kept.
 fn rate(text: &str) -> Result<u64, String> {
     bytes(text)
@@ -170,13 +175,13 @@ const KEYS: &[Key<Config>] = &[
         let limit = |text: String| text::duration(&text);
         words(value).and_then(limit).map(|limit| config.drain = limit)
     }),
-    ("log_limit", |config, value| bytes(&number(value)).map(|n| config.log_limit = n)),
+    ("log_limit", |config, value| some_bytes(&number(value)).map(|n| config.log_limit = n)),
     ("join", |config, value| join(value).map(|token| config.join = Some(token))),
     ("insecure", |config, value| truth(value).map(|insecure| config.insecure = insecure)),
-    ("log_quota", |config, value| bytes(&number(value)).map(|n| config.log_quota = n)),
+    ("log_quota", |config, value| some_bytes(&number(value)).map(|n| config.log_quota = n)),
     ("log_rate", |config, value| rate(&number(value)).map(|n| config.log_rate = Some(n))),
     ("log_rate_max", |config, value| rate(&number(value)).map(|n| config.log_rate_max = Some(n))),
-    ("scratch_size", |config, value| bytes(&number(value)).map(|n| config.rules.scratch_size = Some(n))),
+    ("scratch_size", |config, value| some_bytes(&number(value)).map(|n| config.rules.scratch_size = Some(n))),
     ("limits", |config, value| limits(value).map(|enforce| config.enforce = enforce)),
     ("run_as", |config, value| run_as(value, &mut config.rules)),
     ("pass_env", |config, value| variables(value).map(|names| config.rules.pass_env = names)),
@@ -233,7 +238,7 @@ fn reserve(reserve: &mut host::Reserve, value: &DeValue<'_>) -> Result<(), Strin
         match name.as_str() {
             "cpus" => reserve.cpu_milli = cpus(&text).map_err(told)?,
             "memory" => reserve.memory = bytes(&text).map_err(told)?,
-            "disk" => reserve.disk = bytes(&text).map_err(told)?,
+            "disk" => reserve.disk = Some(bytes(&text).map_err(told)?),
             _ => return Err(format!("has `{name}`, which is not known; known are: cpus, memory, disk")),
         }
     }
@@ -310,8 +315,11 @@ mod tests {
         let config = Config::parse(text).expect("it is right");
         assert_eq!(config.machine.labels_from, Some(PathBuf::from("/etc/muster/labels")));
         assert_eq!(config.drain, Duration::from_secs(300));
-        assert_eq!(config.machine.reserve, host::Reserve { cpu_milli: 500, memory: 1 << 30, disk: 7 });
+        assert_eq!(config.machine.reserve, host::Reserve { cpu_milli: 500, memory: 1 << 30, disk: Some(7) });
         for (text, start) in [
+            ("log_limit = 0", "`log_limit` must be more than 0"),
+            ("log_quota = '0GiB'", "`log_quota` must be more than 0"),
+            ("scratch_size = 0", "`scratch_size` must be more than 0"),
             ("reserve = 1", "`reserve` must be a table"),
             ("reserve = { fish = 1 }", "`reserve` has `fish`, which is not known; known are: cpus"),
             ("reserve = { cpus = 'many' }", "`reserve` has `cpus`, which `many` is no number of processors"),

@@ -31,7 +31,7 @@ pub use self::{
 };
 pub use crate::config::Config;
 use crate::{
-    containers::Engine,
+    containers::{self, Engine},
     host,
     journal::Journal,
     link::{self, Address, Link},
@@ -112,9 +112,13 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
     config.credential.header()?;
     let identity = Identity::take(&config.data_dir)?;
     let data_dir = std::path::absolute(&config.data_dir).context("cannot tell where the data folder is")?;
-    let engine = Engine::find(config.containers.clone(), &identity.uid, config.enforce).await?;
+    let engine = Engine::find(containers_of(&config)?, &identity.uid, config.enforce).await?;
     let engine_name = engine.as_ref().map(|engine| engine.name());
-    let mut watch = host::Watch::begin(offering(config.machine.clone(), engine_name), data_dir.clone()).await;
+    let (machine, rules) = (offering(config.machine.clone(), engine_name), config.rules.clone());
+    let mut watch = host::Watch::begin(machine, data_dir.clone(), Arc::new(move || rules.can_run())).await;
+    // A directory of users may take its time, and nobody waits for this.
+    let rules = config.rules.clone();
+    tokio::task::spawn_blocking(move || rules.warn_of_strangers());
     let name = watch.offer().name.clone();
     let (mut journal, memory) = Journal::open(&data_dir)?;
     let settings =
@@ -159,6 +163,22 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
     let life = Life { identity, hands, spools, links: links_tracker, tracker, stop };
     let done = tokio::spawn(life.live(agent, sources));
     Ok(Running { offer, pulse, stops, changes, engine: engine_name, done })
+}
+
+/// What is said of containers. They belong to the agent's own user: where tasks run as another, there are none, and no
+/// task that wants one is to come.
+fn containers_of(config: &Config) -> anyhow::Result<containers::Settings> {
+    let said = config.containers.clone();
+    let Some(user) = &config.rules.user else { return Ok(said) };
+    match said.engine {
+        containers::Choice::Podman | containers::Choice::Docker => anyhow::bail!(
+            "`run_as.user` is `{user}`, and containers would belong to the agent's own user, whatever it is: take out \
+             either `run_as.user` or `containers.engine` from the agent's file"
+        ),
+        containers::Choice::Auto | containers::Choice::Off => {
+            Ok(containers::Settings { engine: containers::Choice::Off, ..said })
+        }
+    }
 }
 
 /// What a person says of the machine, and that it runs containers.

@@ -25,11 +25,15 @@ use tracing::warn;
 
 pub use self::{
     slots::{Slots, of_process},
-    watch::{News, Watch},
+    watch::{Check, News, Watch},
 };
 
 /// What a machine offers that does not tell its memory.
 const MEMORY_UNKNOWN: u64 = 1 << 30;
+/// What is kept of a disk where nobody says: this part of it, for tasks write their inputs and their scratch there.
+const DISK_PART: u64 = 20;
+/// And no more than this.
+const DISK_MOST: u64 = 64 << 20;
 /// No machine has more GPUs.
 const GPUS_MAX: u32 = 1024;
 
@@ -61,8 +65,16 @@ pub struct Reserve {
     pub cpu_milli: u64,
     /// Bytes of memory.
     pub memory: u64,
-    /// Bytes of the disk that holds the agent's folder: with less than this free, it takes no new work.
-    pub disk: u64,
+    /// Bytes of the disk that holds the agent's folder: with less than this free, it takes no new work. None: a twentieth
+    /// of the disk, 64 MiB at most.
+    pub disk: Option<u64>,
+}
+
+impl Reserve {
+    /// Bytes of a disk that has `all`.
+    fn of_disk(&self, all: u64) -> u64 {
+        self.disk.unwrap_or((all / DISK_PART).min(DISK_MOST))
+    }
 }
 
 /// The machine as it was found.
@@ -105,13 +117,32 @@ impl Machine {
             capacity: Request {
                 cpu_milli: overrides.cpu_milli.unwrap_or(self.cpu_milli.saturating_sub(reserve.cpu_milli)),
                 memory: overrides.memory.unwrap_or(self.memory.saturating_sub(reserve.memory)),
-                gpus: overrides.gpus.unwrap_or(self.gpus),
+                gpus: overrides.gpus.map_or(self.gpus, |gpus| gpus.min(self.gpus_most())),
                 named: overrides.named.clone(),
             },
             version: env!("CARGO_PKG_VERSION").into(),
             host: self.host.clone(),
             unfit: String::new(),
             facts: Box::new(self.facts.clone()),
+        }
+    }
+
+    /// As many GPUs as there can be: those of the driver, if it tells of any.
+    fn gpus_most(&self) -> u64 {
+        if self.facts.gpus.is_empty() { u64::MAX } else { self.gpus }
+    }
+
+    /// Tells whoever starts the agent of settings that do not go with the machine.
+    fn warn_of(&self, overrides: &Overrides) {
+        if let Some(said) = overrides.gpus.filter(|gpus| *gpus > self.gpus_most()) {
+            warn!(said, found = self.gpus, "`gpus` is more than the driver can reach: what it reaches is offered");
+        }
+        let reserve = &overrides.reserve;
+        if overrides.cpu_milli.is_none() && reserve.cpu_milli >= self.cpu_milli {
+            warn!(found = self.cpu_milli / 1000, "`reserve` keeps every processor of the machine: no task gets one");
+        }
+        if overrides.memory.is_none() && reserve.memory >= self.memory {
+            warn!(found = self.memory, "`reserve` keeps all the machine's memory: no task gets any");
         }
     }
 
@@ -214,7 +245,7 @@ mod tests {
             gpus: Some(2),
             named: [("license".to_owned(), 3)].into(),
             labels: [("os".to_owned(), "mine".to_owned()), ("team".to_owned(), "x".to_owned())].into(),
-            reserve: Reserve { cpu_milli: 1000, memory: 4, disk: 0 },
+            reserve: Reserve { cpu_milli: 1000, memory: 4, disk: None },
             labels_from: None,
         };
         let offer = machine(&[]).offer(&overrides, &BTreeMap::new());
@@ -236,7 +267,7 @@ mod tests {
     fn a_reserve_is_kept_of_what_was_found_and_labels_of_a_person_win_over_those_of_an_executable() {
         let found = [("zone".to_owned(), "a".to_owned()), ("rack".to_owned(), "1".to_owned())].into();
         let overrides = Overrides {
-            reserve: Reserve { cpu_milli: 500, memory: 9 << 30, disk: 0 },
+            reserve: Reserve { cpu_milli: 500, memory: 9 << 30, disk: None },
             labels: [("zone".to_owned(), "b".to_owned())].into(),
             ..Overrides::default()
         };

@@ -1,10 +1,10 @@
 //! Keeps looking at the machine: how it is, whether its labels changed, and whether there is disk for new work.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use muster_common::proto::v1::Load;
 use muster_core::record::{Enforced, Offer};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::spawn_blocking, time::timeout};
 use tracing::{info, warn};
 
 use super::{Machine, Overrides, labels, live};
@@ -13,6 +13,12 @@ use super::{Machine, Overrides, labels, live};
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// The executable for labels is run once in so many looks.
 const LABELS_EVERY: u32 = 6;
+
+/// For the directory of users to tell of one.
+const USER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Whether tasks can be run at all; why not is for people. It may have to ask over a network.
+pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// What was seen.
 #[derive(Debug)]
@@ -24,7 +30,6 @@ pub enum News {
 }
 
 /// What keeps looking.
-#[derive(Debug)]
 pub struct Watch {
     machine: Machine,
     overrides: Overrides,
@@ -32,23 +37,38 @@ pub struct Watch {
     labels: BTreeMap<String, String>,
     /// The labels cannot be had; told once.
     is_told: bool,
-    unfit: bool,
+    /// Bytes that the disk should have free, while it has less.
+    lacks: Option<u64>,
+    check: Check,
+    /// Why no task can be run.
+    unable: Option<String>,
     offer: Offer,
 }
 
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("offer", &self.offer).finish_non_exhaustive()
+    }
+}
+
 impl Watch {
-    /// Looks for the first time.
-    pub async fn begin(overrides: Overrides, folder: PathBuf) -> Self {
+    /// Looks for the first time. `check` is asked now, and again as long as it says no.
+    pub async fn begin(overrides: Overrides, folder: PathBuf, check: Check) -> Self {
         let looked = folder.clone();
         // The driver of a GPU may take its time.
-        let machine = tokio::task::spawn_blocking(move || Machine::look(&looked)).await;
+        let machine = spawn_blocking(move || Machine::look(&looked)).await;
         let machine = machine.unwrap_or_else(|_| Machine::look(&folder));
         let offer = machine.offer(&overrides, &BTreeMap::new());
-        let (labels, is_told, unfit) = (BTreeMap::new(), false, false);
-        let mut watch = Self { machine, overrides, folder, labels, is_told, unfit, offer };
+        machine.warn_of(&overrides);
+        let (labels, is_told, lacks, unable) = (BTreeMap::new(), false, None, None);
+        let mut watch = Self { machine, overrides, folder, labels, is_told, lacks, check, unable, offer };
         watch.run_labels().await;
-        watch.judge(live::disk_free(&watch.folder));
+        watch.judge(live::disk(&watch.folder));
+        watch.ask().await;
         watch.offer = watch.compose();
+        if !watch.offer.unfit.is_empty() {
+            warn!(why = watch.offer.unfit, "this agent takes no new work");
+        }
         watch
     }
 
@@ -81,11 +101,15 @@ impl Watch {
             let is_changed = changed.is_some();
             if let Some(overrides) = changed {
                 self.overrides = Overrides { name: self.overrides.name.take(), ..overrides };
+                self.machine.warn_of(&self.overrides);
             }
             if is_changed || looks.is_multiple_of(LABELS_EVERY) {
                 self.run_labels().await;
             }
-            self.judge(live::disk_free(&self.folder));
+            self.judge(live::disk(&self.folder));
+            if self.unable.is_some() {
+                self.ask().await;
+            }
             let load = live::look(&self.folder);
             if news.send(News::Load(load)).await.is_err() || !self.tell_offer(&news).await {
                 return;
@@ -105,19 +129,35 @@ impl Watch {
 
     fn compose(&self) -> Offer {
         let mut offer = self.machine.offer(&self.overrides, &self.labels);
-        if self.unfit {
-            let reserved = self.overrides.reserve.disk >> 20;
-            offer.unfit = format!("its disk has less than the {reserved} MiB free that are reserved for the system");
+        if let Some(why) = &self.unable {
+            offer.unfit = format!("no task can run there: {why}");
+        } else if let Some(reserved) = self.lacks {
+            let reserved =
+                if reserved < 1 << 20 { format!("{} KiB", reserved >> 10) } else { format!("{} MiB", reserved >> 20) };
+            offer.unfit = format!("its disk has less than the {reserved} free that are reserved for the system");
         }
         offer
     }
 
+    async fn ask(&mut self) {
+        let check = Arc::clone(&self.check);
+        let asked = timeout(USER_LIMIT, spawn_blocking(move || check())).await;
+        self.unable = match asked {
+            Ok(Ok(answer)) => answer.err(),
+            Ok(Err(_)) | Err(_) => Some(format!("whom tasks run as is not told within {} s", USER_LIMIT.as_secs())),
+        };
+    }
+
     /// Whether there is disk for new work. With a tenth more than the reserve it is fit again, so that it does not
     /// change its mind with every file.
-    fn judge(&mut self, disk_free: Option<u64>) {
-        let reserve = self.overrides.reserve.disk;
-        let needed = if self.unfit { reserve.saturating_add(reserve / 10) } else { reserve };
-        self.unfit = disk_free.is_some_and(|free| free < needed);
+    fn judge(&mut self, disk: Option<(u64, u64)>) {
+        let Some((all, free)) = disk else {
+            self.lacks = None;
+            return;
+        };
+        let reserve = self.overrides.reserve.of_disk(all);
+        let needed = if self.lacks.is_some() { reserve.saturating_add(reserve / 10) } else { reserve };
+        self.lacks = (free < needed).then_some(reserve);
     }
 
     /// Labels of before stay where the executable fails: a slip of it must not take work from the machine.
@@ -139,14 +179,18 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use muster_core::record::Gpu;
+
     use super::*;
     use crate::host::Reserve;
 
     #[tokio::test]
     async fn a_machine_without_disk_for_new_work_says_so_until_there_is_some_more_than_it_needs() {
-        let reserve = Reserve { disk: 100 << 20, ..Reserve::default() };
+        let reserve = Reserve { disk: Some(100 << 20), ..Reserve::default() };
         let overrides = Overrides { reserve, ..Overrides::default() };
-        let mut watch = Watch::begin(overrides, std::env::temp_dir()).await;
+        let mut watch = Watch::begin(overrides, std::env::temp_dir(), anybody()).await;
         let table = [
             (Some(500), false),
             (Some(99), true),
@@ -157,16 +201,66 @@ mod tests {
             (None, false),
         ];
         for (mib, unfit) in table {
-            watch.judge(mib.map(|mib: u64| mib << 20));
-            assert_eq!(watch.unfit, unfit, "{mib:?}");
+            watch.judge(mib.map(|mib: u64| (1 << 40, mib << 20)));
+            assert_eq!(watch.lacks.is_some(), unfit, "{mib:?}");
             assert_eq!(watch.compose().unfit.contains("100 MiB"), unfit);
         }
+        // Where nobody says, a little is kept, of a small disk less.
+        watch.overrides.reserve = Reserve::default();
+        for (all, free, unfit) in [
+            (1 << 40, 65 << 20, false),
+            (1 << 40, 63 << 20, true),
+            (1 << 40, 70 << 20, true),
+            (1 << 40, 71 << 20, false),
+            (16 << 20, 1 << 20, false),
+            (16 << 20, 700 << 10, true),
+            (0, 0, false),
+        ] {
+            watch.judge(Some((all, free)));
+            assert_eq!(watch.lacks.is_some(), unfit, "{free} of {all}");
+        }
+        watch.overrides.reserve.disk = Some(0);
+        watch.judge(Some((1 << 40, 0)));
+        assert_eq!(watch.lacks, None, "nothing is to be kept");
+    }
+
+    fn anybody() -> Check {
+        Arc::new(|| Ok(()))
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_can_run_no_task_says_why_until_it_can() {
+        let is_there = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&is_there);
+        let check: Check = Arc::new(move || match asked.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => Err("there is no user `batch`".to_owned()),
+        });
+        let mut watch = Watch::begin(Overrides::default(), std::env::temp_dir(), check).await;
+        assert_eq!(watch.offer().unfit, "no task can run there: there is no user `batch`");
+        is_there.store(true, Ordering::Relaxed);
+        watch.ask().await;
+        assert_eq!(watch.compose().unfit, "");
+    }
+
+    #[tokio::test]
+    async fn no_more_gpus_are_offered_than_the_driver_reaches() {
+        let gpu = |index| Gpu { index, ..Gpu::default() };
+        let overrides = Overrides { gpus: Some(8), ..Overrides::default() };
+        let mut watch = Watch::begin(overrides, std::env::temp_dir(), anybody()).await;
+        (watch.machine.gpus, watch.machine.facts.gpus) = (2, vec![gpu(0), gpu(3)]);
+        watch.offer = watch.compose();
+        assert_eq!((watch.offer().capacity.gpus, watch.gpus()), (2, vec![0, 3]));
+        // Without a driver that tells, a person knows best.
+        (watch.machine.gpus, watch.machine.facts.gpus) = (0, Vec::new());
+        watch.offer = watch.compose();
+        assert_eq!((watch.offer().capacity.gpus, watch.gpus()), (8, (0..8).collect()));
     }
 
     #[tokio::test]
     async fn what_a_person_says_anew_is_offered_and_the_name_stays() {
         let before = Overrides { name: Some("north".into()), cpu_milli: Some(4000), ..Overrides::default() };
-        let watch = Watch::begin(before, std::env::temp_dir()).await;
+        let watch = Watch::begin(before, std::env::temp_dir(), anybody()).await;
         let (say, changes) = mpsc::channel(1);
         let (news, mut heard) = mpsc::channel(4);
         let running = tokio::spawn(watch.run(changes, news));

@@ -112,6 +112,50 @@ fn a_running_agent_takes_up_its_file_again_with_labels_of_an_executable_and_what
     Ok(())
 }
 
+/// What the controller knows of why the agent takes no new work.
+fn is_unfit(system: &System, why: &str) -> Result<()> {
+    wait::until("the controller to know", || {
+        let agent = worker(system)?;
+        let unfit = agent["unfit"].as_str().unwrap_or_default();
+        Ok(Look::when(if why.is_empty() { unfit.is_empty() } else { unfit.contains(why) }, &agent))
+    })
+}
+
+#[test]
+fn an_agent_without_disk_for_new_work_gets_none_keeps_what_runs_and_everybody_is_told_why() -> Result<()> {
+    let mut system = System::start(Options { agent: "reserve = { disk = 0 }\n".to_owned(), ..Options::default() })?;
+    let runs = system.submit("runs.toml", FIRST_FOR_EVER)?;
+    running(&system, runs)?;
+    system.file("agent.toml", "reserve = { disk = '1000TiB' }\n")?;
+    system.agent()?.signal(Signal::SIGHUP)?;
+    is_unfit(&system, "its disk has less than the 1048576000 MiB free")?;
+    let waits = system.submit("waits.toml", "name = 'w'\n[tasks.a]\nshell = 'true'\n")?;
+    let why = reasons(&system, waits)?;
+    ensure!(why.contains("`worker` takes no new work: its disk has less than"), "{why}");
+    ensure!(system.ctl().run(&["agents"])?.text().contains("unfit"), "the table does not say so");
+    ensure!(task(&system, runs)?["state"] == "running", "what ran did not go on");
+    system.file("agent.toml", "")?;
+    system.agent()?.signal(Signal::SIGHUP)?;
+    is_unfit(&system, "")?;
+    ensure!(system.ctl().finished(waits, LIMIT)?["state"] == "succeeded", "there is disk, and it did not run");
+    Ok(())
+}
+
+#[test]
+fn an_agent_whose_tasks_have_no_user_takes_none_and_one_that_may_not_have_containers_offers_none() -> Result<()> {
+    let agent = "run_as = { user = 'no-such-user', users = ['nobody', 'nor-this-one'] }\n".to_owned();
+    let mut system = System::start(Options { agent, ..Options::default() })?;
+    is_unfit(&system, "no task can run there: the agent's machine has no user `no-such-user`")?;
+    let job = system.submit("job.toml", "name = 'j'\n[tasks.a]\nshell = 'true'\n")?;
+    let why = reasons(&system, job)?;
+    ensure!(why.contains("has no user `no-such-user`"), "{why}");
+    ensure!(worker(&system)?["labels"]["muster.containers"].is_null(), "{}", worker(&system)?);
+    wait::until("the agent to tell of the other", || {
+        let log = system.agent()?.log();
+        Ok(Look::when(log.contains("nor-this-one") && !log.contains("name=\"nobody\""), log))
+    })
+}
+
 #[test]
 fn a_limit_of_a_person_holds_at_once_and_is_lifted_again() -> Result<()> {
     let system = System::plain()?;

@@ -45,7 +45,8 @@ pub(crate) use windows::{
 mod nobody;
 #[cfg(windows)]
 pub(crate) use nobody::{
-    Mark, Marked, Pty, Sluice, Who, close_file, close_folder, for_us_alone, is_others, join, missing_rights, open_way,
+    Mark, Marked, Pty, Sluice, Who, close_file, close_folder, for_us_alone, is_others, is_user, join, missing_rights,
+    open_way,
 };
 #[cfg(unix)]
 pub(crate) use {
@@ -62,7 +63,7 @@ pub(crate) use {
         Fresh, Leader, base_environment, boot, guard_signals, ignore_signals, kill_identity, own_peak, prepare_self,
         spawn, take_over,
     },
-    who::{Who, close_file, close_folder, for_us_alone, is_others, missing_rights, open_way},
+    who::{Who, close_file, close_folder, for_us_alone, is_others, is_user, missing_rights, open_way},
 };
 
 /// Whether an attempt is still somebody's business.

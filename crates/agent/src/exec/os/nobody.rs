@@ -52,6 +52,11 @@ impl Who {
     }
 }
 
+/// Nobody is asked for by name.
+pub(crate) fn is_user(_name: &str) -> bool {
+    true
+}
+
 /// Of containers, of which there are none here.
 pub(crate) struct Marked;
 

@@ -196,6 +196,11 @@ fn memberships(user: &User) -> Result<Vec<Gid>, String> {
     getgrouplist(&name, user.gid).map_err(|error| format!("the groups of `{}` cannot be read: {error}", user.name))
 }
 
+/// Whether this machine knows the user, now.
+pub(crate) fn is_user(name: &str) -> bool {
+    find_user(name).is_ok()
+}
+
 fn find_user(name: &str) -> Result<User, String> {
     let found = match name.parse() {
         Ok(number) => User::from_uid(Uid::from_raw(number)),
