@@ -9,6 +9,7 @@ mod processes;
 mod pulse;
 mod run;
 mod secure;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod thread;

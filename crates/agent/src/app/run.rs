@@ -15,7 +15,7 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use super::{Processes, Pulse, older::report_for};
+use super::{Processes, Pulse, older::report_for, telling::Telling};
 use crate::{
     exec::ExecEvent,
     host,
@@ -103,6 +103,7 @@ pub struct Agent<P> {
     actions: Vec<Action>,
     /// Attempts that ended and of which the journal does not know yet.
     ended: Vec<Token>,
+    telling: Telling,
     /// How the machine is, to be said with the next heartbeat.
     load: Option<v1::Load>,
     /// The controller has not heard what the machine offers now.
@@ -141,6 +142,7 @@ impl<P: Processes> Agent<P> {
             gathering: None,
             actions: Vec::new(),
             ended: Vec::new(),
+            telling: Telling::default(),
             load: None,
             unsaid: false,
             draining: false,
@@ -255,6 +257,7 @@ impl<P: Processes> Agent<P> {
         if let ExecEvent::Ended { token, .. } = &event {
             self.ended.push(*token);
         }
+        self.telling.hear(&event, &self.supervisor);
         self.handle(Input::Exec(event));
     }
 
@@ -328,6 +331,7 @@ impl<P: Processes> Agent<P> {
     /// Does what was decided: first all that must be remembered (A2), then the rest in its order.
     fn act(&mut self) {
         let mut actions = std::mem::take(&mut self.actions);
+        self.telling.tell(&actions, &self.supervisor);
         for action in &actions {
             if let Action::Journal(entry) = action {
                 self.journal.add(entry);
@@ -355,10 +359,7 @@ impl<P: Processes> Agent<P> {
             Action::Offer { order, until } => self.processes.offer(order, until),
             Action::Claim { token } => self.processes.claim(token),
             Action::Withdraw { token } => self.processes.withdraw(token),
-            Action::Kill { token, reason, grace } => {
-                info!(%token, reason = reason.text(), ?grace, "ending an attempt");
-                self.processes.kill(token, reason, grace);
-            }
+            Action::Kill { token, reason, grace } => self.processes.kill(token, reason, grace),
             Action::Visit { visit, process } => {
                 if let Some(visits) = &self.visits {
                     visits.begin(visit, process);

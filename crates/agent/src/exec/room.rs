@@ -116,7 +116,8 @@ impl Room {
         match Mask::of(secret) {
             Ok(mask) => (mask, spec.output_limit),
             Err(error) => {
-                warn!(token = %order.token, %error, "nothing of an attempt's output is kept: its secrets cannot be looked for");
+                let Order { token, task, attempt, .. } = order;
+                warn!(job = %task.job, %task, attempt, %token, %error, "nothing of an attempt's output is kept: its secrets cannot be looked for");
                 (None, Some(0))
             }
         }
@@ -473,6 +474,7 @@ pub(super) fn head_of(order: &Order) -> Head {
 pub(super) fn span_of(order: &Order) -> Span {
     let span = tracing::debug_span!(
         "attempt",
+        job = %order.task.job,
         task = %order.task,
         name = &*order.spec.name,
         attempt = order.attempt,

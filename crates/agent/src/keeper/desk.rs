@@ -244,7 +244,8 @@ impl Desk {
             Ok(order) => Some(Arc::clone(order)),
             Err(unusable) => {
                 // An agent reads what it sends on, so this is one that adds things that we do not know.
-                warn!(token = %unusable.token, why = %unusable.why, "an order cannot be read by this keeper");
+                let Unusable { token, task, why } = unusable;
+                warn!(job = %task.job, %task, %token, %why, "an order cannot be read by this keeper");
                 out.push(heard(message::event(not_started(unusable), unusable.task)));
                 None
             }

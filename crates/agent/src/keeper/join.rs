@@ -259,7 +259,8 @@ fn joined(config: Config, line: Line, child: Option<Child>, said: Greeting) -> R
         match order {
             Ok(order) => readable.push(order),
             Err(order) => {
-                tracing::warn!(token = %order.token, why = %order.why, "the keeper has an order that we cannot read");
+                let Unusable { token, task, why } = &order;
+                tracing::warn!(job = %task.job, %task, %token, %why, "the keeper has an order that we cannot read");
                 // It keeps its room until the keeper, which is told to end it, tells of its end.
                 swept.insert(order.token, Swept::Survives);
                 unreadable.push(order.token);

@@ -172,7 +172,9 @@ impl Spools {
                 continue;
             }
             if let Some(entry) = Entry::leftover(path.clone()) {
-                info!(token = %entry.head.token, bytes = entry.end(), "output of an earlier run is still to be shipped");
+                let frame::Head { token, task, attempt } = entry.head;
+                let (job, bytes) = (task.job, entry.end());
+                info!(%job, %task, attempt, %token, bytes, "output of an earlier run is still to be shipped");
                 self.shared.used.fetch_add(entry.end(), Ordering::Relaxed);
                 self.shared.list(&Arc::new(entry));
             } else {

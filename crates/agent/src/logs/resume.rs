@@ -47,7 +47,8 @@ impl Spools {
             }
             Ok(None) => spool,
             Err(error) => {
-                tracing::warn!(%error, token = %head.token, "output that was kept cannot be gone on with");
+                let Head { token, task, attempt } = head;
+                tracing::warn!(%error, job = %task.job, %task, attempt, %token, "output that was kept cannot be gone on with");
                 spool
             }
         }

@@ -197,6 +197,11 @@ impl Supervisor {
         }
     }
 
+    /// What is held under `token`, whether or not it was started.
+    pub fn order(&self, token: Token) -> Option<&Order> {
+        self.held.get(&token).map(|held| &*held.order)
+    }
+
     /// The first process of an attempt that runs here, and what it was started for.
     pub(super) fn process_of(&self, token: Token) -> Option<(ProcessIdentity, Arc<TaskSpec>)> {
         let held = self.held.get(&token).filter(|held| held.is_started() && !held.dropped)?;

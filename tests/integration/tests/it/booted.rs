@@ -44,6 +44,8 @@ array = "0-199"
 cpus = 0.1
 shell = "sleep 0.2; echo $MUSTER_INDEX"
 "#;
+/// Nobody can start it, and the journal of its agent has it by its job.
+const NO_PROGRAM: &str = "name = 'none'\n[[tasks]]\nname = 'a'\nrun = ['/no/such/program']\n";
 /// Work that nobody may disturb: it waits for a file and ends with a code of its own.
 const LONG: &str = r#"
 name = "long"
@@ -197,6 +199,7 @@ fn furnish(folder: &Path) -> Result<()> {
     fs::write(units.join("muster-test.target"), TARGET)?;
     fs::write(upper.join("etc/muster/job.toml"), JOB)?;
     fs::write(upper.join("etc/muster/long.toml"), LONG)?;
+    fs::write(upper.join("etc/muster/none.toml"), NO_PROGRAM)?;
     fs::write(units.join("muster-agent.service.d/test.conf"), IMPATIENT)?;
     let deploy = binaries::root().join("deploy");
     let copies = [
@@ -349,6 +352,16 @@ fn journalled(booted: &Booted, job: &str) -> Result<()> {
         attached.iter().any(|record| record["MESSAGE"].as_str().is_some_and(|text| text.starts_with("attached"))),
         "{attached:#?}"
     );
+    let none = booted.ctl(&["submit", "/etc/muster/none.toml"])?["job"].to_string();
+    wait::until("the journal to have what could not be started", || {
+        let about = [format!("JOB={none}"), format!("TASK={none}.0"), "ATTEMPT=1".to_owned()];
+        let found = booted.records("muster-agent", &about.each_ref().map(String::as_str))?;
+        let is_it = |record: &Value| {
+            let text = record["MESSAGE"].as_str().unwrap_or_default();
+            text.starts_with("an attempt could not be started") && record["PRIORITY"] == "6"
+        };
+        Ok(Look::when(found.iter().any(is_it), found))
+    })?;
     let errors = [
         booted.records("muster-agent", &["-p", "err", "_COMM=muster-agent"])?,
         booted.records("muster-controller", &["-p", "err", "_COMM=muster-controlle"])?,

@@ -159,3 +159,18 @@ fn a_repeated_submission_with_its_key_is_the_first_job() -> Result<()> {
     ensure!(first["job"] == second["job"], "{first} {second}");
     system.finish()
 }
+
+#[test]
+fn the_log_of_an_agent_names_the_job_of_what_could_not_be_started_and_is_silent_about_the_rest() -> Result<()> {
+    let mut system = System::plain()?;
+    let ctl = system.ctl();
+    let well = system.submit("well.toml", "name = 'well'\n[[tasks]]\nname = 'a'\nrun = ['true']\n")?;
+    ctl.finished(well, wait::LIMIT)?;
+    let ill = system.submit("ill.toml", "name = 'ill'\n[[tasks]]\nname = 'a'\nrun = ['/no/such/program']\n")?;
+    ctl.finished(ill, wait::LIMIT)?;
+    let log = system.agent()?.log();
+    let about = format!("an attempt could not be started job={ill} task={ill}.0 attempt=1 token=");
+    ensure!(log.matches(&about).count() == 1, "{about}:\n{log}");
+    ensure!(!log.contains(&format!("job={well} ")), "a plain end is told:\n{log}");
+    system.finish()
+}
