@@ -130,6 +130,11 @@ impl System {
         text.clone_into(&mut self.options.agent);
     }
 
+    /// Daemons started from here on have these variables, whatever was said before.
+    pub fn set_variables(&mut self, variables: &[(String, String)]) {
+        self.options.env = variables.to_vec();
+    }
+
     /// Starts the agent on its folder, and waits until the controller knows it as connected.
     pub fn start_agent(&mut self) -> Result<()> {
         let mut command = Command::new(binaries::path("muster-agent")?);

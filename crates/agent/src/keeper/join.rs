@@ -43,7 +43,7 @@ const LOOK: Duration = Duration::from_millis(5);
 const APART: u32 = 20;
 
 /// Variables that are for the agent alone: what it proves itself with, and where it tells how it goes.
-const OWN: [&str; 5] = ["MUSTER_TOKEN", "MUSTER_JOIN", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+pub(super) const OWN: [&str; 5] = ["MUSTER_TOKEN", "MUSTER_JOIN", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
 /// How an agent finds or starts its keeper.
 #[derive(Clone, Debug)]

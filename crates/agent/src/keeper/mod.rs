@@ -29,7 +29,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Parser;
-use muster_common::{clock::Clock, telemetry};
+use muster_common::{clock::Clock, telemetry, tls};
 use nix::unistd::Uid;
 
 use self::heir::Heir;
@@ -127,14 +127,29 @@ impl Setup {
     }
 
     /// What tells one program with its settings from another: the program's own file counts, for that is what an upgrade
-    /// replaces.
+    /// replaces, and so do the values that tasks have of our environment.
     fn fingerprint(&self, program: &Path) -> String {
         use std::os::unix::fs::MetadataExt;
         let file = std::fs::metadata(program).map(|file| (file.len(), file.mtime(), file.mtime_nsec()));
         let Self { name, log_limit, log_quota, log_rate, log_rate_max, limits, containers, .. } = self;
         let rates = (log_rate, log_rate_max);
         let (version, rules) = (env!("CARGO_PKG_VERSION"), self.rules());
-        format!("{version} {:?} {name} {log_limit} {log_quota} {rates:?} {limits} {rules:?} {containers:?}", file.ok())
+        let environment = hashed(&self.owner, &self.environment());
+        format!(
+            "{version} {:?} {name} {log_limit} {log_quota} {rates:?} {limits} {rules:?} {containers:?} {environment}",
+            file.ok()
+        )
+    }
+
+    /// What tasks and the engine have of this process's environment.
+    fn environment(&self) -> Vec<(OsString, OsString)> {
+        // Who cannot read what runs containers ends by that.
+        let engine = engine_of(self).ok().flatten();
+        let engine = engine.map(|engine| engine.environment().to_vec()).unwrap_or_default();
+        // What is for the agent alone no keeper has.
+        let passed = self.rules().pass_env.into_iter().filter(|name| !join::OWN.contains(&name.as_str()));
+        let passed = passed.filter_map(|name| std::env::var_os(&name).map(|value| (name.into(), value)));
+        os::base_environment(None).into_iter().chain(engine).chain(passed).collect()
     }
 
     fn socket(&self) -> PathBuf {
@@ -226,6 +241,12 @@ async fn keep(setup: Setup) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A proxy's address may have a password in it, so values are told to nobody; nor can they be guessed by who does not know
+/// the number of the data folder.
+fn hashed(owner: &str, variables: &[(OsString, OsString)]) -> String {
+    tls::hash(format!("{owner} {variables:?}").as_bytes())
+}
+
 /// What runs containers.
 fn engine_of(setup: &Setup) -> anyhow::Result<Option<Arc<Engine>>> {
     let engine = setup.containers.as_ref().map(|text| Engine::of_text(text, &setup.owner));
@@ -255,4 +276,18 @@ fn check_peer(line: &line::Line) -> io::Result<()> {
         return Ok(());
     }
     Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("user {peer} is not {own}, whose work this is")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_value_of_a_variable_is_another_setting_and_is_told_to_nobody() {
+        let with = |owner: &str, value: &str| hashed(owner, &[("HTTP_PROXY".into(), value.into())]);
+        let one = with("folder", "http://me:secret@proxy");
+        assert_eq!(one, with("folder", "http://me:secret@proxy"));
+        assert!(one != with("folder", "http://proxy") && one != with("other", "http://me:secret@proxy"));
+        assert!(!one.contains("secret") && !one.contains("PROXY"), "{one}");
+    }
 }

@@ -11,7 +11,10 @@ use muster_integration::{
 };
 use serde_json::Value;
 
-use crate::heirs::{Keepers, tasks};
+use crate::{
+    heirs::{Keepers, tasks},
+    keeper,
+};
 
 const AGENT: &str = r#"
 cpus = 8
@@ -134,5 +137,53 @@ fn what_an_agents_file_says_of_tasks_holds_in_its_keeper_and_in_the_next_one() -
     ensure!(tasks(&ctl, job)?[0]["state"] == "running", "what held a GPU has ended");
     ctl.run(&["cancel", &job.to_string()])?.expect(0)?;
     ctl.finished(job, wait::LIMIT)?;
+    system.finish()
+}
+
+/// Runs until the file is there, and then says what was passed on to it.
+fn says_what_it_has(gate: &std::path::Path) -> String {
+    let shell = format!("echo begun; until test -e {}; do sleep 0.05; done; echo $PASSED_ON $LANG", gate.display());
+    format!("name = 'says'\n[[tasks]]\nname = 'a'\nshell = '{shell}'\n")
+}
+
+#[test]
+fn a_variable_that_is_passed_on_has_its_new_value_when_the_work_of_before_is_over() -> Result<()> {
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let env = vec![pair("PASSED_ON", "old"), pair("LANG", "C")];
+    let agent = "cpus = 4\npass_env = ['PASSED_ON']\n".to_owned();
+    let mut system = System::start(Options { agent, env, ..Options::default() })?;
+    let (ctl, gate) = (system.ctl(), system.folder().join("gate"));
+    let before = system.submit("says.toml", &says_what_it_has(&gate))?;
+    output(&ctl, &before.to_string(), |text| text == "begun\n")?;
+    let keeper = keeper::keeper(&system)?;
+
+    system.set_variables(&[pair("PASSED_ON", "new"), pair("LANG", "C.UTF-8")]);
+    system.agent()?.stop()?;
+    system.start_agent()?;
+    ensure!(keeper::keeper(&system)? == keeper, "the keeper has work and was replaced");
+    fs::write(&gate, "")?;
+    ctl.finished(before, wait::LIMIT)?;
+    let text = output(&ctl, &before.to_string(), |text| text.lines().count() == 2)?;
+    ensure!(text == "begun\nold C\n", "{text}");
+    wait::until("another keeper", || {
+        let now = keeper::keeper(&system)?;
+        Ok(Look::when(now != keeper, now))
+    })?;
+    let after = system.submit("says.toml", &says_what_it_has(&gate))?;
+    ctl.finished(after, wait::LIMIT)?;
+    let text = output(&ctl, &after.to_string(), |text| text.lines().count() == 2)?;
+    ensure!(text == "begun\nnew C.UTF-8\n", "{text}");
+
+    // With the same ones it is the keeper that the next agent wants.
+    fs::remove_file(&gate)?;
+    let again = system.submit("says.toml", &says_what_it_has(&gate))?;
+    output(&ctl, &again.to_string(), |text| text == "begun\n")?;
+    system.agent()?.kill9()?;
+    system.start_agent()?;
+    let log = system.agent()?.log();
+    let answers: Vec<_> = log.lines().filter(|line| line.contains("the keeper answers")).collect();
+    ensure!(answers.last().is_some_and(|line| line.contains("orders=1") && line.contains("is_other=false")), "{log}");
+    fs::write(&gate, "")?;
+    ctl.finished(again, wait::LIMIT)?;
     system.finish()
 }
