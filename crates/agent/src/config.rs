@@ -49,6 +49,8 @@ impl std::str::FromStr for OnStop {
 pub struct Config {
     /// The agent's own folder: its identity, its journal, its scratch and output spools.
     pub data_dir: PathBuf,
+    /// It may be another machine's: somebody says that the agent there is gone, and this one goes on in its place.
+    pub adopt_data: bool,
     /// Controllers, tried in turn: `https://host:port`.
     pub controllers: Vec<String>,
     /// What a person says instead of what was found on the machine.
@@ -90,6 +92,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             data_dir: PathBuf::from("muster-agent-data"),
+            adopt_data: false,
             controllers: vec![format!("http://127.0.0.1:{DEFAULT_PORT}")],
             machine: host::Overrides::default(),
             log_limit: 256 << 20,

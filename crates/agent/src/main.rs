@@ -47,6 +47,9 @@ struct Flags {
     /// The agent's own folder; each agent needs its own [default: muster-agent-data]
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
+    /// Go on in the place of an agent of another machine, whose folder this was and which is gone for good
+    #[arg(long, env = "MUSTER_ADOPT_DATA", value_parser = FalseyValueParser::new())]
+    adopt_data: bool,
     /// What the agent is called [default: the machine's name]
     #[arg(long)]
     name: Option<String>,
@@ -194,6 +197,7 @@ fn configuration(flags: Flags) -> anyhow::Result<Config> {
     config.data_dir = flags.data.unwrap_or(config.data_dir);
     config.join = flags.join.or(config.join);
     config.insecure |= flags.insecure;
+    config.adopt_data |= flags.adopt_data;
     config.enforce = flags.limits.unwrap_or(config.enforce);
     config.on_stop = flags.on_stop.unwrap_or(config.on_stop);
     let machine = &mut config.machine;

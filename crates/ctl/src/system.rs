@@ -206,6 +206,8 @@ fn agent_config(folder: &Folder, controller: SocketAddr, offer: OfferArgs) -> Re
     };
     Ok(muster_agent::app::Config {
         data_dir: folder.path().join("agent"),
+        // Wherever the folder is brought, the controller of this agent is in it, too.
+        adopt_data: true,
         controllers: vec![format!("http://{}", reachable(controller))],
         machine,
         guard: Some(guard::Program { exe, args: vec![crate::GUARD.into()] }),

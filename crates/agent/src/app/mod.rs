@@ -4,6 +4,7 @@ mod boot;
 mod credentials;
 mod hands;
 mod identity;
+mod machine;
 mod older;
 mod processes;
 mod pulse;
@@ -24,7 +25,10 @@ use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
-use self::{hands::Hands, identity::Identity};
+use self::{
+    hands::Hands,
+    identity::{Foreign, Identity},
+};
 pub use self::{
     processes::Processes,
     pulse::Pulse,
@@ -111,7 +115,8 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
     anyhow::ensure!(!addresses.is_empty(), "no controller is named; give one with --controller http://host:port");
     // A slip is told to whoever starts it; later ones are told to the log.
     config.credential.header()?;
-    let identity = Identity::take(&config.data_dir)?;
+    let foreign = if config.adopt_data { Foreign::Adopt } else { Foreign::Refuse };
+    let identity = Identity::take(&config.data_dir, &machine::own(), foreign)?;
     let data_dir = std::path::absolute(&config.data_dir).context("cannot tell where the data folder is")?;
     let engine = Engine::find(containers_of(&config)?, &identity.uid, config.enforce).await?;
     let engine_name = engine.as_ref().map(|engine| engine.name());

@@ -1,9 +1,16 @@
 //! What a person gets wrong: every problem at once, with its place, exit code 2, and nothing submitted.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
-use muster_integration::{binaries, ctl::Ctl, system::System};
+use muster_integration::{
+    binaries,
+    ctl::Ctl,
+    daemon::Daemon,
+    skip::skip,
+    system::System,
+    wait::{self, Look},
+};
 
 /// (what is wrong, the job file, what the message must name)
 const WRONG: &[(&str, &str, &[&str])] = &[
@@ -121,4 +128,43 @@ fn a_controller_that_cannot_be_one_of_several_says_why_and_what_to_write() -> Re
         ensure!(!said.contains("panicked"), "{said}");
     }
     Ok(())
+}
+
+/// How an agent ends that does not start, and what it says. What it writes stands in `folder`.
+fn refused(arguments: &[&str], folder: &Path) -> Result<(Option<i32>, String)> {
+    let mut command = Command::new(binaries::path("muster-agent")?);
+    let mut agent =
+        Daemon::start("refused", command.args(["--controller", "http://127.0.0.1:1"]).args(arguments), folder)?;
+    let status = wait::until("the agent to end by itself", || {
+        Ok(agent.ended()?.map_or_else(|| Look::not_yet(agent.log()), Look::Done))
+    })?;
+    Ok((status.code(), agent.log()))
+}
+
+#[test]
+fn an_agent_on_a_folder_that_was_copied_from_another_machine_does_not_start_until_it_is_told_to() -> Result<()> {
+    if std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().len() != 32 {
+        let name =
+            "refusals::an_agent_on_a_folder_that_was_copied_from_another_machine_does_not_start_until_it_is_told_to";
+        return skip(name, "this machine has no /etc/machine-id");
+    }
+    let mut system = System::plain()?;
+    let folder = system.folder().join("agent");
+    system.agent()?.interrupt()?;
+    let known = std::fs::read_to_string(folder.join("agent-machine"))?;
+    let id = std::fs::read_to_string("/etc/machine-id")?;
+    ensure!(known.trim().len() == 64 && !known.contains(id.trim()), "{known}");
+    std::fs::write(folder.join("agent-machine"), "another\n")?;
+
+    let (code, said) = refused(&["--data", &folder.to_string_lossy()], system.folder())?;
+    ensure!(code == Some(1), "{code:?}: {said}");
+    for part in [&*folder.to_string_lossy(), "another machine", "empty the folder", "--adopt-data"] {
+        ensure!(said.contains(part), "{part:?} is not said: {said}");
+    }
+    system.set_variables(&[("MUSTER_ADOPT_DATA".to_owned(), "1".to_owned())]);
+    system.start_agent()?;
+    ensure!(std::fs::read_to_string(folder.join("agent-machine"))? == known, "it is not this machine's by now");
+    let agents = system.ctl().json(&["agents"])?;
+    ensure!(agents["agents"].as_array().is_some_and(|agents| agents.len() == 1), "it is another agent: {agents}");
+    system.finish()
 }
