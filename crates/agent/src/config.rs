@@ -1,6 +1,7 @@
 //! What an operator may set, and the file in which it is written. Every problem of a file is told at once.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,6 +12,7 @@ use muster_common::{
     settings::{self, Key, Problem, words},
     tls::JoinToken,
 };
+use muster_core::validate;
 use toml::de::DeValue;
 
 use crate::{
@@ -166,12 +168,19 @@ fn rate(text: &str) -> Result<u64, String> {
 const KEYS: &[Key<Config>] = &[
     ("data", |config, value| words(value).map(|path| config.data_dir = PathBuf::from(path))),
     ("controllers", |config, value| controllers(value).map(|list| config.controllers = list)),
-    ("name", |config, value| words(value).map(|name| config.machine.name = Some(name))),
+    ("name", |config, value| {
+        let checked = |name: String| validate::agent_name(&name).map(|()| name);
+        words(value).and_then(checked).map(|name| config.machine.name = Some(name))
+    }),
     ("cpus", |config, value| cpus(&number(value)).map(|n| config.machine.cpu_milli = Some(n))),
     ("memory", |config, value| bytes(&number(value)).map(|n| config.machine.memory = Some(n))),
     ("gpus", |config, value| count(value).map(|n| config.machine.gpus = Some(n))),
-    ("resources", |config, value| table(value, count).map(|found| config.machine.named = found)),
-    ("labels", |config, value| table(value, words).map(|found| config.machine.labels = found)),
+    ("resources", |config, value| {
+        named(table(value, count)?, validate::resource_name).map(|found| config.machine.named = found)
+    }),
+    ("labels", |config, value| {
+        named(table(value, words)?, validate::label_key).map(|found| config.machine.labels = found)
+    }),
     ("labels_from", |config, value| words(value).map(|file| config.machine.labels_from = Some(file.into()))),
     ("reserve", |config, value| reserve(&mut config.machine.reserve, value)),
     ("drain", |config, value| {
@@ -282,10 +291,13 @@ fn controllers(value: &DeValue<'_>) -> Result<Vec<String>, String> {
     list.iter().map(|value| address(value.get_ref())).collect()
 }
 
-fn table<T>(
-    value: &DeValue<'_>,
-    entry: fn(&DeValue<'_>) -> Result<T, String>,
-) -> Result<std::collections::BTreeMap<String, T>, String> {
+/// A table whose names jobs can name.
+fn named<T>(table: BTreeMap<String, T>, check: fn(&str) -> Result<(), String>) -> Result<BTreeMap<String, T>, String> {
+    let wrong = table.keys().find_map(|name| check(name).err());
+    wrong.map_or(Ok(table), |problem| Err(format!("has what no job can name: {problem}")))
+}
+
+fn table<T>(value: &DeValue<'_>, entry: fn(&DeValue<'_>) -> Result<T, String>) -> Result<BTreeMap<String, T>, String> {
     let table = value.as_table().ok_or_else(|| "must be a table of names and values".to_owned())?;
     let one = |(key, value): (&toml::Spanned<toml::de::DeString<'_>>, &toml::Spanned<DeValue<'_>>)| {
         let name = key.get_ref().to_string();
@@ -345,6 +357,20 @@ mod tests {
         assert!(examples.len() > 5, "{examples:?}");
         for example in examples.into_iter().filter(|example| !example.is_empty() && !example.starts_with("join")) {
             Config::parse(example).unwrap_or_else(|problems| panic!("{example}: {problems:?}"));
+        }
+    }
+
+    #[test]
+    fn what_nobody_could_name_is_told_with_its_line() {
+        for (text, part) in [
+            ("name = 'a b'", "`name` the name of an agent `a b` holds ' '"),
+            ("name = '-x'", "`name` the name of an agent `-x` must start with"),
+            ("labels = { zone = 'a', 'my zone' = 'a' }", "the key `my zone` holds ' '"),
+            ("resources = { cpus = 2 }", "write `cpus` beside `resources`"),
+            ("resources = { 'a/b' = 2 }", "`a/b` holds '/'"),
+        ] {
+            let problem = Config::parse(text).expect_err("it is wrong")[0].to_string();
+            assert!(problem.starts_with("line 1: ") && problem.contains(part), "{problem}");
         }
     }
 

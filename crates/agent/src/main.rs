@@ -20,6 +20,7 @@ use muster_common::{
     tls::JoinToken,
     token,
 };
+use muster_core::validate;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -51,7 +52,7 @@ struct Flags {
     #[arg(long, env = "MUSTER_ADOPT_DATA", value_parser = FalseyValueParser::new())]
     adopt_data: bool,
     /// What the agent is called [default: the machine's name]
-    #[arg(long)]
+    #[arg(long, value_parser = name)]
     name: Option<String>,
     /// Processors that tasks may take together, like 4 or 0.5 [default: all]
     #[arg(long, value_name = "N", value_parser = config::cpus)]
@@ -213,14 +214,20 @@ fn configuration(flags: Flags) -> anyhow::Result<Config> {
     Ok(config)
 }
 
+fn name(text: &str) -> Result<String, String> {
+    validate::agent_name(text).map(|()| text.to_owned())
+}
+
 fn resource(text: &str) -> Result<(String, u64), String> {
     let found = text.split_once('=').filter(|(name, _)| !name.is_empty());
     let found = found.and_then(|(name, n)| Some((name.to_owned(), n.parse().ok()?)));
-    found.ok_or_else(|| "a resource is written as NAME=N, like licence=2".to_owned())
+    let (name, n) = found.ok_or_else(|| "a resource is written as NAME=N, like licence=2".to_owned())?;
+    validate::resource_name(&name).map(|()| (name, n))
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
     let found = text.split_once('=').filter(|(key, _)| !key.is_empty());
     let found = found.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    found.ok_or_else(|| "a label is written as KEY=VALUE, like zone=a".to_owned())
+    let (key, value) = found.ok_or_else(|| "a label is written as KEY=VALUE, like zone=a".to_owned())?;
+    validate::label_key(&key).map(|()| (key, value))
 }

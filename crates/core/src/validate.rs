@@ -5,12 +5,14 @@
 //! an array of a million indexes costs what a single task does.
 
 mod graph;
+mod offer;
 mod run_as;
 mod task;
 mod text;
 
 use std::{collections::BTreeMap, fmt};
 
+pub use offer::{agent_name, label_key, offer, resource_name};
 pub use text::segment;
 
 use crate::spec::{Array, Command, JobSpec, TaskSpec};

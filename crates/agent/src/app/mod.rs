@@ -20,7 +20,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use futures::future::BoxFuture;
 use muster_common::clock::Clock;
-use muster_core::{container, record::Offer};
+use muster_core::{container, record::Offer, validate};
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
@@ -126,6 +126,10 @@ async fn begin(config: Config) -> anyhow::Result<Running> {
     let rules = config.rules.clone();
     tokio::task::spawn_blocking(move || rules.warn_of_strangers());
     let name = watch.offer().name.clone();
+    // The machine's own name has been seen by nobody yet.
+    validate::agent_name(&name)
+        .map_err(anyhow::Error::msg)
+        .context("name this agent with --name, or `name` in its file")?;
     let (mut journal, memory) = Journal::open(&data_dir)?;
     let settings =
         supervisor::Config { drain: config.drain, ..supervisor::Config::new(watch.offer().capacity.clone()) };

@@ -97,9 +97,8 @@ pub struct Setup {
 
 impl Setup {
     fn args(&self) -> Vec<OsString> {
-        let pairs: [(&str, OsString); 8] = [
+        let pairs: [(&str, OsString); 7] = [
             ("--owner", self.owner.clone().into()),
-            ("--data", self.data.clone().into()),
             ("--name", self.name.clone().into()),
             ("--log-limit", self.log_limit.to_string().into()),
             ("--log-quota", self.log_quota.to_string().into()),
@@ -115,7 +114,15 @@ impl Setup {
             ("--scratch-size", self.scratch_size),
         ];
         let sizes = sizes.into_iter().filter_map(|(flag, size)| Some((flag, size?.to_string().into())));
-        pairs.into_iter().chain(who).chain(sizes).flat_map(|(flag, value)| [flag.into(), value]).collect()
+        // In one word: a value may begin as a flag does.
+        let word = |(flag, value): (&str, OsString)| {
+            let mut word = OsString::from(flag);
+            word.push("=");
+            word.push(value);
+            word
+        };
+        let data = ["--data".into(), self.data.clone().into_os_string()];
+        data.into_iter().chain(pairs.into_iter().chain(who).chain(sizes).map(word)).collect()
     }
 
     /// As whom tasks run.

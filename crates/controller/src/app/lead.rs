@@ -115,6 +115,7 @@ impl Lead {
             promotions: about.promotions,
             enforcement: config.access.enforcement,
             loads: grpc::Loads::default(),
+            twins: grpc::Twins::default(),
         };
         let services = Services::open(door, parts)?;
         Ok(Self { handle, view, services, engine: stop, engine_task, rest, rest_tasks, store })

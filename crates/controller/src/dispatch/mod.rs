@@ -126,6 +126,11 @@ impl Sessions {
         }
     }
 
+    /// Whether `agent` has a connection.
+    pub fn is_there(&self, agent: AgentId) -> bool {
+        self.lock().agents.contains_key(&agent)
+    }
+
     /// How many connections are open.
     pub fn count(&self) -> usize {
         self.lock().open.len()

@@ -28,6 +28,7 @@ use crate::{
     grpc::{
         Parts,
         agents::Back,
+        identity::check_name,
         jobs::unexpected,
         load::Loads,
         machine::Speaker,
@@ -77,6 +78,7 @@ pub(super) async fn run(
     let (handle, sessions, loads) = (parts.handle.clone(), parts.sessions.clone(), parts.loads.clone());
     let mut session = Session { handle, sessions, agent, id, loads, speaker: speaker.clone(), left: false };
     parts.sessions.name(id, agent, knows);
+    parts.twins.look(agent, &parts.view.load(), &parts.sessions);
     let patience = parts.handle.lease_ttl();
     let result = async {
         Box::pin(send(&back, patience, Down::Welcome(welcome))).await?;
@@ -133,6 +135,7 @@ async fn attach(
     protocol: u32,
 ) -> Result<(AgentId, v1::Welcome), Status> {
     let offer = hello.offer.ok_or_else(|| of_field("hello.offer", "is missing"))?;
+    check_name("hello.offer.name", &offer.name)?;
     let term = parts.handle.term();
     if hello.term > term.0 {
         tracing::warn!(uid = %hello.uid, agent_term = hello.term, %term, "an agent has seen a later term: is this store an old copy?");
@@ -175,6 +178,7 @@ impl Session {
                 Some(Up::Reports(reports)) => Box::pin(self.handle.tell_all(self.reports(reports))).await,
                 Some(Up::Offer(offer)) => {
                     self.speaker.check_name(&offer.name)?;
+                    check_name("offer.name", &offer.name)?;
                     let offer = link::offer_from_proto(offer);
                     Box::pin(self.handle.tell(Event::Offer { agent, session, offer })).await
                 }

@@ -9,6 +9,7 @@ use muster_common::{
 use muster_core::{
     event::{Answer, Event},
     identity::{Answer as Told, Change, Enrolment},
+    validate,
 };
 use tonic::{Request, Response, Status};
 
@@ -25,8 +26,6 @@ use crate::{
 
 /// Whoever tries tokens is told of once a minute.
 static QUIET: Quiet = Quiet::new();
-/// Names stand in certificates, keys and URLs.
-const NAME_MAX: usize = 128;
 const UID_MAX: usize = 256;
 
 /// See `Identity` in `identity.proto`.
@@ -46,14 +45,9 @@ pub(super) fn authority(parts: &Parts) -> Result<(&Own, Arc<Ready>), Status> {
     Ok((own, ready))
 }
 
-/// What an agent may be called.
+/// What an agent may be called: names stand in certificates, keys and URLs.
 pub(super) fn check_name(path: &str, name: &str) -> Result<(), Status> {
-    let odd = |c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '.' | '-');
-    if name.is_empty() || name.len() > NAME_MAX || name.contains(odd) {
-        let text = format!("`{name}` is no name of an agent; use up to {NAME_MAX} letters, digits, `_`, `.` and `-`");
-        return Err(of_field(path, text));
-    }
-    Ok(())
+    validate::agent_name(name).map_err(|problem| of_field(path, problem))
 }
 
 fn sign(own: &Own, ready: &Ready, who: &Who, request: &[u8]) -> Result<Vec<u8>, Status> {

@@ -36,6 +36,7 @@ mod status;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod twins;
 
 use std::{sync::Arc, time::Duration};
 
@@ -64,6 +65,7 @@ pub use self::{
     backup::{Promotion, Refused},
     door::{BadLeader, Door},
     load::Loads,
+    twins::Twins,
 };
 use self::{
     access::Tokens, admin::Admins, agents::Agents, backup::Copies, door::Way, guard::Guard, identity::Machines,
@@ -120,6 +122,8 @@ pub struct Parts {
     pub enforcement: Enforcement,
     /// How machines are.
     pub loads: Loads,
+    /// Which agents have one name.
+    pub twins: Twins,
 }
 
 impl std::fmt::Debug for Parts {

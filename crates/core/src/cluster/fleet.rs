@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{AgentStatus, Cluster, lease::Ending};
 use crate::{
-    agent::Place,
+    agent::{Agent, Place},
     event::{Answer, Effect, Refusal},
     fleet::{Cordon, Selection, Tending, Wish},
     id::{AgentId, SessionId, TaskId, Token},
@@ -160,11 +160,13 @@ impl Cluster {
         Ok(Answer::Tended { changed, same })
     }
 
-    /// Who is meant. Of several records with one name those that are there; a machine may have had others before.
+    /// Who is meant. Of several records with one name those that are not given up; a machine may have had others before. Where two
+    /// of them are connected they are two machines, of which a name means neither.
     fn select(&self, selection: &Selection) -> Result<Vec<AgentId>, Refusal> {
         let mut found = Vec::new();
         for name in &selection.names {
             let named = || self.agents.values().filter(|agent| agent.record.offer.name == *name);
+            self.check_twins(name)?;
             let before = found.len();
             found.extend(named().filter(|agent| !agent.record.lost).map(|agent| agent.record.id));
             if found.len() == before {
@@ -185,6 +187,23 @@ impl Cluster {
         found.sort_unstable();
         found.dedup();
         Ok(found)
+    }
+
+    /// Nobody may mean one machine and have two of them drained.
+    fn check_twins(&self, name: &str) -> Result<(), Refusal> {
+        let there = |agent: &&Agent| agent.session.is_some() && agent.record.offer.name == *name;
+        let twins: Vec<&Agent> = self.agents.values().filter(there).collect();
+        if twins.len() < 2 {
+            return Ok(());
+        }
+        let one = |agent: &&Agent| {
+            let record = &agent.record;
+            format!("agent {} on host `{}` (data folder {})", record.id, record.offer.host, record.uid)
+        };
+        let all = twins.iter().map(one).collect::<Vec<_>>().join(", ");
+        let text =
+            format!("`{name}` is the name of {} agents: {all}; give each its own, or mean them by labels", twins.len());
+        Err(Refusal::Conflict(text))
     }
 
     /// When a drain ends what still runs follows from the agent's record.

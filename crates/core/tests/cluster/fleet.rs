@@ -6,6 +6,7 @@ use muster_core::{
     access::{Caller, Reach, Who},
     event::{Answer, Effect, Event, Refusal, Target},
     fleet::{Limits, Selection, Tending, Wish},
+    id::SessionId,
     record::{Key, Offer, Piece},
     spec::{LabelRule, OnLost, RetryPolicy, TaskSpec},
     state::{End, State, Stopping, Task},
@@ -415,4 +416,35 @@ fn a_wish_that_was_granted_before_changes_nothing_and_keeps_its_time() {
     assert_eq!(other("ops", "new disk"), (1, 0));
     assert_eq!(other("ops", "new disk"), (0, 1));
     assert_eq!(other("boss", "new disk"), (1, 0));
+}
+
+#[test]
+fn a_name_that_two_agents_have_means_neither_of_them_while_both_are_there() {
+    let mut kit = Kit::new();
+    let one = kit.host(1);
+    let labels = [("zone".to_owned(), "b".to_owned())].into();
+    let offer = Offer { name: "one".to_owned(), host: "h2".to_owned(), labels, capacity: cpus(1), ..Offer::default() };
+    let session = SessionId(99);
+    let attach = Event::Attach { uid: "two".into(), offer, session, holding: Vec::new() };
+    let Answer::Attached { agent, .. } = kit.event(attach) else { panic!("it is taken in") };
+    let two = Host { agent, session };
+    for wish in [Wish::Cordon, drain(MINUTE), Wish::Limit(Limits::default()), Wish::Resume] {
+        let Err(Refusal::Conflict(text)) = kit.try_event(tending(&["one"], wish)) else {
+            panic!("{wish:?} is refused")
+        };
+        for part in [&format!("agent {}", one.agent), &format!("agent {} on host `h2` (data folder two)", two.agent)] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+    let is_cordoned =
+        |kit: &Kit| kit.cluster.agents().iter().map(|agent| agent.record.cordon.is_some()).collect::<Vec<_>>();
+    assert_eq!(is_cordoned(&kit), [false, false], "nothing was half done");
+    let labels = vec!["zone=b".parse::<LabelRule>().expect("a rule")];
+    let agents = Selection { names: Vec::new(), labels };
+    kit.event(Event::Tend(Tending { agents, wish: Wish::Cordon, by: "ops".into(), reason: "".into() }));
+    assert_eq!(is_cordoned(&kit), [false, true], "a label tells them apart");
+    // One that is away may be an earlier data folder of the same machine.
+    kit.event(Event::Detach { agent: two.agent, session: two.session });
+    kit.event(tending(&["one"], Wish::Cordon));
+    assert_eq!(is_cordoned(&kit), [true, true]);
 }

@@ -168,3 +168,30 @@ fn an_agent_on_a_folder_that_was_copied_from_another_machine_does_not_start_unti
     ensure!(agents["agents"].as_array().is_some_and(|agents| agents.len() == 1), "it is another agent: {agents}");
     system.finish()
 }
+
+#[test]
+fn an_agent_that_nobody_could_name_or_ask_for_does_not_start_and_says_why() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("agent.toml");
+    std::fs::write(&file, "name = '-x'\nlabels = { 'a b' = 'c' }\nresources = { memory = 1 }\n")?;
+    let file = file.to_string_lossy();
+    let cases: &[(&[&str], i32, &[&str])] = &[
+        (&["--name", ""], 2, &["the name of an agent is empty"]),
+        (&["--name=-x"], 2, &["must start with a letter"]),
+        (&["--name", "a b"], 2, &["`a b` holds ' '"]),
+        (&["--label", "a b=c"], 2, &["the key `a b` holds ' '"]),
+        (&["--resource", "gpus=1"], 2, &["write `gpus` beside"]),
+        (&["--config", &file], 1, &["line 1", "`-x` must start", "line 2", "line 3"]),
+    ];
+    for (n, (arguments, wanted, parts)) in cases.iter().enumerate() {
+        let place = folder.path().join(n.to_string());
+        std::fs::create_dir(&place)?;
+        let data = place.join("agent");
+        let (code, said) = refused(&[&["--data", &data.to_string_lossy()], *arguments].concat(), &place)?;
+        ensure!(code == Some(*wanted), "{arguments:?} ({code:?}): {said}");
+        for part in *parts {
+            ensure!(said.contains(part), "{arguments:?} does not say {part:?}: {said}");
+        }
+    }
+    Ok(())
+}

@@ -25,7 +25,12 @@ fn a_hello_is_checked_before_anything_else() {
             (v1::Hello { uid: "x".repeat(1000), ..base() }, Code::InvalidArgument, "uid"),
             (v1::Hello { offer: None, ..base() }, Code::InvalidArgument, "offer"),
         ];
-        for (hello, code, part) in cases {
+        let named = ["", " ", "a b", "-x", "a\nb"].map(|name| {
+            let mut hello = base();
+            hello.offer.as_mut().unwrap().name = name.to_owned();
+            (hello, Code::InvalidArgument, "the name of an agent")
+        });
+        for (hello, code, part) in cases.into_iter().chain(named) {
             let status = rig.try_agent(hello).await.err().expect("refused");
             assert_eq!(status.code(), code, "{status}");
             assert!(status.message().contains(part), "{status}");
@@ -279,5 +284,31 @@ fn a_large_spec_is_taken_and_a_larger_message_is_refused() {
         let status = agent.client.put_result(tokio_stream::iter([part])).await.unwrap_err();
         assert_eq!(status.code(), Code::OutOfRange, "{status}");
         let _: rig::Agent = agent;
+    });
+}
+
+#[test]
+fn two_agents_of_one_name_are_told_of_once() {
+    run(async |rig: Rig| {
+        let look = |agent: &rig::Agent| {
+            let agent = muster_core::id::AgentId(agent.id());
+            rig.parts.twins.look(agent, &rig.parts.view.load(), &rig.parts.sessions)
+        };
+        let first = rig.agent().await;
+        let mut other = hello();
+        other.uid = "uid-2".to_owned();
+        other.offer.as_mut().unwrap().name = "south".to_owned();
+        let south = rig.try_agent(other).await.unwrap();
+        assert_eq!([look(&first), look(&south)], [0, 0]);
+        let twin = rig.try_agent(v1::Hello { uid: "uid-3".to_owned(), ..hello() }).await.unwrap();
+        assert_ne!(twin.id(), first.id());
+        assert_eq!([look(&first), look(&twin)], [0, 0], "it was told of when it came");
+        // A clone of none who were told of: it is told of now, and no second time.
+        let parts = crate::grpc::Twins::default();
+        let again = |agent: &rig::Agent| {
+            let agent = muster_core::id::AgentId(agent.id());
+            parts.look(agent, &rig.parts.view.load(), &rig.parts.sessions)
+        };
+        assert_eq!([again(&twin), again(&first), again(&south)], [1, 0, 0]);
     });
 }

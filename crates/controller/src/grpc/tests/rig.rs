@@ -88,7 +88,7 @@ impl Rig {
         let gauge = Arc::new(|| v1::StoreView { about: "memory".to_owned(), bytes: 7, ..v1::StoreView::default() });
         let members =
             tokio::sync::watch::channel(vec![v1::MemberView { name: "a".to_owned(), ..Default::default() }]).1;
-        let (own, promotions, loads) = (None, None, grpc::Loads::default());
+        let (own, promotions, loads, twins) = (None, None, grpc::Loads::default(), grpc::Twins::default());
         let parts = Parts {
             handle,
             sessions,
@@ -103,6 +103,7 @@ impl Rig {
             promotions,
             enforcement,
             loads,
+            twins,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
