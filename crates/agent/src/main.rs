@@ -25,7 +25,7 @@ use muster_core::validate;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What runs past a drain gets its grace, and reports go out: the unit's `TimeoutStopSec`.
+/// What is told to end and does not is killed, and reports go out: the unit's `TimeoutStopSec`.
 const STOP_LIMIT: Duration = Duration::from_secs(120);
 
 /// The word that turns this program into the guard of another instance of it.
@@ -128,8 +128,8 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     let mut requests = Requests::listen(flags.config.is_some());
     // One whose controller is away does what it should: it looks for one, and what runs goes on.
     service.ready();
-    let (pulse, mut seen) = (running.pulse.clone(), 0);
-    service.watch_apart(move || pulse.look(&mut seen)).context("cannot start a thread")?;
+    let (pulse, watched, mut seen) = (running.pulse.clone(), running.pulse.clone(), 0);
+    service.watch_apart(move || watched.look(&mut seen)).context("cannot start a thread")?;
     let asked = loop {
         tokio::select! {
             () = running.finished() => anyhow::bail!("the agent ended by itself; its log says why"),
@@ -157,9 +157,17 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         service.ends_within(drain.saturating_add(STOP_LIMIT));
         running.request_stop();
     }
+    let mut is_told = false;
     loop {
         tokio::select! {
             () = running.finished() => return Ok(()),
+            // What runs has its grace past the drain, which may be more than the manager waits by itself.
+            grace = pulse.grace(), if !is_told => {
+                is_told = true;
+                if !grace.is_zero() {
+                    service.ends_within(drain.saturating_add(grace).saturating_add(STOP_LIMIT));
+                }
+            }
             // A person who asks twice does not want to wait.
             asked = requests.next() => if let Asked::End(asked) = asked {
                 tracing::warn!(asked, "asked again: nothing is given grace any more");

@@ -9,6 +9,7 @@ use std::{
 };
 
 use muster_common::service::Look;
+use tokio::sync::watch;
 
 /// What the loop shows of itself at each turn. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +23,8 @@ struct Shown {
     turns: AtomicU64,
     attached: AtomicBool,
     holding: AtomicUsize,
+    /// What runs has so long to end, once it is told to; none: nobody has asked for that.
+    grace: watch::Sender<Option<Duration>>,
 }
 
 impl Pulse {
@@ -40,6 +43,21 @@ impl Pulse {
         self.shown.attached.store(attached, Ordering::Relaxed);
         self.shown.holding.store(holding, Ordering::Relaxed);
         self.shown.turns.fetch_add(1, Ordering::Release);
+    }
+
+    /// It was asked to end what runs, which has so long for that at most.
+    pub(super) fn ends(&self, grace: Duration) {
+        self.shown.grace.send_replace(Some(grace));
+    }
+
+    /// How long what runs has to end once it is told to, as soon as the loop has heard that it must. Cancel safe.
+    pub async fn grace(&self) -> Duration {
+        let mut grace = self.shown.grace.subscribe();
+        match grace.wait_for(Option::is_some).await.map(|grace| *grace) {
+            Ok(Some(grace)) => grace,
+            // We have the other end ourselves.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
     }
 
     /// How it is; `seen` holds how often it had turned when somebody last looked.

@@ -233,6 +233,7 @@ impl<P: Processes> Agent<P> {
                 // Whoever could stop us is gone: nobody wants us any more.
                 self.abandoned |= asked.is_none();
                 self.handle(Input::Shutdown);
+                self.pulse.ends(self.supervisor.longest_grace());
             }
             // Link and exec end only when the runtime does; nothing can be done without them.
             News::Link(None) | News::Exec(None) => self.stopped = true,

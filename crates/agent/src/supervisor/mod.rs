@@ -219,6 +219,11 @@ impl Supervisor {
         self.room.taken()
     }
 
+    /// How long what is held may take to end at most, once it is told to.
+    pub fn longest_grace(&self) -> Duration {
+        self.held.values().map(|held| held.spec().grace).max().unwrap_or_default()
+    }
+
     /// Leases that are not over.
     pub fn holding(&self) -> usize {
         self.held.len()

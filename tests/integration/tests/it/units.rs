@@ -241,6 +241,42 @@ fn an_agent_that_drains_when_it_is_stopped_asks_for_the_time_that_its_file_gives
     agent.stop()
 }
 
+#[test]
+fn an_agent_that_is_stopped_asks_for_the_longest_grace_of_what_runs() -> Result<()> {
+    let (mut manager, other) = (Manager::new()?, Manager::new()?);
+    let mut controller = other.controller(&[])?;
+    let address = controller.address(0)?;
+    let (ctl, file, config) = (Ctl::of(&address), other.path("a.toml"), manager.path("agent.toml"));
+    // The second of them does not end by itself.
+    let deaf = "trap '' TERM; echo begun; while :; do sleep 0.1; done";
+    fs::write(
+        &file,
+        format!(
+            "name = 'a'\n[[tasks]]\nname = 'short'\ngrace = '1s'\nrun = ['sleep', '1000']\n\
+             [[tasks]]\nname = 'long'\ngrace = '10m'\nshell = \"{deaf}\"\n"
+        ),
+    )?;
+    for (drain, asked) in [("0s", 720), ("5m", 1020)] {
+        let data = manager.path("agent");
+        let text = format!("data = '{data}'\ncpus = 4\ncontrollers = ['http://{address}']\ndrain = '{drain}'\n");
+        fs::write(&config, text)?;
+        let mut agent = manager.start("agent", "muster-agent", &["--config", &config])?;
+        let job = ctl.submit(Path::new(&file))?;
+        wait::until("the task to be deaf", || {
+            let text = ctl.run(&["logs", &format!("{job}.long")])?.text();
+            Ok(Look::when(text == "begun\n", text))
+        })?;
+        manager.hears_status("attached, 2 attempts here")?;
+        agent.signal(Signal::SIGINT)?;
+        manager.hears("STOPPING=1")?;
+        manager.hears(&format!("EXTEND_TIMEOUT_USEC={asked}000000"))?;
+        // Who asks again waits for nothing.
+        agent.interrupt()?;
+        ctl.run(&["cancel", &job.to_string()])?.expect(0)?;
+    }
+    controller.stop()
+}
+
 /// A disk of its own that can be made to hang: whoever writes to it waits.
 struct HangingDisk {
     at: PathBuf,
