@@ -58,12 +58,13 @@ fn talks(system: &System) -> String {
     format!("while ! test -e {}; do echo line >>{}; sleep 0.05; done", gate.display(), lines.display())
 }
 
-/// Waits until whoever [`talks`] has gone on for twice as long as a guard waits when somebody is not dead in time.
+/// Waits until whoever [`talks`] has gone on for several times as long as a safe waits when somebody is not dead in time.
 fn goes_on(system: &System) -> Result<()> {
     let lines = system.folder().join("lines");
     let count = || Ok::<_, anyhow::Error>(fs::read_to_string(&lines)?.lines().count());
     let before = count()?;
     wait::until("what may go on to go on", || {
+        ensure!(!system.was_late(), "the safe ended all");
         let now = count()?;
         Ok(Look::when(now > before + 100, now - before))
     })
@@ -71,45 +72,49 @@ fn goes_on(system: &System) -> Result<()> {
 
 #[test]
 fn what_may_go_on_alone_goes_on_without_any_agent() -> Result<()> {
-    let mut system = System::start(short("", None))?;
-    let job = task(&system, "stays", STAYS, &talks(&system))?;
-    let plain = task(&system, "plain", "on_lost = \"fail\"", "exec sleep 600")?;
-    system.agent()?.kill9()?;
-    wait::until("plain to be dead", || Ok(Look::when(is_dead(&system, "plain")?, "it lives")))?;
-    goes_on(&system)?;
-    system.start_agent()?;
-    open_gate(&system)?;
-    ensure!(system.ctl().finished(job, wait::LIMIT)?["state"] == "succeeded", "{:?}", attempts(&system, job)?);
-    ensure!(attempts(&system, job)?.len() == 1, "{:?}", attempts(&system, job)?);
-    ensure!(system.ctl().finished(plain, wait::LIMIT)?["state"] == "failed", "{:?}", attempts(&system, plain)?);
-    system.finish()
+    System::unless_late(&short("", None), |system| {
+        let job = task(system, "stays", STAYS, &talks(system))?;
+        let plain = task(system, "plain", "on_lost = \"fail\"", "exec sleep 600")?;
+        system.agent()?.kill9()?;
+        wait::until("plain to be dead", || Ok(Look::when(is_dead(system, "plain")?, "it lives")))?;
+        let went_on = goes_on(system);
+        system.start_agent()?;
+        open_gate(system)?;
+        went_on?;
+        ensure!(system.ctl().finished(job, wait::LIMIT)?["state"] == "succeeded", "{:?}", attempts(system, job)?);
+        ensure!(attempts(system, job)?.len() == 1, "{:?}", attempts(system, job)?);
+        ensure!(system.ctl().finished(plain, wait::LIMIT)?["state"] == "failed", "{:?}", attempts(system, plain)?);
+        Ok(())
+    })
 }
 
 #[test]
 fn however_long_its_grace_nothing_outlives_its_lease_while_its_agent_is_frozen() -> Result<()> {
-    let mut system = System::start(short("", None))?;
-    let stubborn = "trap '' TERM; while :; do sleep 0.05; done";
-    let ended = task(&system, "ended", "grace = \"1h\"\non_lost = \"fail\"", stubborn)?;
-    let other = task(&system, "stays", STAYS, &gated(&system))?;
-    let plain = task(&system, "plain", "on_lost = \"fail\"", "exec sleep 600")?;
-    system.ctl().run(&["cancel", &ended.to_string()])?.expect(0)?;
-    wait::until("it to be asked to end", || {
-        let log = system.agent()?.log();
-        Ok(Look::when(log.contains("ending an attempt"), "nobody asked"))
-    })?;
-    system.agent()?.signal(Signal::SIGSTOP)?;
-    for name in ["plain", "ended"] {
-        wait::until(&format!("{name} to be dead"), || Ok(Look::when(is_dead(&system, name)?, "it lives")))?;
-    }
-    // The guard, which ends everything, was not needed.
-    ensure!(!is_dead(&system, "stays")?, "it was ended, though it may go on for an hour");
-    system.agent()?.signal(Signal::SIGCONT)?;
-    open_gate(&system)?;
-    for job in [ended, plain, other] {
-        system.ctl().finished(job, wait::LIMIT)?;
-        ensure!(attempts(&system, job)?.len() == 1, "{:?}", attempts(&system, job)?);
-    }
-    Ok(())
+    System::unless_late(&short("", None), |system| {
+        let stubborn = "trap '' TERM; while :; do sleep 0.05; done";
+        let ended = task(system, "ended", "grace = \"1h\"\non_lost = \"fail\"", stubborn)?;
+        let other = task(system, "stays", STAYS, &gated(system))?;
+        let plain = task(system, "plain", "on_lost = \"fail\"", "exec sleep 600")?;
+        system.ctl().run(&["cancel", &ended.to_string()])?.expect(0)?;
+        wait::until("it to be asked to end", || {
+            let log = system.agent()?.log();
+            Ok(Look::when(log.contains("ending an attempt"), "nobody asked"))
+        })?;
+        system.agent()?.signal(Signal::SIGSTOP)?;
+        for name in ["plain", "ended"] {
+            wait::until(&format!("{name} to be dead"), || Ok(Look::when(is_dead(system, name)?, "it lives")))?;
+        }
+        // The safe, which ends everything, was not needed.
+        let was_ended = is_dead(system, "stays")?;
+        system.agent()?.signal(Signal::SIGCONT)?;
+        ensure!(!was_ended, "it was ended, though it may go on for an hour");
+        open_gate(system)?;
+        for job in [ended, plain, other] {
+            system.ctl().finished(job, wait::LIMIT)?;
+            ensure!(attempts(system, job)?.len() == 1, "{:?}", attempts(system, job)?);
+        }
+        Ok(())
+    })
 }
 
 /// A file system of a test's own, on which nobody can write for a while.
@@ -158,7 +163,8 @@ fn a_disk_that_stands_still_for_longer_than_a_lease_ends_nothing_that_is_renewed
     let Some(disk) = Disk::make(&folder.path().join("image"), &at)? else {
         return skip(name, "no file system can be made and mounted here");
     };
-    let mut system = System::start(short("", Some(at.join("agent"))))?;
+    let lease_ttl = Duration::from_secs(10);
+    let mut system = System::start(Options { lease_ttl, ..short("", Some(at.join("agent"))) })?;
     // As many as there are threads that write output.
     let talks = format!("while ! test -e {}; do echo line; sleep 0.05; done", system.folder().join("gate").display());
     let mut jobs = Vec::new();
@@ -201,30 +207,32 @@ fn beats(system: &mut System, count: usize) -> Result<()> {
 
 #[test]
 fn what_waits_to_hand_on_its_result_when_its_lease_ends_takes_nobody_with_it() -> Result<()> {
-    let mut system = System::start(short("", None))?;
-    let result = system.folder().join("result");
-    let stays = task(&system, "stays", STAYS, &talks(&system))?;
-    // More than goes with the word of its end.
-    let large = format!(
-        "until test -e {}; do sleep 0.05; done; (printf '\"'; head -c 100000 /dev/zero | tr '\\0' x; printf '\"') >\"$MUSTER_RESULT.new\"; \
-         mv \"$MUSTER_RESULT.new\" \"$MUSTER_RESULT\"",
-        result.display()
-    );
-    let large = task(&system, "large", "on_lost = \"fail\"", &large)?;
-    let plain = task(&system, "plain", "on_lost = \"fail\"", "exec sleep 600")?;
-    system.controller()?.kill9()?;
-    fs::write(result, "")?;
-    for name in ["large", "plain"] {
-        wait::until(&format!("{name} to be dead"), || Ok(Look::when(is_dead(&system, name)?, "it lives")))?;
-    }
-    goes_on(&system)?;
-    system.start_controller()?;
-    open_gate(&system)?;
-    for job in [stays, large, plain] {
-        system.ctl().finished(job, wait::LIMIT)?;
-    }
-    ensure!(attempts(&system, stays)?.len() == 1, "{:?}", attempts(&system, stays)?);
-    system.finish()
+    System::unless_late(&short("", None), |system| {
+        let result = system.folder().join("result");
+        let stays = task(system, "stays", STAYS, &talks(system))?;
+        // More than goes with the word of its end.
+        let large = format!(
+            "until test -e {}; do sleep 0.05; done; (printf '\"'; head -c 100000 /dev/zero | tr '\\0' x; printf '\"') >\"$MUSTER_RESULT.new\"; \
+             mv \"$MUSTER_RESULT.new\" \"$MUSTER_RESULT\"",
+            result.display()
+        );
+        let large = task(system, "large", "on_lost = \"fail\"", &large)?;
+        let plain = task(system, "plain", "on_lost = \"fail\"", "exec sleep 600")?;
+        system.controller()?.kill9()?;
+        fs::write(result, "")?;
+        for name in ["large", "plain"] {
+            wait::until(&format!("{name} to be dead"), || Ok(Look::when(is_dead(system, name)?, "it lives")))?;
+        }
+        let went_on = goes_on(system);
+        system.start_controller()?;
+        open_gate(system)?;
+        went_on?;
+        for job in [stays, large, plain] {
+            system.ctl().finished(job, wait::LIMIT)?;
+        }
+        ensure!(attempts(system, stays)?.len() == 1, "{:?}", attempts(system, stays)?);
+        Ok(())
+    })
 }
 
 #[test]
@@ -243,7 +251,9 @@ fn who_took_another_environment_is_ended_with_its_lease_when_its_keeper_is_froze
 
 #[test]
 fn a_keeper_with_other_settings_is_replaced_once_its_work_is_over() -> Result<()> {
-    let mut system = System::start(short("cpus = 4\n", None))?;
+    // The work is to live while there is no agent, however slowly the next one starts.
+    let lease_ttl = Duration::from_secs(30);
+    let mut system = System::start(Options { lease_ttl, ..short("cpus = 4\n", None) })?;
     let first = task(&system, "first", "", &gated(&system))?;
     let before = keeper(&system)?;
     system.agent()?.stop()?;
@@ -270,8 +280,13 @@ fn what_ran_when_its_machine_was_restarted_is_lost_and_says_so() -> Result<()> {
     // As at a loss of power, nobody says a word: agent, safe, keeper, then what they ran.
     system.agent()?.kill9()?;
     let ran: i32 = fs::read_to_string(system.folder().join("ran.pid"))?.trim().parse()?;
-    for pid in [parent(keeper)?, keeper, ran] {
+    for pid in [parent(keeper)?, keeper] {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL)?;
+    }
+    // Its lease may have ended by now, and with that it.
+    match nix::sys::signal::kill(nix::unistd::Pid::from_raw(ran), Signal::SIGKILL) {
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+        Err(error) => return Err(error.into()),
     }
     wait::until("it to be dead", || Ok(Look::when(is_dead(&system, "ran")?, "it lives")))?;
     let boot = system.folder().join("agent/boot");

@@ -34,51 +34,53 @@ fn reaches(ctl: &Ctl, job: u64, what: &str, is: impl Fn(&Value) -> bool) -> Resu
 
 #[test]
 fn a_task_that_may_go_on_alone_outlives_a_partition_and_its_report_counts() -> Result<()> {
-    let mut system = System::start(Options { lease_ttl: Duration::from_secs(2), ..Options::default() })?;
-    system.agent()?.stop()?;
-    let proxy = Proxy::start(system.address().parse()?)?;
-    let _agent = far(&system, &proxy)?;
+    let options = Options { lease_ttl: Duration::from_secs(6), ..Options::default() };
+    System::unless_late(&options, |system| {
+        system.agent()?.stop()?;
+        let proxy = Proxy::start(system.address().parse()?)?;
+        let _agent = far(system, &proxy)?;
 
-    let at = |name: &str| system.folder().join(name);
-    let gate = at("gate");
-    let keeps = "on_lost = \"fail\"\non_disconnect = \"continue\"\nmax_disconnect = \"10m\"";
-    let ends = system.submit("ends.toml", &lasting("ends", &at("pid1"), &gate, "on_lost = \"fail\""))?;
-    let stays = system.submit("stays.toml", &lasting("stays", &at("pid2"), &gate, keeps))?;
-    let ctl = system.ctl();
-    for job in [ends, stays] {
-        reaches(&ctl, job, "it runs", |task| task["state"] == "running")?;
-    }
-    wait::until("both to have begun", || Ok(Look::when(at("pid1").exists() && at("pid2").exists(), "no")))?;
+        let at = |name: &str| system.folder().join(name);
+        let gate = at("gate");
+        let keeps = "on_lost = \"fail\"\non_disconnect = \"continue\"\nmax_disconnect = \"10m\"";
+        let ends = system.submit("ends.toml", &lasting("ends", &at("pid1"), &gate, "on_lost = \"fail\""))?;
+        let stays = system.submit("stays.toml", &lasting("stays", &at("pid2"), &gate, keeps))?;
+        let ctl = system.ctl();
+        for job in [ends, stays] {
+            reaches(&ctl, job, "it runs", |task| task["attempts"][0]["started_at"].is_string())?;
+        }
+        wait::until("both to have begun", || Ok(Look::when(at("pid1").exists() && at("pid2").exists(), "no")))?;
 
-    proxy.set(Mode::Hole);
-    reaches(&ctl, ends, "it is lost with its lease", |task| task["state"] == "failed")?;
-    ensure!(task(&ctl, stays)?["state"] == "running", "{}", task(&ctl, stays)?);
-    let explained = ctl.run(&["explain", &stays.to_string()])?;
-    let text = String::from_utf8_lossy(&explained.stdout).into_owned();
-    ensure!(text.contains("has been away for") && text.contains("is kept for"), "{explained}");
-    let alive = |name: &str| -> Result<bool> {
-        let pid = fs::read_to_string(at(name))?;
-        Ok(Path::new(&format!("/proc/{}/stat", pid.trim())).exists_alive())
-    };
-    // Away is not lost, and both places where a person looks say so.
-    let agents = ctl.json(&["agents"])?;
-    let far = agents["agents"].as_array().and_then(|all| all.iter().find(|agent| agent["name"] == "far"));
-    let far = far.with_context(|| format!("{agents}"))?;
-    ensure!(far["state"] == "away" && far["kept_until"].is_string(), "{agents}");
-    let shown = ctl.run(&["show", &stays.to_string()])?.expect(0)?;
-    ensure!(shown.text().contains("agent far is away; what may go on there is kept"), "{shown}");
-    wait::until("the one without leave to be ended", || Ok(Look::when(!alive("pid1")?, "it lives")))?;
-    ensure!(alive("pid2")?, "the one that may go on was ended");
+        proxy.set(Mode::Hole);
+        reaches(&ctl, ends, "it is lost with its lease", |task| task["state"] == "failed")?;
+        ensure!(task(&ctl, stays)?["state"] == "running", "{}", task(&ctl, stays)?);
+        let explained = ctl.run(&["explain", &stays.to_string()])?;
+        let text = String::from_utf8_lossy(&explained.stdout).into_owned();
+        ensure!(text.contains("has been away for") && text.contains("is kept for"), "{explained}");
+        let alive = |name: &str| -> Result<bool> {
+            let pid = fs::read_to_string(at(name))?;
+            Ok(Path::new(&format!("/proc/{}/stat", pid.trim())).exists_alive())
+        };
+        // Away is not lost, and both places where a person looks say so.
+        let agents = ctl.json(&["agents"])?;
+        let far = agents["agents"].as_array().and_then(|all| all.iter().find(|agent| agent["name"] == "far"));
+        let far = far.with_context(|| format!("{agents}"))?;
+        ensure!(far["state"] == "away" && far["kept_until"].is_string(), "{agents}");
+        let shown = ctl.run(&["show", &stays.to_string()])?.expect(0)?;
+        ensure!(shown.text().contains("agent far is away; what may go on there is kept"), "{shown}");
+        wait::until("the one without leave to be ended", || Ok(Look::when(!alive("pid1")?, "it lives")))?;
+        ensure!(alive("pid2")?, "the one that may go on was ended");
 
-    // It ends while nobody can hear of it.
-    fs::write(&gate, "")?;
-    wait::until("it to end by itself", || Ok(Look::when(!alive("pid2")?, "it lives")))?;
-    ensure!(task(&ctl, stays)?["state"] == "running", "{}", task(&ctl, stays)?);
-    proxy.set(Mode::Reset);
-    proxy.set(Mode::Pass);
-    let ended = reaches(&ctl, stays, "its report counts", |task| task["state"] == "succeeded")?;
-    ensure!(ended["attempts"].as_array().map(Vec::len) == Some(1), "{ended}");
-    Ok(())
+        // It ends while nobody can hear of it.
+        fs::write(&gate, "")?;
+        wait::until("it to end by itself", || Ok(Look::when(!alive("pid2")?, "it lives")))?;
+        ensure!(task(&ctl, stays)?["state"] == "running", "{}", task(&ctl, stays)?);
+        proxy.set(Mode::Reset);
+        proxy.set(Mode::Pass);
+        let ended = reaches(&ctl, stays, "its report counts", |task| task["state"] == "succeeded")?;
+        ensure!(ended["attempts"].as_array().map(Vec::len) == Some(1), "{ended}");
+        Ok(())
+    })
 }
 
 #[test]
