@@ -36,7 +36,8 @@ impl Secure {
     /// A controller with these settings under `[tls]`, and no agent.
     pub fn start(tls: &str) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("muster-it-").tempdir()?;
-        let settings = format!("lease_ttl = '6s'\nlease_margin = '1s'\n[tls]\n{tls}\n");
+        // No test of these asks for the end of a lease, and work is to outlive restarts.
+        let settings = format!("lease_ttl = '30s'\nlease_margin = '1s'\n[tls]\n{tls}\n");
         let mut secure =
             Self { agents: Vec::new(), controller: None, address: "127.0.0.1:0".to_owned(), settings, folder };
         secure.start_controller()?;

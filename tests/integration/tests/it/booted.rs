@@ -35,14 +35,14 @@ systemd-sysusers muster-controller.conf
 exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin container=muster-test /lib/systemd/systemd --system --unit=muster-test.target --log-target=console --show-status=no
 "#;
 const TARGET: &str = "[Unit]\nAllowIsolate=yes\nWants=systemd-journald.service\n";
-/// Short work, and enough of it.
+/// Short work, and enough of it for two restarts.
 const JOB: &str = r#"
 name = "many"
 [[tasks]]
 name = "a"
 array = "0-199"
 cpus = 0.1
-shell = "sleep 0.2; echo $MUSTER_INDEX"
+shell = "sleep 1; echo $MUSTER_INDEX"
 "#;
 /// Nobody can start it, and the journal of its agent has it by its job.
 const NO_PROGRAM: &str = "name = 'none'\n[[tasks]]\nname = 'a'\nrun = ['/no/such/program']\n";
@@ -268,7 +268,10 @@ fn the_services_run_under_systemd_and_an_agent_is_restarted_under_load() -> Resu
         ensure!(attempts.iter().all(|attempts| attempts.len() == 1), "{attempts:?}");
         Ok(Look::when(codes == [0, 1, 2], codes))
     })?;
-    ensure!(booted.run(&["ctl", "logs", &format!("{long}.a[1]")])?.lines().eq(["begun", "over"]), "its output");
+    wait::until("its whole output", || {
+        let said = booted.run(&["ctl", "logs", &format!("{long}.a[1]")])?;
+        Ok(Look::when(said.lines().eq(["begun", "over"]), said))
+    })?;
     journalled(&booted, &job)?;
     ended(&booted)?;
     booted.run(&["systemctl", "stop", "muster-controller"])?;

@@ -56,7 +56,7 @@ impl Cluster {
         let ttl = SESSION_TTL.as_secs();
         // Logs lie where every leader finds them.
         let shared = folder.join("shared");
-        let text = format!("session_ttl = '{ttl}s'\nlease_ttl = '6s'\nlease_margin = '1s'\nname = 'c{n}'\n{settings}");
+        let text = format!("session_ttl = '{ttl}s'\nlease_ttl = '30s'\nlease_margin = '1s'\nname = 'c{n}'\n{settings}");
         std::fs::write(&config, text)?;
         let mut command = Command::new(binaries::path("muster-controller")?);
         command.args(["--listen", "127.0.0.1:0", "--store", &self.etcd.address(), "--config"]).arg(config);
@@ -77,7 +77,10 @@ impl Cluster {
     /// Which controller leads, by what etcd says; not one of `except`.
     fn leader(&self, except: &[usize]) -> Result<usize> {
         wait::until("a leader", || {
-            let key = self.etcd.ctl(&["get", "/muster/v1/leader", "--print-value-only"])?;
+            let key = match self.etcd.ctl(&["get", "/muster/v1/leader", "--print-value-only"]) {
+                Ok(key) => key,
+                Err(error) => return Ok(Look::not_yet(error)),
+            };
             let leads = self.controllers.iter().position(|(address, _)| key.contains(address.as_str()));
             Ok(match leads.filter(|n| !except.contains(n)) {
                 Some(n) => Look::Done(n),
@@ -264,7 +267,10 @@ fn etcdctl_reads_what_is_said_to_lie_in_etcd() -> Result<()> {
     cluster.ctl().finished(job, wait::LIMIT)?;
     let read = |arguments: &[&str]| cluster.etcd.ctl(arguments);
     let keys = wait::until("both members to be in etcd", || {
-        let keys = read(&["get", "/muster/v1/", "--prefix", "--keys-only"])?;
+        let keys = match read(&["get", "/muster/v1/", "--prefix", "--keys-only"]) {
+            Ok(keys) => keys,
+            Err(error) => return Ok(Look::not_yet(error)),
+        };
         let members = keys.lines().filter(|key| key.starts_with("/muster/v1/members/")).count();
         Ok(if members == 2 { Look::Done(keys) } else { Look::not_yet(keys) })
     })?;

@@ -270,7 +270,7 @@ fn an_open_answer_ends_soon_after_its_token_is_revoked_or_expires() {
     run(async |rig: Rig| {
         let (_, mut access) = admin(&rig).await;
         let operator = create(&mut access, "op", v1::AccessRole::Operator, &[], 0).await;
-        let passing = create(&mut access, "short", v1::AccessRole::Viewer, &[], 2_000_000).await;
+        let passing = create(&mut access, "short", v1::AccessRole::Viewer, &[], 10_000_000).await;
         let people = |token: &str| {
             MusterClient::new(InterceptedService::new(rig.channel.clone(), Bearer(Some(token.to_owned()))))
         };

@@ -37,7 +37,7 @@ use crate::{
     view::View,
 };
 
-pub(super) const LIMIT: Duration = Duration::from_secs(20);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A controller behind its doors.
 pub(super) struct Rig {
