@@ -45,6 +45,7 @@ pub struct Proxy {
     pub address: SocketAddr,
     mode: watch::Sender<Mode>,
     connections: Arc<AtomicU64>,
+    heard: Arc<AtomicU64>,
     _stop: oneshot::Sender<()>,
 }
 
@@ -62,7 +63,8 @@ impl Proxy {
         let address = listener.local_addr()?;
         let (mode, watched) = watch::channel(Mode::Pass);
         let connections = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&connections);
+        let heard = Arc::new(AtomicU64::new(0));
+        let (count, bytes) = (Arc::clone(&connections), Arc::clone(&heard));
         // A thread and a runtime of its own: it works the same for tests with and without one.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel::<()>();
@@ -72,7 +74,7 @@ impl Proxy {
                 let accept = async {
                     while let Ok((client, _)) = listener.accept().await {
                         count.fetch_add(1, Ordering::Relaxed);
-                        tokio::spawn(relay(client, target, watched.clone()));
+                        tokio::spawn(relay(client, target, watched.clone(), Arc::clone(&bytes)));
                     }
                 };
                 tokio::select! {
@@ -81,7 +83,7 @@ impl Proxy {
                 }
             });
         });
-        Ok(Self { address, mode, connections, _stop: stop })
+        Ok(Self { address, mode, connections, heard, _stop: stop })
     }
 
     /// From now on.
@@ -93,9 +95,14 @@ impl Proxy {
     pub fn connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
     }
+
+    /// How many bytes of answers were passed on so far.
+    pub fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
 }
 
-async fn relay(client: TcpStream, target: SocketAddr, mut mode: watch::Receiver<Mode>) {
+async fn relay(client: TcpStream, target: SocketAddr, mut mode: watch::Receiver<Mode>, heard: Arc<AtomicU64>) {
     if *mode.borrow_and_update() == Mode::Reset {
         return reset(&client);
     }
@@ -103,8 +110,9 @@ async fn relay(client: TcpStream, target: SocketAddr, mut mode: watch::Receiver<
     let _no_delay = (client.set_nodelay(true), server.set_nodelay(true));
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
-    let up = pump(&mut from_client, &mut to_server, Way::Up, mode.clone());
-    let down = pump(&mut from_server, &mut to_client, Way::Down, mode.clone());
+    let said = AtomicU64::new(0);
+    let up = pump(&mut from_client, &mut to_server, (Way::Up, &said), mode.clone());
+    let down = pump(&mut from_server, &mut to_client, (Way::Down, &heard), mode.clone());
     let is_broken = tokio::select! {
         ended = up => ended.is_err(),
         ended = down => ended.is_err(),
@@ -134,7 +142,7 @@ enum Way {
 async fn pump(
     from: &mut tokio::net::tcp::OwnedReadHalf,
     to: &mut tokio::net::tcp::OwnedWriteHalf,
-    way: Way,
+    (way, count): (Way, &AtomicU64),
     mode: watch::Receiver<Mode>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
@@ -159,7 +167,10 @@ async fn pump(
         match (is_lost, has_gap) {
             (true, _) => {}
             (false, true) => return Err(broken()),
-            (false, false) => to.write_all(&buffer[..read]).await?,
+            (false, false) => {
+                to.write_all(&buffer[..read]).await?;
+                count.fetch_add(read as u64, Ordering::Relaxed);
+            }
         }
     }
 }

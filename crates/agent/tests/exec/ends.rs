@@ -236,9 +236,14 @@ async fn a_script_that_leaves_a_child_ends_and_so_does_the_child() {
 #[tokio::test]
 async fn a_child_that_hides_in_a_session_of_its_own_ends_too() {
     let mut bench = Bench::new().await;
-    let (over, out, _) = bench.output(shell("setsid sh -c 'echo $$; sleep 1000' & sleep 0.2; exit 0")).await;
-    assert_eq!(over.end, End::Succeeded);
-    assert!(!lives(out.trim().parse().expect("a pid")), "the child outlived its attempt");
+    let file = bench.dir.join("pid");
+    let text = format!(
+        "setsid sh -c 'echo $$ > {0}; sleep 1000' & until [ -s {0} ]; do sleep 0.01; done; exit 0",
+        file.display()
+    );
+    assert_eq!(bench.run(shell(&text)).await.end, End::Succeeded);
+    let pid = std::fs::read_to_string(&file).expect("written");
+    assert!(!lives(pid.trim().parse().expect("a pid")), "the child outlived its attempt");
 }
 
 #[tokio::test]
@@ -246,7 +251,7 @@ async fn a_daemon_that_holds_no_pipe_is_found_soon_after() {
     let mut bench = Bench::new().await;
     let file = bench.dir.join("pid");
     let text = format!(
-        "(setsid sh -c 'echo $$ > {}; exec sleep 1000' >/dev/null 2>&1 </dev/null &) & sleep 0.1",
+        "(setsid sh -c 'echo $$ > {0}; exec sleep 1000' >/dev/null 2>&1 </dev/null &) & until [ -s {0} ]; do sleep 0.01; done",
         file.display()
     );
     assert_eq!(bench.run(shell(&text)).await.end, End::Succeeded);

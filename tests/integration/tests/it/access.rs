@@ -6,7 +6,6 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -106,7 +105,8 @@ fn a_controller_that_asks_is_used_with_the_token_it_left_for_its_owner_and_with_
     nobody.run(&["--token-file", &viewer, "show", "1"])?.expect(0)?;
 
     // What it follows ends when it is revoked.
-    let long = nobody.run(&["--token-file", &operator, "submit", "--", "sleep", "600"])?.expect(0)?;
+    let shell = "echo its word; exec sleep 600";
+    let long = nobody.run(&["--token-file", &operator, "submit", "--", "sh", "-c", shell])?.expect(0)?;
     let job = long.text().trim().to_owned();
     looks_beside(&nobody, &job, (&operator, &viewer))?;
     let execs = admin.json(&["audit", "--action", "exec"])?;
@@ -115,15 +115,20 @@ fn a_controller_that_asks_is_used_with_the_token_it_left_for_its_owner_and_with_
     ensure!(execs.contains(&format!("\"op\" \"{job}.0\" \"echo beside\"")), "who ran it is not told: {execs:?}");
     let refused = admin.json(&["audit", "--refused", "--action", "exec"])?;
     ensure!(refused["records"][0]["actor"] == "eye", "{refused}");
+    let followed = folder.path().join("followed");
     let mut follow = nobody.command(&["--token-file", &operator, "logs", "-f", &job])?;
-    let follow = follow.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    wait::until("the follower to be let in", || {
+    let follow = follow.stdin(Stdio::null()).stdout(fs::File::create(&followed)?).stderr(Stdio::piped()).spawn()?;
+    wait::until("the follower to be answered", || {
+        let said = fs::read_to_string(&followed)?;
+        Ok(Look::when(said.contains("its word"), said))
+    })?;
+    wait::until("its token's use to be known", || {
         let used = admin.json(&["admin", "token", "list"])?;
         let tokens = used["tokens"].as_array().cloned().unwrap_or_default();
         Ok(Look::when(tokens.iter().any(|token| token["name"] == "op" && token["last_used_at"].is_string()), &used))
     })?;
     admin.run(&["admin", "token", "revoke", "op"])?.expect(0)?;
-    let ended = finish(follow, &[], Duration::from_secs(30))?.expect(5)?;
+    let ended = finish(follow, &[], wait::LIMIT)?.expect(5)?;
     ensure!(ended.stderr.contains("revoked"), "{ended}");
 
     let verified = admin.json(&["audit", "--verify"])?;

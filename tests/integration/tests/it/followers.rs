@@ -7,7 +7,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use muster_integration::{
-    ctl,
+    ctl::{self, Ctl},
+    proxy::Proxy,
     system::System,
     wait::{self, Look},
 };
@@ -19,10 +20,21 @@ fn gated(system: &System) -> (String, std::path::PathBuf) {
     (format!("name = \"v1.gated\"\n[[tasks]]\nname = \"a\"\nshell = \"{shell}\"\n"), gate)
 }
 
-fn follow(system: &System, arguments: &[&str]) -> Result<Child> {
-    let mut command = system.ctl().command(arguments)?;
+fn follow(ctl: &Ctl, arguments: &[&str]) -> Result<Child> {
+    let mut command = ctl.command(arguments)?;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().context("could not start ctl")
+}
+
+/// Bytes: a greeting has some 55, and the shortest answer with it 139.
+const ANSWERED: u64 = 100;
+
+/// The same on a line of its own, once its first question is answered: from then on it bears that the controller goes.
+fn waiting(system: &System, arguments: &[&str]) -> Result<(Child, Proxy)> {
+    let line = Proxy::start(system.address().parse()?)?;
+    let child = follow(&Ctl::of(&line.address.to_string()), arguments)?;
+    wait::until(&format!("ctl {arguments:?} to wait"), || Ok(Look::when(line.heard() >= ANSWERED, line.heard())))?;
+    Ok((child, line))
 }
 
 /// Until the only job runs.
@@ -39,12 +51,12 @@ fn a_killed_and_restarted_controller_disturbs_nobody_who_waits_or_follows() -> R
     let (text, gate) = gated(&system);
     let file = system.file("gated.toml", &text)?.to_string_lossy().into_owned();
     // The job's name has a dot, and so has the name of its task.
-    let run = follow(&system, &["run", "--logs", &file])?;
+    let run = follow(&system.ctl(), &["run", "--logs", &file])?;
     running(&system)?;
     let other = system.file("other.toml", &text.replace("v1.", "v2."))?.to_string_lossy().into_owned();
     let waits = [&["wait", "v1.gated"][..], &["wait", "v1.gated.a"], &["submit", "--wait", &other]];
-    let waits = waits.iter().map(|arguments| follow(&system, arguments)).collect::<Result<Vec<_>>>()?;
-    let mut logs = follow(&system, &["logs", "-f", "1"])?;
+    let waits = waits.iter().map(|arguments| waiting(&system, arguments)).collect::<Result<Vec<_>>>()?;
+    let mut logs = follow(&system.ctl(), &["logs", "-f", "1"])?;
     let mut lines = BufReader::new(logs.stdout.take().context("a pipe")?).lines();
     ensure!(lines.next().context("a line")?? == "one");
     wait::until("the second job", || {
@@ -61,7 +73,7 @@ fn a_killed_and_restarted_controller_disturbs_nobody_who_waits_or_follows() -> R
     ensure!(lines.next().context("a line")?? == "two", "the log goes on where it was");
     ensure!(lines.next().is_none(), "nothing is shown twice");
     ctl::finish(logs, b"", wait::LIMIT)?.expect(0)?;
-    for child in waits {
+    for (child, _line) in waits {
         ctl::finish(child, b"", wait::LIMIT)?.expect(0)?;
     }
     let ran = ctl::finish(run, b"", wait::LIMIT)?.expect(0)?;

@@ -72,11 +72,13 @@ fn a_shell_in_a_task_has_the_keys_the_size_and_the_kind_of_the_callers_terminal(
     screen.press(b"echo ended by $?.\r")?;
     screen.shows("ended by 130.")?;
     // And job control: stopped, told of, and gone on with.
-    screen.press(b"sh -c 'echo has be\"\"gun; exec sleep 0.2'\r")?;
+    screen.press(b"sh -c 'echo has be\"\"gun; read line'\r")?;
     screen.shows("has begun")?;
     screen.press(b"\x1a")?;
     screen.shows("Stopped")?;
-    screen.press(b"fg; echo went on to the e''nd\r")?;
+    screen.press(b"fg && echo went on to the e''nd\r")?;
+    // The line that it waits for.
+    screen.press(b"\r")?;
     screen.shows("went on to the end")?;
     screen.press(b"exit 7\r")?;
     let (code, seen) = screen.left()?;

@@ -1,6 +1,6 @@
 //! Agents that come and go over work that goes on: nothing of it is lost, cut or done twice.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{fs, io::ErrorKind, os::unix::fs::PermissionsExt, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use muster_integration::{
@@ -134,6 +134,11 @@ fn agents_that_come_and_go_leave_nothing_open_in_their_keeper() -> Result<()> {
     let ctl = system.ctl();
     let job = system.submit("writers.toml", &writers(&system, 4, 10))?;
     all_run(&ctl, job, 4)?;
+    // By then all that work needs is open.
+    wait::until("all tasks to be heard", || {
+        let said = ctl.run(&["logs", &job.to_string()])?.text();
+        Ok(Look::when((0..4).all(|n| said.contains(&format!("{n} line 1\n"))), said))
+    })?;
     let pid = keeper(&system)?;
     let before = open_files(pid)?;
     for _ in 0..10 {
@@ -201,7 +206,12 @@ fn a_keeper_that_is_killed_after_its_safe_takes_its_work_with_it_says_so_and_the
 /// The files below `folder` that somebody else may read, write or run.
 fn open_to_others(folder: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder)? {
+    let entries = match fs::read_dir(folder) {
+        // A folder may, too.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(found),
+        entries => entries?,
+    };
+    for entry in entries {
         let (entry, path) = entry.map(|entry| (entry.metadata(), entry.path()))?;
         // A file may go while we look.
         let Ok(about) = entry else { continue };
