@@ -135,7 +135,7 @@ impl Etcd {
         let mut command = Command::new(control());
         command
             .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &hosts.join(","), "--command-timeout", "5s"])
+            .args(["--endpoints", &hosts.join(","), "--command-timeout", "60s"])
             .args(&self.tls);
         let output = command.args(arguments).output().context("could not start etcdctl")?;
         anyhow::ensure!(output.status.success(), "etcdctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));

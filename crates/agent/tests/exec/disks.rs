@@ -71,7 +71,7 @@ async fn who_may_write_so_much_a_second_is_held_to_it_and_its_neighbour_is_not()
         let (first, second) = (bench.over().await, bench.over().await);
         let was_free_first = (first.token, second.token) == (free, slow);
         // 4 MiB at one a second; half of it for how the kernel counts at first.
-        if was_free_first && took(&second) >= Duration::from_secs(2).max(took(&first) * 2) {
+        if was_free_first && took(&second) >= Duration::from_secs(2) {
             return;
         }
         seen.push((was_free_first, took(&first), took(&second)));
@@ -89,7 +89,8 @@ async fn who_may_read_so_often_a_second_is_held_to_it() {
     for _ in 0..TRIES {
         let free = took(&bench.run(reads.clone()).await);
         let slow = took(&bench.run(TaskSpec { io, ..reads.clone() }).await);
-        if slow >= Duration::from_millis(1500).max(free * 2) {
+        // Three seconds; half of them for how the kernel counts at first.
+        if slow >= Duration::from_millis(1500) {
             return;
         }
         seen.push((free, slow));
@@ -117,9 +118,10 @@ async fn the_next_ones_in_the_same_cgroups_have_no_limit() {
 #[tokio::test]
 async fn who_waits_for_a_slow_disk_is_dead_when_it_is_killed() {
     let Some((mut bench, folder)) = with_disk("a kill at a slow disk").await else { return };
-    // 16 MiB at a page a second: hours, in which no signal is heard.
+    // At a page a second: hours, in which no signal is heard. In version 1 the limit begins a moment after the process: there is
+    // more to write than a disk writes until then.
     let io = IoLimits { write: Some(4096), ..IoLimits::default() };
-    let waits = at(folder.path(), "echo > begun; exec dd if=/dev/zero of=slow bs=1048576 count=16 oflag=direct");
+    let waits = at(folder.path(), "echo > begun; exec dd if=/dev/zero of=slow bs=1048576 count=1024 oflag=direct");
     let token = bench.start(TaskSpec { io, ..waits });
     bench.appears(&folder.path().join("begun")).await;
     let identity = match bench.event().await {

@@ -81,14 +81,15 @@ fn resident() -> u64 {
 async fn a_flood_is_kept_to_its_limit_and_says_what_it_left_out() {
     let mut bench = Bench::new().await;
     let limit = 1 << 20;
-    let count = 100_000_000u64;
+    let count = 200_000_000u64;
     let before = resident();
     let text = format!("yes 0123456789abcde | head -c {count}; echo the end; echo of errors >&2");
     let over = bench.run(TaskSpec { output_limit: Some(limit), ..shell(&text) }).await;
     assert_eq!(over.end, End::Succeeded);
     bench.drained().await;
     let grown = resident().saturating_sub(before);
-    assert!(grown < 64 << 20, "memory grew by {grown}");
+    // Half of it: other tests of this program take some, too.
+    assert!(grown < 96 << 20, "memory grew by {grown}");
     let log = bench.controller.log(over.token);
     let cut: u64 = log.cuts.iter().map(|(_, _, bytes, _)| bytes).sum();
     assert_eq!(log.stdout.len() as u64 + cut, count + 8, "every byte is kept or counted");

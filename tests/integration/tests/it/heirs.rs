@@ -317,7 +317,7 @@ fn what_a_keeper_had_read_and_not_yet_written_when_it_was_killed_is_kept_once() 
 fn many(gate: &Gate) -> String {
     let shell = format!(
         "{}n=0; while test $n -lt 20 || ! test -e {}; do test $n -lt 400 && echo \"$MUSTER_TASK line $n\" && \
-         echo \"$MUSTER_TASK error $n\" >&2; n=$((n+1)); sleep 0.1; done\n\
+         echo \"$MUSTER_TASK error $n\" >&2; n=$((n+1)); sleep 0.5; done\n\
          while test $n -lt 400; do echo \"$MUSTER_TASK line $n\"; echo \"$MUSTER_TASK error $n\" >&2; n=$((n+1)); done\n\
          echo the end; echo the end >&2; test $((MUSTER_TASK % 4)) != 3 || kill -15 $$; exit $((MUSTER_TASK % 4))",
         gate.begin(),

@@ -161,7 +161,8 @@ fn scratch_output_secrets_and_disks_are_limited_as_a_job_says_and_people_are_tol
         Ok(if ran.text().ends_with("the end: ***\n") { Look::Done(ran) } else { Look::NotYet(ran.to_string()) })
     })?;
     ensure!(ran.text().starts_with("***\nxxx") && !ran.text().contains("hunter"), "{ran}");
-    ensure!(ran.stdout.len() < 8000, "{} bytes", ran.stdout.len());
+    // At its rate; how long the shell takes is the machine's affair.
+    ensure!(ran.stdout.len() < 30_000, "{} bytes", ran.stdout.len());
     ensure!(ran.to_string().contains("its log_rate of 1000 bytes"), "{ran}");
     Ok(())
 }
