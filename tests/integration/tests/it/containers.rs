@@ -1,6 +1,6 @@
 //! Tasks in containers, by a real Podman and by a real Docker: they are as any other task, and nothing of them is left.
 
-use std::{fs, process::Stdio, time::Duration};
+use std::{fs, process::Stdio};
 
 use anyhow::{Result, ensure};
 use muster_integration::{
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     keeper::{keeper, parent},
-    yard::{Kind, Yard, end, has_member, is_held, processes, task},
+    yard::{Kind, Yard, end, has_member, is_held, processes, seconds, task},
 };
 
 #[test]
@@ -239,18 +239,19 @@ fn deaf(test: &str, kind: Kind) -> Result<()> {
     let Some(yard) = Yard::open(test, kind)? else {
         return Ok(());
     };
+    let sleep = seconds();
     let tasks = format!(
         "[[tasks]]\nname = 'deaf'\nimage = '{IMAGE}'\ngrace = '1s'\n\
-         shell = 'trap \"echo asked\" TERM; setsid sleep 47114711 & echo up; while :; do sleep 0.1; done'\n"
+         shell = 'trap \"echo asked\" TERM; setsid sleep {sleep} & echo up; while :; do sleep 0.1; done'\n"
     );
     let job = yard.system.submit("deaf.toml", &format!("name = 'deaf'\n{tasks}"))?;
     let member = wait::until("the container to run", || {
-        let found = processes("47114711");
+        let found = processes(&sleep);
         let is_up = yard.output(job, "deaf").is_ok_and(|said| said == "up\n");
         // The words of the script have it, too, and so do those that Podman was told.
         let sleeps = found
             .iter()
-            .find(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\x0047114711\0"));
+            .find(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sleep\0")));
         Ok(match sleeps.filter(|_| is_up) {
             Some(pid) => Look::Done(*pid),
             None => Look::not_yet(found),
@@ -261,8 +262,8 @@ fn deaf(test: &str, kind: Kind) -> Result<()> {
     }
 
     yard.system.ctl().run(&["cancel", &job.to_string()])?.expect(0)?;
-    wait::within(Duration::from_secs(3), "the container's processes to be dead", || {
-        let found = processes("47114711");
+    wait::until("the container's processes to be dead", || {
+        let found = processes(&sleep);
         Ok(Look::when(found.is_empty(), found))
     })?;
     ensure!(yard.system.ctl().finished(job, wait::LIMIT)?["state"] == "cancelled", "it is not cancelled");
@@ -276,24 +277,25 @@ fn deaf(test: &str, kind: Kind) -> Result<()> {
 /// by itself stays.
 fn what_visits_ends_with_its_caller(yard: &Yard) -> Result<()> {
     let ctl = yard.system.ctl();
-    ctl.run(&["exec", "1.0", "--", "sh", "-c", "sleep 49114912 >/dev/null 2>&1 & true"])?.expect(0)?;
+    let (stays, ends) = (seconds(), seconds());
+    ctl.run(&["exec", "1.0", "--", "sh", "-c", &format!("sleep {stays} >/dev/null 2>&1 & true")])?.expect(0)?;
     for option in ["-i", "-t"] {
-        let text = "trap '' TERM HUP; sleep 49114911 & while :; do sleep 0.1; done";
-        let mut command = ctl.command(&["exec", option, "1.0", "--", "sh", "-c", text])?;
+        let text = format!("trap '' TERM HUP; sleep {ends} & while :; do sleep 0.1; done");
+        let mut command = ctl.command(&["exec", option, "1.0", "--", "sh", "-c", &text])?;
         let mut caller = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         let runs = wait::until("the command to run", || {
-            let found = processes("49114911");
+            let found = processes(&ends);
             Ok(Look::when(!found.is_empty(), found))
         });
         caller.kill()?;
         caller.wait()?;
         runs?;
         wait::until("the command to end in the container", || {
-            let found = processes("49114911");
+            let found = processes(&ends);
             Ok(Look::when(found.is_empty(), found))
         })?;
     }
-    ensure!(processes("49114912").len() == 1, "one that nobody left was ended");
+    ensure!(processes(&stays).len() == 1, "one that nobody left was ended");
     Ok(())
 }
 
@@ -301,12 +303,13 @@ fn outlive(test: &str, kind: Kind) -> Result<()> {
     let Some(mut yard) = Yard::open(test, kind)? else {
         return Ok(());
     };
+    let sleep = seconds();
     let tasks = format!(
-        "[[tasks]]\nname = 'left'\nimage = '{IMAGE}'\non_lost = 'fail'\narray = 3\nrun = ['sleep', '48114811']\n"
+        "[[tasks]]\nname = 'left'\nimage = '{IMAGE}'\non_lost = 'fail'\narray = 3\nrun = ['sleep', '{sleep}']\n"
     );
     let job = yard.system.submit("left.toml", &format!("name = 'left'\n{tasks}"))?;
     wait::until("the containers to run", || {
-        let (found, known) = (processes("48114811").len(), yard.engine.client().containers()?);
+        let (found, known) = (processes(&sleep).len(), yard.engine.client().containers()?);
         // Each is Podman, and what it runs.
         Ok(Look::when(found == 6 && known.iter().filter(|line| line.contains("Up")).count() == 3, (found, known)))
     })?;
@@ -326,7 +329,7 @@ fn outlive(test: &str, kind: Kind) -> Result<()> {
     yard.system.agent()?.kill9()?;
     yard.system.start_agent()?;
     yard.system.agent_connected()?;
-    ensure!(processes("48114811").len() == 6, "they ended with their agent, or with the next one");
+    ensure!(processes(&sleep).len() == 6, "they ended with their agent, or with the next one");
     let killed = |pid: i32| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
     let first = keeper(&yard.system)?;
     yard.system.agent()?.kill9()?;
@@ -335,7 +338,7 @@ fn outlive(test: &str, kind: Kind) -> Result<()> {
     yard.engine.client().create("theirs", "muster.agent=other")?;
     killed(first)?;
     yard.system.start_agent()?;
-    ensure!(processes("48114811").len() == 6, "they ended with their keeper, or with the next one");
+    ensure!(processes(&sleep).len() == 6, "they ended with their keeper, or with the next one");
     wait::until("what is nobody's to be removed, and no others", || {
         let known = yard.engine.client().containers()?;
         Ok(Look::when(known.len() == 4 && !known.iter().any(|line| line.starts_with("behind ")), known))
@@ -346,7 +349,7 @@ fn outlive(test: &str, kind: Kind) -> Result<()> {
     killed(parent(second)?)?;
     killed(second)?;
     yard.system.start_agent()?;
-    let found = processes("48114811");
+    let found = processes(&sleep);
     ensure!(found.is_empty(), "the next agent runs, and they live: {found:?}");
     ensure!(yard.system.ctl().finished(job, wait::LIMIT)?["state"] == "failed", "they were not lost");
     ensure!(yard.tasks(job)?.iter().all(|task| end(task).0 == "lost"), "{:?}", yard.tasks(job)?);

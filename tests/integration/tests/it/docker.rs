@@ -19,7 +19,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::yard::{Kind, Yard, end, processes, task};
+use crate::yard::{Kind, Yard, end, processes, seconds, task};
 
 /// Waits for a container that runs `sleep WORD`; returns the process in it, and the client's.
 fn running(word: &str) -> Result<(u32, u32)> {
@@ -73,12 +73,13 @@ fn finish(yard: Yard) -> Result<()> {
 fn a_docker_that_dies_under_a_container_loses_it_and_nothing_of_it_runs_on() -> Result<()> {
     let test = "a_docker_that_dies_under_a_container_loses_it_and_nothing_of_it_runs_on";
     let Some(mut yard) = Yard::open(test, Kind::Docker)? else { return Ok(()) };
-    let tasks = format!("[[tasks]]\nname = 'a'\nimage = '{IMAGE}'\non_lost = 'fail'\nrun = ['sleep', '49114911']\n");
+    let sleep = seconds();
+    let tasks = format!("[[tasks]]\nname = 'a'\nimage = '{IMAGE}'\non_lost = 'fail'\nrun = ['sleep', '{sleep}']\n");
     let job = yard.system.submit("a.toml", &format!("name = 'a'\n{tasks}"))?;
-    running("49114911")?;
+    running(&sleep)?;
     yard.engine.docker()?.kill9()?;
     ensure!(yard.system.ctl().finished(job, wait::LIMIT)?["state"] == "failed", "it did not fail");
-    let found = processes("49114911");
+    let found = processes(&sleep);
     ensure!(found.is_empty(), "its end was told, and it lives: {found:?}");
     let tasks = yard.tasks(job)?;
     let (kind, why) = end(task(&tasks, "a")?);
@@ -93,12 +94,13 @@ fn a_docker_that_dies_under_a_container_loses_it_and_nothing_of_it_runs_on() -> 
 fn a_docker_client_that_is_killed_loses_its_container_which_does_not_run_on() -> Result<()> {
     let test = "a_docker_client_that_is_killed_loses_its_container_which_does_not_run_on";
     let Some(yard) = Yard::open(test, Kind::Docker)? else { return Ok(()) };
-    let tasks = format!("[[tasks]]\nname = 'a'\nimage = '{IMAGE}'\non_lost = 'fail'\nrun = ['sleep', '50115011']\n");
+    let sleep = seconds();
+    let tasks = format!("[[tasks]]\nname = 'a'\nimage = '{IMAGE}'\non_lost = 'fail'\nrun = ['sleep', '{sleep}']\n");
     let job = yard.system.submit("a.toml", &format!("name = 'a'\n{tasks}"))?;
-    let (_, client) = running("50115011")?;
+    let (_, client) = running(&sleep)?;
     kill9(client)?;
     ensure!(yard.system.ctl().finished(job, wait::LIMIT)?["state"] == "failed", "it did not fail");
-    let found = processes("50115011");
+    let found = processes(&sleep);
     ensure!(found.is_empty(), "its end was told, and it lives: {found:?}");
     let tasks = yard.tasks(job)?;
     let (kind, why) = end(task(&tasks, "a")?);
@@ -111,14 +113,15 @@ fn a_docker_client_that_is_killed_loses_its_container_which_does_not_run_on() ->
 fn a_container_whose_docker_client_is_killed_is_dead_before_a_daemon_that_hangs_answers() -> Result<()> {
     let test = "a_container_whose_docker_client_is_killed_is_dead_before_a_daemon_that_hangs_answers";
     let Some(mut yard) = Yard::open(test, Kind::Docker)? else { return Ok(()) };
-    let tasks = format!("[[tasks]]\nname = 'a'\nimage = '{IMAGE}'\non_lost = 'fail'\nrun = ['sleep', '53115311']\n");
+    let sleep = seconds();
+    let tasks = format!("[[tasks]]\nname = 'a'\nimage = '{IMAGE}'\non_lost = 'fail'\nrun = ['sleep', '{sleep}']\n");
     let job = yard.system.submit("a.toml", &format!("name = 'a'\n{tasks}"))?;
-    let (_, client) = running("53115311")?;
+    let (_, client) = running(&sleep)?;
     yard.engine.docker()?.signal(Signal::SIGSTOP)?;
     kill9(client)?;
-    // It is waited for twice as long.
-    let dead = wait::within(Duration::from_secs(10), "the container to be dead", || {
-        let found = processes("53115311");
+    // It is waited for longer.
+    let dead = wait::within(Duration::from_secs(18), "the container to be dead", || {
+        let found = processes(&sleep);
         Ok(Look::when(found.is_empty(), found))
     });
     yard.engine.docker()?.signal(Signal::SIGCONT)?;
@@ -135,20 +138,21 @@ fn a_container_whose_docker_client_is_killed_is_dead_before_a_daemon_that_hangs_
 fn a_container_that_is_cancelled_while_docker_makes_it_never_runs_later() -> Result<()> {
     let test = "a_container_that_is_cancelled_while_docker_makes_it_never_runs_later";
     let Some(yard) = Yard::open(test, Kind::Docker)? else { return Ok(()) };
+    let sleep = seconds();
     let tasks =
-        format!("[[tasks]]\nname = 'a'\nimage = '{IMAGE}'\narray = 4\ngrace = '0s'\nrun = ['sleep', '51115111']\n");
+        format!("[[tasks]]\nname = 'a'\nimage = '{IMAGE}'\narray = 4\ngrace = '0s'\nrun = ['sleep', '{sleep}']\n");
     let job = yard.system.submit("a.toml", &format!("name = 'a'\n{tasks}"))?;
     // The clients are there; whether the daemon has heard of them is up to chance.
     wait::until("a client to start", || {
-        let found = processes("51115111");
+        let found = processes(&sleep);
         Ok(Look::when(!found.is_empty(), found))
     })?;
     yard.system.ctl().run(&["cancel", &job.to_string()])?.expect(0)?;
     ensure!(yard.system.ctl().finished(job, wait::LIMIT)?["state"] == "cancelled", "it is not cancelled");
-    let (found, members) = (processes("51115111"), anybody(&yard.cgroups()));
+    let (found, members) = (processes(&sleep), anybody(&yard.cgroups()));
     ensure!(found.is_empty() && members.is_empty(), "they are cancelled, and run: {found:?}, {members:?}");
     yard.is_clean()?;
-    let found = processes("51115111");
+    let found = processes(&sleep);
     ensure!(found.is_empty(), "one started later: {found:?}");
     finish(yard)
 }
@@ -173,7 +177,7 @@ fn a_fork_bomb_in_a_docker_container_stays_within_its_limit_and_is_dead_after_a_
         Ok(Look::when(found > 25, found))
     })?;
     yard.system.ctl().run(&["cancel", &job.to_string()])?.expect(0)?;
-    wait::within(Duration::from_secs(10), "all of it to be dead", || {
+    wait::until("all of it to be dead", || {
         let found = anybody(&yard.cgroups());
         Ok(Look::when(found.is_empty(), found))
     })?;

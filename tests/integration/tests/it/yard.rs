@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -156,6 +157,12 @@ pub(crate) fn is_held(task: &Value) -> bool {
 
 pub(crate) fn task<'a>(tasks: &'a [Value], name: &str) -> Result<&'a Value> {
     tasks.iter().find(|task| task["name"] == name).with_context(|| format!("no task {name} in {tasks:?}"))
+}
+
+/// How long to sleep: a number of seconds that no other test asks for, and no other run of it. Such a process is known by it.
+pub(crate) fn seconds() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(10);
+    format!("{}{:07}", NEXT.fetch_add(1, Ordering::Relaxed), std::process::id())
 }
 
 /// The processes of this machine that have `word` as an argument, in whatever namespace.
