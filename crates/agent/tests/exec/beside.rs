@@ -12,7 +12,10 @@ use muster_agent::{
 use muster_core::{resources::Request, run_as::RunAs, spec::TaskSpec, state::End};
 use tokio::sync::mpsc;
 
-use crate::bench::{Bench, LIMIT, lives, shell, wait_for};
+use crate::{
+    bench::{Bench, LIMIT, lives, shell, wait_for},
+    skip::{here, skip},
+};
 
 /// A task that runs until it is killed.
 pub(crate) async fn started(bench: &mut Bench, spec: TaskSpec) -> (muster_core::id::Token, ProcessIdentity) {
@@ -148,8 +151,7 @@ async fn a_command_finds_what_the_task_has() {
 async fn a_command_is_its_tasks_user_and_in_its_cgroups() {
     let mut bench = Bench::with_rules(Rules::default()).await;
     if !nix::unistd::geteuid().is_root() || crate::limits::noted(&bench.dir).is_empty() {
-        eprintln!("skipped: a command in a task's cgroups: none can be made here");
-        return;
+        return skip(here!(), "no cgroups can be made here");
     }
     let request = Request { cpu_milli: 1000, memory: 64 << 20, ..Request::default() };
     let run_as = RunAs {
@@ -179,8 +181,7 @@ async fn a_command_is_its_tasks_user_and_in_its_cgroups() {
 #[tokio::test]
 async fn a_command_has_no_right_that_the_task_took_from_a_setuid_program() {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: a command beside a setuid program: not root");
-        return;
+        return skip(here!(), "not root");
     }
     let rules = Rules { user: Some("daemon".into()), ..Rules::default() };
     let mut bench = Bench::with_rules(rules.clone()).await;

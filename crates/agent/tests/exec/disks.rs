@@ -14,6 +14,7 @@ use muster_core::{resources::IoLimits, spec::TaskSpec, state::End, usage::Unenfo
 use crate::{
     bench::{Bench, Over, shell, wait_for},
     limits::noted,
+    skip::{here, skip},
 };
 
 const MIB: u64 = 1 << 20;
@@ -29,7 +30,7 @@ async fn with_disk(test: &str) -> Option<(Bench, tempfile::TempDir)> {
         return Some((bench, folder));
     }
     assert!(std::env::var_os("MUSTER_TEST_DISK").is_none(), "{test} must run here");
-    eprintln!("skipped: {test}: no disk here whose use can be limited");
+    skip(test, "no disk here whose use can be limited");
     None
 }
 
@@ -62,7 +63,7 @@ const TRIES: usize = 5;
 
 #[tokio::test]
 async fn who_may_write_so_much_a_second_is_held_to_it_and_its_neighbour_is_not() {
-    let Some((mut bench, folder)) = with_disk("a rate of writing").await else { return };
+    let Some((mut bench, folder)) = with_disk(here!()).await else { return };
     let io = IoLimits { write: Some(MIB), ..IoLimits::default() };
     let mut seen = Vec::new();
     for _ in 0..TRIES {
@@ -81,7 +82,7 @@ async fn who_may_write_so_much_a_second_is_held_to_it_and_its_neighbour_is_not()
 
 #[tokio::test]
 async fn who_may_read_so_often_a_second_is_held_to_it() {
-    let Some((mut bench, folder)) = with_disk("a rate of reads").await else { return };
+    let Some((mut bench, folder)) = with_disk(here!()).await else { return };
     took(&bench.run(writes(folder.path(), "file", 64)).await);
     let reads = at(folder.path(), "exec dd if=file of=/dev/null bs=4096 count=60 iflag=direct 2>/dev/null");
     let io = IoLimits { read_ops: Some(20), ..IoLimits::default() };
@@ -100,7 +101,7 @@ async fn who_may_read_so_often_a_second_is_held_to_it() {
 
 #[tokio::test]
 async fn the_next_ones_in_the_same_cgroups_have_no_limit() {
-    let Some((mut bench, folder)) = with_disk("limits that go").await else { return };
+    let Some((mut bench, folder)) = with_disk(here!()).await else { return };
     let all = IoLimits { read: Some(MIB), write: Some(MIB), read_ops: Some(50), write_ops: Some(50) };
     for _ in 0..20 {
         took(&bench.run(TaskSpec { io: all, ..at(folder.path(), "true") }).await);
@@ -117,7 +118,7 @@ async fn the_next_ones_in_the_same_cgroups_have_no_limit() {
 
 #[tokio::test]
 async fn who_waits_for_a_slow_disk_is_dead_when_it_is_killed() {
-    let Some((mut bench, folder)) = with_disk("a kill at a slow disk").await else { return };
+    let Some((mut bench, folder)) = with_disk(here!()).await else { return };
     // At a page a second: hours, in which no signal is heard. In version 1 the limit begins a moment after the process: there is
     // more to write than a disk writes until then.
     let io = IoLimits { write: Some(4096), ..IoLimits::default() };
@@ -153,8 +154,7 @@ async fn where_limits_are_demanded_who_cannot_be_held_is_not_started_and_others_
     let mut auto = Bench::new().await;
     let is_enforced = auto.run(shell("true")).await.usage.expect("it was counted").unenforced == Unenforced::default();
     if noted(&auto.dir).is_empty() || !is_enforced {
-        eprintln!("skipped: limits that are demanded: none can be enforced here");
-        return;
+        return skip(here!(), "no limits can be enforced here");
     }
     let mut bench = Bench::enforcing(Enforce::Required).await;
     let io = IoLimits { read: Some(MIB), ..IoLimits::default() };

@@ -12,6 +12,7 @@ use muster_core::{
 use crate::{
     bench::{Bench, LIMIT, argv, lives, shell, wait_for},
     limits::marked,
+    skip::{here, skip},
 };
 
 const LONG: Duration = Duration::from_secs(30);
@@ -245,7 +246,7 @@ async fn what_a_sweep_cannot_end_keeps_its_place_until_it_is_dead() {
     let ExecEvent::Started { identity, .. } = first.event().await else { panic!("not started") };
     let child: u32 = first.appears(&file).await.trim().parse().expect("a number");
     let Some(ice) = crate::limits::on_ice("sweep", child) else {
-        return println!("skipped: a survivor of a sweep: no freezer of version 1 here");
+        return skip(here!(), "no freezer of version 1 here");
     };
     let instances = std::fs::read_to_string(folder.path().join("run/instances")).expect("written");
     drop(first);

@@ -16,7 +16,10 @@ use muster_core::{
     usage::{Unenforced, Usage},
 };
 
-use crate::bench::{Bench, LIMIT, argv, lives, shell, wait_for};
+use crate::{
+    bench::{Bench, LIMIT, argv, lives, shell, wait_for},
+    skip::{here, skip},
+};
 
 const MIB: u64 = 1 << 20;
 /// What a program, its loader and the kernel take beside what a test asks for.
@@ -35,7 +38,7 @@ async fn strict(test: &str) -> Option<Bench> {
         return Some(bench);
     }
     assert!(std::env::var_os("MUSTER_TEST_CGROUPS").is_none(), "{test} must run here");
-    eprintln!("skipped: {test}: no cgroups can be made here");
+    skip(test, "no cgroups can be made here");
     None
 }
 
@@ -62,7 +65,7 @@ fn usage_of(usage: Option<Usage>) -> Usage {
 
 #[tokio::test]
 async fn a_memory_hog_ends_as_oom_while_its_neighbour_lives() {
-    let Some(mut bench) = strict("a memory hog").await else { return };
+    let Some(mut bench) = strict(here!()).await else { return };
     let neighbour = bench.start(with_memory(64, argv(&["sleep", "1000"])));
     let ExecEvent::Started { identity, .. } = bench.event().await else { panic!("not started") };
     let over = bench.run(with_memory(64, shell(&format!("exec env {}", takes(300))))).await;
@@ -77,7 +80,7 @@ async fn a_memory_hog_ends_as_oom_while_its_neighbour_lives() {
 
 #[tokio::test]
 async fn exit_codes_and_signals_that_look_like_oom_are_none() {
-    let Some(mut bench) = strict("exit code 137").await else { return };
+    let Some(mut bench) = strict(here!()).await else { return };
     for (text, end) in [("exit 137", End::Exit(137)), ("kill -9 $$", End::Signal(9)), ("exit 1", End::Exit(1))] {
         let over = bench.run(with_memory(64, shell(text))).await;
         assert_eq!((over.end, over.why.as_str()), (end, ""));
@@ -86,7 +89,7 @@ async fn exit_codes_and_signals_that_look_like_oom_are_none() {
 
 #[tokio::test]
 async fn a_child_that_is_killed_for_memory_is_told_of_whatever_its_parent_does() {
-    let Some(mut bench) = strict("a child of a shell").await else { return };
+    let Some(mut bench) = strict(here!()).await else { return };
     let over = bench.run(with_memory(64, shell(&format!("{}; exit 3", takes(300))))).await;
     assert_eq!(over.end, End::Oom, "{}", over.why);
     assert!(over.why.contains("64 MiB"), "{}", over.why);
@@ -100,7 +103,7 @@ async fn a_child_that_is_killed_for_memory_is_told_of_whatever_its_parent_does()
 
 #[tokio::test]
 async fn a_task_that_asks_for_no_memory_has_no_limit_and_its_peak_is_right() {
-    let Some(mut bench) = strict("peaks").await else { return };
+    let Some(mut bench) = strict(here!()).await else { return };
     let over = bench.run(shell(&format!("exec env {}", takes(150)))).await;
     assert_eq!(over.end, End::Succeeded, "{}", over.why);
     let usage = usage_of(over.usage);
@@ -120,7 +123,7 @@ async fn a_task_that_asks_for_no_memory_has_no_limit_and_its_peak_is_right() {
 
 #[tokio::test]
 async fn what_is_written_to_disk_is_counted() {
-    let Some(mut bench) = strict("written bytes").await else { return };
+    let Some(mut bench) = strict(here!()).await else { return };
     // Files in memory have no disk.
     let disk = std::env::var_os("MUSTER_TEST_DISK").map_or_else(std::env::temp_dir, Into::into);
     let folder = tempfile::tempdir_in(disk).expect("a folder");
@@ -145,7 +148,7 @@ pub(crate) fn marked(dir: &Path, token: muster_core::id::Token) -> BTreeSet<i32>
 
 #[tokio::test]
 async fn a_fork_bomb_is_contained_and_removed() {
-    let Some(mut bench) = strict("a fork bomb").await else { return };
+    let Some(mut bench) = strict(here!()).await else { return };
     let dir = bench.dir.clone();
     // A shell ends where it may not fork: the first one does so no more.
     let bomb = "bomb() { sleep 1000 & bomb & bomb & wait; }; (bomb) 2>/dev/null; exec sleep 1000";
@@ -172,7 +175,7 @@ async fn a_fork_bomb_is_contained_and_removed() {
 
 #[tokio::test]
 async fn a_processor_hog_is_held_to_its_share() {
-    let Some(mut bench) = strict("a processor hog").await else { return };
+    let Some(mut bench) = strict(here!()).await else { return };
     let request = Request { cpu_milli: 200, ..Request::default() };
     let (timeout, grace) = (Some(Duration::from_secs(3)), Duration::ZERO);
     let over = bench.run(TaskSpec { request, cpu_limit: true, timeout, grace, ..shell("while :; do :; done") }).await;
@@ -184,7 +187,7 @@ async fn a_processor_hog_is_held_to_its_share() {
 
 #[tokio::test]
 async fn who_ignores_hides_and_closes_everything_is_dead_within_its_grace_and_two_seconds() {
-    let Some(mut bench) = strict("hiding").await else { return };
+    let Some(mut bench) = strict(here!()).await else { return };
     let grace = Duration::from_millis(30);
     let (clock, mut late) = (Clock::system(), Vec::new());
     for round in 0..50 {
@@ -214,7 +217,7 @@ async fn who_ignores_hides_and_closes_everything_is_dead_within_its_grace_and_tw
 
 #[tokio::test]
 async fn a_daemon_that_a_short_task_leaves_dies_with_it() {
-    let Some(mut bench) = strict("a daemon").await else { return };
+    let Some(mut bench) = strict(here!()).await else { return };
     let pid = bench.dir.join("daemon");
     let text = format!(
         "(setsid env -i /bin/sh -c 'echo $$ > {0}.new; mv {0}.new {0}; exec sleep 1000' <&- >&- 2>&- &) ; while [ ! -e {0} ]; do :; done",
@@ -231,7 +234,7 @@ async fn a_daemon_that_a_short_task_leaves_dies_with_it() {
 
 #[tokio::test]
 async fn nothing_is_left_of_the_cgroups_of_an_agent_that_ended() {
-    let Some(mut bench) = strict("leftovers").await else { return };
+    let Some(mut bench) = strict(here!()).await else { return };
     let dirs = noted(&bench.dir);
     for _ in 0..5 {
         bench.run(argv(&["true"])).await;
@@ -248,14 +251,14 @@ async fn nothing_is_left_of_the_cgroups_of_an_agent_that_ended() {
 
 #[tokio::test]
 async fn what_survives_a_kill_is_told_and_told_again_when_it_is_dead() {
-    let Some(mut bench) = strict("a survivor").await else { return };
+    let Some(mut bench) = strict(here!()).await else { return };
     bench.exec.offer_gpus(&[0], []);
     let gpu = |spec: TaskSpec| TaskSpec { request: Request { gpus: 1, ..Request::default() }, ..spec };
     let token = bench.start(gpu(argv(&["sleep", "1000"])));
     let ExecEvent::Started { identity, .. } = bench.event().await else { panic!("not started") };
     // Nobody dies who is frozen by version 1: as dead to signals as one that hangs in the kernel.
     let Some(ice) = on_ice("survivor", identity.pid) else {
-        return println!("skipped: a survivor: no freezer of version 1 here");
+        return skip(here!(), "no freezer of version 1 here");
     };
     bench.exec.kill(token, KillReason::Cancelled, Duration::ZERO);
     let over = bench.over().await;
@@ -296,7 +299,7 @@ pub(crate) async fn thaw(ice: &Path) {
 
 #[tokio::test]
 async fn who_survives_in_a_cgroup_that_the_task_made_is_told_and_killed_when_it_can_be() {
-    let Some(mut bench) = strict("a survivor below").await else { return };
+    let Some(mut bench) = strict(here!()).await else { return };
     let file = bench.dir.join("child");
     let text = format!("sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; wait", file.display());
     let token = bench.start(shell(&text));
@@ -307,7 +310,7 @@ async fn who_survives_in_a_cgroup_that_the_task_made_is_told_and_killed_when_it_
         std::fs::write(slot.join("x/cgroup.procs"), child.to_string()).expect("moved");
     }
     let Some(ice) = on_ice("below", child) else {
-        return println!("skipped: a survivor below: no freezer of version 1 here");
+        return skip(here!(), "no freezer of version 1 here");
     };
     bench.exec.kill(token, KillReason::Cancelled, Duration::ZERO);
     let over = bench.over().await;
@@ -321,7 +324,7 @@ async fn who_survives_in_a_cgroup_that_the_task_made_is_told_and_killed_when_it_
 
 #[tokio::test]
 async fn cgroups_in_which_a_task_made_others_are_not_used_again() {
-    let Some(mut bench) = strict("cgroups within").await else { return };
+    let Some(mut bench) = strict(here!()).await else { return };
     let bases: Vec<String> = noted(&bench.dir).iter().map(|base| base.display().to_string()).collect();
     let makes = format!(
         "for slot in {}; do grep -qx $$ $slot/cgroup.procs || continue; mkdir $slot/x && echo $$ > $slot/x/cgroup.procs; \
@@ -341,7 +344,7 @@ async fn cgroups_in_which_a_task_made_others_are_not_used_again() {
 
 #[tokio::test]
 async fn a_limit_that_a_task_took_away_holds_for_the_next_one() {
-    let Some(mut bench) = strict("a limit that is gone").await else { return };
+    let Some(mut bench) = strict(here!()).await else { return };
     let bases: Vec<String> = noted(&bench.dir).iter().map(|base| format!("{}/[0-9]*", base.display())).collect();
     let lifts = format!(
         "for slot in {}; do grep -qx $$ $slot/cgroup.procs || continue; echo max > $slot/memory.max; \
@@ -359,7 +362,7 @@ async fn a_limit_that_a_task_took_away_holds_for_the_next_one() {
 
 #[tokio::test]
 async fn more_processes_than_a_machine_can_have_are_no_limit_and_shed_no_other() {
-    let Some(mut bench) = strict("a large limit").await else { return };
+    let Some(mut bench) = strict(here!()).await else { return };
     for pids in [4_194_303, 4_194_304, 4_194_305, u64::MAX] {
         let spec = with_memory(64, shell(&format!("exec env {}", takes(100))));
         let over = bench.run(TaskSpec { pids: Some(pids), ..spec }).await;
@@ -370,7 +373,7 @@ async fn more_processes_than_a_machine_can_have_are_no_limit_and_shed_no_other()
 
 #[tokio::test]
 async fn who_could_not_be_held_to_a_limit_after_its_start_says_so() {
-    let Some(mut bench) = strict("a limit that fails").await else { return };
+    let Some(mut bench) = strict(here!()).await else { return };
     let request = Request { cpu_milli: 1 << 50, ..Request::default() };
     let over = bench.run(TaskSpec { request, cpu_limit: true, ..argv(&["true"]) }).await;
     assert_eq!(over.end, End::Succeeded, "{}", over.why);
@@ -382,7 +385,7 @@ async fn who_could_not_be_held_to_a_limit_after_its_start_says_so() {
 
 #[tokio::test]
 async fn where_limits_are_demanded_nothing_starts_without_its_cgroup() {
-    if strict("demanded limits").await.is_none() {
+    if strict(here!()).await.is_none() {
         return;
     }
     let mut bench = Bench::enforcing(Enforce::Required).await;
@@ -458,7 +461,7 @@ async fn the_agents_own_limit_of_scratch_holds_where_a_task_names_none() {
 
 #[tokio::test]
 async fn who_starts_tasks_outweighs_all_of_them_where_it_has_a_leaf_of_its_own() {
-    let Some(mut bench) = strict("precedence").await else { return };
+    let Some(mut bench) = strict(here!()).await else { return };
     bench.run(argv(&["true"])).await;
     let groups = std::fs::read_to_string("/proc/self/cgroup").expect("told");
     let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
@@ -473,7 +476,7 @@ async fn who_starts_tasks_outweighs_all_of_them_where_it_has_a_leaf_of_its_own()
 
 #[tokio::test]
 async fn whoever_is_to_end_hears_it_once_wherever_it_went() {
-    let Some(mut bench) = strict("whoever_is_to_end_hears_it_once_wherever_it_went").await else { return };
+    let Some(mut bench) = strict(here!()).await else { return };
     for round in 0..10 {
         let [heard, go] = ["heard", "go"].map(|name| bench.dir.join(format!("{name}-{round}")));
         let says = |name: &str| {

@@ -11,4 +11,5 @@ mod offers;
 mod output;
 mod run_as;
 mod scratch;
+mod skip;
 mod terminal;

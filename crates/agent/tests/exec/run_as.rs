@@ -10,7 +10,10 @@ use muster_core::{
     state::End,
 };
 
-use crate::bench::{Bench, Over, argv, order, shell};
+use crate::{
+    bench::{Bench, Over, argv, order, shell},
+    skip::{here, skip},
+};
 
 /// In every Debian and its like.
 const USER: &str = "daemon";
@@ -20,7 +23,7 @@ async fn as_root(test: &str, rules: Rules) -> Option<Bench> {
     if nix::unistd::geteuid().is_root() {
         return Some(Bench::with_rules(rules).await);
     }
-    eprintln!("skipped: {test}: not root");
+    skip(test, "not root");
     None
 }
 
@@ -35,7 +38,7 @@ async fn told(bench: &mut Bench, spec: TaskSpec) -> (Over, String) {
 
 #[tokio::test]
 async fn a_task_runs_as_its_user_with_all_its_groups_and_no_capability() {
-    let Some(mut bench) = as_root("a user", Rules::default()).await else { return };
+    let Some(mut bench) = as_root(here!(), Rules::default()).await else { return };
     let text = "id -u; id -g; id -G; echo $HOME $USER $LOGNAME; grep -E '^Cap(Prm|Eff|Amb)' /proc/self/status; \
                 cat /etc/shadow 2>/dev/null && echo read; pwd; touch here && stat -c %U . here";
     let (over, out) = told(&mut bench, by(USER, shell(text))).await;
@@ -56,7 +59,7 @@ async fn a_task_runs_as_its_user_with_all_its_groups_and_no_capability() {
 
 #[tokio::test]
 async fn what_else_it_asks_for_it_gets() {
-    let Some(mut bench) = as_root("umask and nice", Rules::default()).await else { return };
+    let Some(mut bench) = as_root(here!(), Rules::default()).await else { return };
     let run_as = RunAs {
         user: Some("2".into()),
         group: Some("tty".into()),
@@ -80,7 +83,7 @@ async fn what_else_it_asks_for_it_gets() {
 
 #[tokio::test]
 async fn it_leaves_its_result_and_reads_its_inputs_and_those_of_others_it_does_not() {
-    let Some(mut bench) = as_root("results", Rules::default()).await else { return };
+    let Some(mut bench) = as_root(here!(), Rules::default()).await else { return };
     bench.controller.set(|state| state.inputs = Some(r#"{"a": 1}"#.to_owned()));
     let text = r#"test "$(cat "$MUSTER_INPUTS")" = '{"a": 1}' || exit 3; echo '{"done": true}' > "$MUSTER_RESULT""#;
     bench.start_order(|token| muster_agent::exec::Order { has_inputs: true, ..order(token, by(USER, shell(text))) });
@@ -104,7 +107,7 @@ async fn it_leaves_its_result_and_reads_its_inputs_and_those_of_others_it_does_n
 
 #[tokio::test]
 async fn a_private_folder_goes_with_its_attempt_and_stays_when_it_failed_if_asked() {
-    let Some(mut bench) = as_root("private folders", Rules::default()).await else { return };
+    let Some(mut bench) = as_root(here!(), Rules::default()).await else { return };
     let text =
         "echo $PWD; test $MUSTER_SCRATCH = $PWD && test $TMPDIR = $PWD || exit 9; stat -c %a:%U .; echo x > left";
     let ask = |scratch, text: &str| TaskSpec { scratch, ..by(USER, shell(text)) };
@@ -135,7 +138,7 @@ async fn a_private_folder_goes_with_its_attempt_and_stays_when_it_failed_if_aske
 #[tokio::test]
 async fn whom_it_may_not_be_is_told_and_nothing_runs() {
     let rules = Rules { user: Some("nobody".into()), users: Some(vec![USER.into()]), ..Rules::default() };
-    let Some(mut bench) = as_root("rules", rules).await else { return };
+    let Some(mut bench) = as_root(here!(), rules).await else { return };
     let (_, out) = told(&mut bench, argv(&["id", "-un"])).await;
     assert_eq!(out, "nobody\n", "who names nobody is whom the operator says");
     let (_, out) = told(&mut bench, by(USER, argv(&["id", "-un"]))).await;

@@ -13,6 +13,7 @@ use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use crate::{
     bench::{Bench, LIMIT, argv, lives, wait_for},
     beside::{plain, started},
+    skip::{here, skip},
 };
 
 const SIZE: Size = Size { columns: 100, rows: 30 };
@@ -184,7 +185,7 @@ async fn a_command_on_a_terminal_ends_with_its_task() {
 #[tokio::test]
 async fn a_terminal_belongs_to_whom_its_command_runs_as() {
     if !nix::unistd::geteuid().is_root() {
-        return eprintln!("skipped: another's terminal: not root");
+        return skip(here!(), "not root");
     }
     let mut bench = Bench::with_rules(Rules::default()).await;
     let run_as = RunAs { user: Some("daemon".into()), ..RunAs::default() };
