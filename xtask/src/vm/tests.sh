@@ -11,7 +11,7 @@ mount -t cgroup2 none /sys/fs/cgroup
 mkdir /disk && mke2fs /dev/nvme0n1 >/dev/null && mount -t ext2 /dev/nvme0n1 /disk
 export PATH=/usr/bin:/usr/sbin:/bin HOME=/tmp TMPDIR=/tmp RUST_BACKTRACE=0 MUSTER_TEST_CGROUPS=2 MUSTER_TEST_DISK=/disk
 export MUSTER_BIN_DIR=/bin MUSTER_SKIP_LOG=/tmp/skipped
-exec-tests --test-threads 1 limits:: disks:: 2>&1
+exec-tests --test-threads 1 limits:: disks:: survivors:: 2>&1
 root=$?
 ip link set lo up
 it-tests --test-threads 1 adopted:: a_memory_hog_in a_container_hears containers_outlive 2>&1

@@ -12,7 +12,6 @@ use muster_core::{
 use crate::{
     bench::{Bench, LIMIT, argv, lives, shell, wait_for},
     limits::marked,
-    skip::{here, skip},
 };
 
 const LONG: Duration = Duration::from_secs(30);
@@ -235,40 +234,6 @@ async fn the_next_agent_sweeps_what_an_unguarded_one_left() {
     let swept = tokio::time::timeout(LIMIT, bench.exec.sweep(&[leftover])).await.expect("in time");
     assert_eq!(swept, [Swept::Dead]);
     assert!(pids.iter().all(|pid| !lives(*pid)));
-}
-
-#[tokio::test]
-async fn what_a_sweep_cannot_end_keeps_its_place_until_it_is_dead() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut first = Bench::bare_at(folder.path()).await;
-    let file = folder.path().join("child");
-    let token = first.start(shell(&format!("sleep 1000 & echo $! > {}; wait", file.display())));
-    let ExecEvent::Started { identity, .. } = first.event().await else { panic!("not started") };
-    let child: u32 = first.appears(&file).await.trim().parse().expect("a number");
-    let Some(ice) = crate::limits::on_ice("sweep", child) else {
-        return skip(here!(), "no freezer of version 1 here");
-    };
-    let instances = std::fs::read_to_string(folder.path().join("run/instances")).expect("written");
-    drop(first);
-    wait_for("its first process to end", || (!lives(identity.pid.cast_signed())).then_some(())).await;
-    // The next agent on the same folder.
-    let next = tempfile::tempdir().expect("a folder");
-    std::fs::create_dir(next.path().join("run")).expect("made");
-    std::fs::write(next.path().join("run/instances"), instances).expect("written");
-    let mut bench = Bench::bare_at(next.path()).await;
-    let task = TaskId::new(JobId(5), 7);
-    let leftovers = [(token, Some(identity)), (Token(99), None)];
-    let leftovers = leftovers.map(|(token, identity)| Leftover { token, task, identity });
-    let swept = tokio::time::timeout(LIMIT, bench.exec.sweep(&leftovers)).await.expect("in time");
-    assert_eq!(swept, [Swept::Survives, Swept::Dead], "A3");
-    bench.exec.offer_gpus(&[3], [(token, vec![3])]);
-    crate::limits::thaw(&ice).await;
-    let over = tokio::time::timeout(LIMIT, bench.over()).await.expect("its end is told");
-    assert_eq!((over.token, over.end), (token, End::Lost), "{}", over.why);
-    assert!(!lives(child.cast_signed()));
-    let mut spec = shell("exit $CUDA_VISIBLE_DEVICES");
-    spec.request.gpus = 1;
-    assert_eq!(bench.run(spec).await.end, End::Exit(3));
 }
 
 #[tokio::test]

@@ -32,7 +32,7 @@ pub(crate) fn noted(dir: &Path) -> Vec<std::path::PathBuf> {
 }
 
 /// With every limit enforced; none: this machine or user cannot.
-async fn strict(test: &str) -> Option<Bench> {
+pub(crate) async fn strict(test: &str) -> Option<Bench> {
     let bench = Bench::new().await;
     if nix::unistd::geteuid().is_root() && !noted(&bench.dir).is_empty() {
         return Some(bench);
@@ -247,79 +247,6 @@ async fn nothing_is_left_of_the_cgroups_of_an_agent_that_ended() {
     bench.exec.stop().await;
     assert!(dirs.iter().all(|dir| !dir.exists()), "{dirs:?}");
     assert_eq!(noted(&bench.dir), Vec::<std::path::PathBuf>::new());
-}
-
-#[tokio::test]
-async fn what_survives_a_kill_is_told_and_told_again_when_it_is_dead() {
-    let Some(mut bench) = strict(here!()).await else { return };
-    bench.exec.offer_gpus(&[0], []);
-    let gpu = |spec: TaskSpec| TaskSpec { request: Request { gpus: 1, ..Request::default() }, ..spec };
-    let token = bench.start(gpu(argv(&["sleep", "1000"])));
-    let ExecEvent::Started { identity, .. } = bench.event().await else { panic!("not started") };
-    // Nobody dies who is frozen by version 1: as dead to signals as one that hangs in the kernel.
-    let Some(ice) = on_ice("survivor", identity.pid) else {
-        return skip(here!(), "no freezer of version 1 here");
-    };
-    bench.exec.kill(token, KillReason::Cancelled, Duration::ZERO);
-    let over = bench.over().await;
-    assert_eq!(over.end, End::KillFailed, "{}", over.why);
-    assert!(over.why.contains(&format!("{} (sleep)", identity.pid)), "{}", over.why);
-    assert_eq!(bench.run(gpu(argv(&["true"]))).await.end, End::NotStarted, "A3: it still has its GPU");
-    thaw(&ice).await;
-    let over = tokio::time::timeout(LIMIT, bench.over()).await.expect("in time");
-    assert_eq!((over.token, over.why.as_str()), (token, "what survived it is dead now"));
-    assert!(!lives(identity.pid.cast_signed()));
-    let (over, out, _) = bench.output(gpu(shell("echo $CUDA_VISIBLE_DEVICES"))).await;
-    assert_eq!((over.end, out.as_str()), (End::Succeeded, "0\n"), "{}", over.why);
-}
-
-/// Folders of the cgroups of an agent in which a process stands.
-fn slots_of(dir: &Path, pid: u32) -> Vec<std::path::PathBuf> {
-    let slots = noted(dir).into_iter().flat_map(|base| std::fs::read_dir(base).into_iter().flatten().flatten());
-    let has = |slot: &std::path::PathBuf| {
-        let text = std::fs::read_to_string(slot.join("cgroup.procs")).unwrap_or_default();
-        text.lines().any(|line| line == pid.to_string())
-    };
-    slots.map(|slot| slot.path()).filter(has).collect()
-}
-
-/// A process of version 1's freezer, which no signal reaches, in the folder that is returned; none: there is no such tree.
-pub(crate) fn on_ice(name: &str, pid: u32) -> Option<std::path::PathBuf> {
-    let ice = Path::new("/sys/fs/cgroup/freezer").join(format!("muster-test-{name}-{}", std::process::id()));
-    std::fs::create_dir(&ice).ok()?;
-    std::fs::write(ice.join("cgroup.procs"), pid.to_string()).expect("moved");
-    std::fs::write(ice.join("freezer.state"), "FROZEN").expect("frozen");
-    Some(ice)
-}
-
-pub(crate) async fn thaw(ice: &Path) {
-    std::fs::write(ice.join("freezer.state"), "THAWED").expect("thawed");
-    wait_for("the ice to be empty", || std::fs::remove_dir(ice).ok()).await;
-}
-
-#[tokio::test]
-async fn who_survives_in_a_cgroup_that_the_task_made_is_told_and_killed_when_it_can_be() {
-    let Some(mut bench) = strict(here!()).await else { return };
-    let file = bench.dir.join("child");
-    let text = format!("sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; wait", file.display());
-    let token = bench.start(shell(&text));
-    let child: u32 = bench.appears(&file).await.trim().parse().expect("a number");
-    let slots = wait_for("its cgroups", || Some(slots_of(&bench.dir, child)).filter(|slots| !slots.is_empty())).await;
-    for slot in &slots {
-        std::fs::create_dir(slot.join("x")).expect("made");
-        std::fs::write(slot.join("x/cgroup.procs"), child.to_string()).expect("moved");
-    }
-    let Some(ice) = on_ice("below", child) else {
-        return skip(here!(), "no freezer of version 1 here");
-    };
-    bench.exec.kill(token, KillReason::Cancelled, Duration::ZERO);
-    let over = bench.over().await;
-    assert_eq!(over.end, End::KillFailed, "A3: {}", over.why);
-    assert!(over.why.contains(&format!("{child} (sleep)")), "{}", over.why);
-    thaw(&ice).await;
-    let over = tokio::time::timeout(LIMIT, bench.over()).await.expect("in time");
-    assert_eq!((over.token, over.why.as_str()), (token, "what survived it is dead now"));
-    assert!(!lives(child.cast_signed()));
 }
 
 #[tokio::test]

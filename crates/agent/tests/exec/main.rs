@@ -12,4 +12,5 @@ mod output;
 mod run_as;
 mod scratch;
 mod skip;
+mod survivors;
 mod terminal;
