@@ -388,7 +388,7 @@ impl Room {
                 Err(error) => {
                     confined.give_up();
                     // What an earlier attempt left in its cgroups; others have nothing of it.
-                    if error.kind() != std::io::ErrorKind::ResourceBusy || std::mem::replace(&mut had_any, true) {
+                    if !os::is_busy(&error) || std::mem::replace(&mut had_any, true) {
                         return Err(launch.explain(&error));
                     }
                     confined = self.confine(order, launch.folder())?;

@@ -151,7 +151,11 @@ async fn whom_it_may_not_be_is_told_and_nothing_runs() {
             TaskSpec { run_as: RunAs { group: Some("shadow".into()), ..RunAs::default() }, ..argv(&["id"]) },
             "`nobody` is no member of the group `shadow`",
         ),
-        (TaskSpec { cwd: Some("/root".into()), ..by(USER, argv(&["id"])) }, "(as user `daemon`)"),
+        (
+            TaskSpec { cwd: Some("/root".into()), ..by(USER, argv(&["id"])) },
+            "the working directory /root may not be entered: it, or a folder above it, is closed (`namei -l /root` shows which): \
+             `chmod +x` that, or name another `cwd` (as user `daemon`)",
+        ),
     ];
     for (spec, why) in table {
         let over = bench.run(spec).await;
@@ -168,4 +172,39 @@ async fn chosen_variables_of_the_agent_are_passed_on_and_no_others() {
     let mut bench = Bench::with_rules(rules).await;
     let (_, out) = told(&mut bench, shell("echo $CARGO_PKG_NAME; env | grep -c ^CARGO; env | grep NOT_THERE")).await;
     assert_eq!(out, "muster-agent\n1\n");
+}
+
+/// A file system of which nothing may be run; none: it cannot be mounted here.
+struct Noexec(PathBuf);
+
+impl Noexec {
+    #[expect(clippy::disallowed_methods, reason = "no attempt: what an operator does")]
+    fn mount(at: PathBuf) -> Option<Self> {
+        std::fs::create_dir(&at).expect("made");
+        let status =
+            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "noexec", "none"]).arg(&at).status();
+        status.is_ok_and(|status| status.success()).then_some(Self(at))
+    }
+}
+
+impl Drop for Noexec {
+    #[expect(clippy::disallowed_methods, reason = "no attempt: what an operator does")]
+    fn drop(&mut self) {
+        drop(std::process::Command::new("umount").arg("-l").arg(&self.0).status());
+    }
+}
+
+#[tokio::test]
+async fn a_program_where_nothing_may_be_run_is_told_of_as_that() {
+    let mut bench = Bench::new().await;
+    let Some(disk) = Noexec::mount(bench.dir.join("disk")) else { return skip(here!(), "nothing can be mounted here") };
+    let program = disk.0.join("program");
+    std::fs::copy("/bin/true", &program).expect("copied");
+    let over = bench.run(argv(&[program.to_str().expect("text")])).await;
+    assert_eq!(over.end, End::NotStarted, "{}", over.why);
+    assert!(
+        over.why.contains("program lies on a file system from which nothing may be run (mounted `noexec`)"),
+        "{}",
+        over.why
+    );
 }

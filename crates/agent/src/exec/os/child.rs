@@ -20,6 +20,8 @@ use nix::{
     unistd::Pid,
 };
 
+use super::unstarted::{Step, Unstarted};
+
 /// What a child may use of its parent's memory as a stack: a few frames of system calls.
 const STACK: usize = 32 << 10;
 /// The signals that programs know; what lies above is nobody's here.
@@ -69,6 +71,8 @@ struct Shared<'a> {
     enters: Option<RawFd>,
     /// Why it could not become the program; 0: it did.
     error: c_int,
+    /// Which step that was.
+    failed: Step,
 }
 
 /// The system call that makes a process inside a cgroup is not there (before Linux 5.7, or a filter forbids it).
@@ -84,18 +88,19 @@ thread_local! {
 
 /// Starts a process as the leader of a new group, or of a new session if it is on a terminal or goes beside another process,
 /// with no signal blocked, handled or ignored. Blocks until its program is loaded, or could not be.
-pub(super) fn start(plan: &Plan) -> io::Result<(Pid, OwnedFd)> {
-    let mut shared = Shared { plan, enters: None, error: 0 };
+pub(super) fn start(plan: &Plan) -> Result<(Pid, OwnedFd), Unstarted> {
+    let mut shared = Shared { plan, enters: None, error: 0, failed: Step::Make };
     let mut pidfd: RawFd = -1;
     let mut mask = SigSet::empty();
     // Until the child has dispositions of its own, our handlers would run in it, in our memory.
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut mask))?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut mask)).map_err(io::Error::from)?;
     let made = OWN.with(|stack| make(stack.get(), &mut shared, &mut pidfd));
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None).map_err(io::Error::from)?;
     let pid = made?;
     if pidfd < 0 {
         let _reaped = nix::sys::wait::waitpid(Pid::from_raw(pid), None);
-        return Err(io::Error::other("this kernel gives no handles of processes; Linux 5.3 is the oldest that does"));
+        let why = "this kernel gives no handles of processes; Linux 5.3 is the oldest that does";
+        return Err(io::Error::other(why).into());
     }
     // SAFETY: the call above returned this descriptor to us and to nobody else.
     #[expect(unsafe_code, reason = "a descriptor from a raw system call")]
@@ -103,7 +108,7 @@ pub(super) fn start(plan: &Plan) -> io::Result<(Pid, OwnedFd)> {
     if shared.error != 0 {
         // It ended by itself; nobody else knows of it.
         let _reaped = nix::sys::wait::waitpid(Pid::from_raw(pid), None);
-        return Err(io::Error::from_raw_os_error(shared.error));
+        return Err(Unstarted { step: shared.failed, error: io::Error::from_raw_os_error(shared.error) });
     }
     Ok((Pid::from_raw(pid), pidfd))
 }
@@ -238,18 +243,18 @@ extern "C" fn enter(shared: *mut c_void) -> c_int {
     // SAFETY: the parent's frame, which waits for us; only calls that are safe in a signal handler (signal-safety(7)).
     #[expect(unsafe_code, reason = "system calls between clone and exec")]
     unsafe {
-        become_it((*shared).plan, (*shared).enters);
+        (*shared).failed = become_it((*shared).plan, (*shared).enters);
         (*shared).error = *libc::__errno_location();
         libc::_exit(NOT_LOADED)
     }
 }
 
-/// Returns only if a step failed; `errno` says why.
+/// Returns only if a step failed: which; `errno` says why.
 ///
 /// # Safety
 /// In a child that shares memory with a parent that waits, with all signals blocked.
 #[expect(unsafe_code, reason = "system calls between clone and exec")]
-unsafe fn become_it(plan: &Plan, enters: Option<RawFd>) {
+unsafe fn become_it(plan: &Plan, enters: Option<RawFd>) -> Step {
     // SAFETY: integers, and pointers that the plan promises to be good; the kernel checks the rest.
     unsafe {
         let mut default: libc::sigaction = std::mem::zeroed();
@@ -258,46 +263,78 @@ unsafe fn become_it(plan: &Plan, enters: Option<RawFd>) {
             // KILL and STOP refuse, as they should.
             let _refused = libc::sigaction(signal, &raw const default, ptr::null_mut());
         }
-        for (from, to) in plan.standard.iter().zip(0..) {
-            if libc::dup2(*from, to) < 0 {
-                return;
+        if !take_place(plan) {
+            return Step::Place;
+        }
+        if !go_where_it_belongs(plan, enters) {
+            return Step::Cgroup;
+        }
+        if let Some(bytes) = plan.data_limit {
+            let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+            if libc::setrlimit(libc::RLIMIT_DATA, &raw const limit) < 0 {
+                return Step::Limits;
             }
         }
-        let leads = match (plan.is_on_terminal, plan.is_beside) {
+        if let Some(nice) = plan.nice
+            && libc::setpriority(libc::PRIO_PROCESS, 0, nice) < 0
+        {
+            return Step::Nice;
+        }
+        if !become_whom(plan) {
+            return Step::User;
+        }
+        if !plan.folder.is_null() && libc::chdir(plan.folder) < 0 {
+            return Step::Folder;
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        if libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut()) < 0 {
+            return Step::Place;
+        }
+        libc::execve(plan.file, plan.arguments, plan.variables);
+        Step::Load
+    }
+}
+
+/// Takes its streams, and its group or session. Says whether it could; `errno` says why not.
+///
+/// # Safety
+/// As [`become_it`].
+#[expect(unsafe_code, reason = "system calls between clone and exec")]
+unsafe fn take_place(plan: &Plan) -> bool {
+    // SAFETY: integers.
+    unsafe {
+        for (from, to) in plan.standard.iter().zip(0..) {
+            if libc::dup2(*from, to) < 0 {
+                return false;
+            }
+        }
+        match (plan.is_on_terminal, plan.is_beside) {
             // Who leads a session leads a group, too. Nobody else has this terminal.
             (true, _) => libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) >= 0,
             // Of the share of processors that our session may have, a task has nothing.
             (false, true) => libc::setsid() >= 0,
             (false, false) => libc::setpgid(0, 0) >= 0,
-        };
-        if !leads {
-            return;
         }
+    }
+}
+
+/// Goes into the cgroups that it was not made in. Says whether it could; `errno` says why not.
+///
+/// # Safety
+/// As [`become_it`].
+#[expect(unsafe_code, reason = "system calls between clone and exec")]
+unsafe fn go_where_it_belongs(plan: &Plan, enters: Option<RawFd>) -> bool {
+    // SAFETY: a list that the plan promises to be good.
+    unsafe {
         let mut joins = 0;
         while joins < plan.join_count {
             if !go_into(*plan.joins.add(joins)) {
-                return;
+                return false;
             }
             joins += 1;
         }
-        if enters.is_some_and(|cgroup| !go_into(cgroup)) {
-            return;
-        }
-        if let Some(bytes) = plan.data_limit {
-            let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
-            if libc::setrlimit(libc::RLIMIT_DATA, &raw const limit) < 0 {
-                return;
-            }
-        }
-        if !become_whom(plan) || !plan.folder.is_null() && libc::chdir(plan.folder) < 0 {
-            return;
-        }
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        if libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut()) < 0 {
-            return;
-        }
-        libc::execve(plan.file, plan.arguments, plan.variables);
+        enters.is_none_or(|cgroup| go_into(cgroup))
     }
 }
 
@@ -316,7 +353,7 @@ unsafe fn go_into(cgroup: RawFd) -> bool {
     }
 }
 
-/// Takes the place in line, the rights and the user of the plan. Says whether it could; `errno` says why not.
+/// Takes the rights and the user of the plan. Says whether it could; `errno` says why not.
 ///
 /// # Safety
 /// As [`become_it`].
@@ -325,11 +362,6 @@ unsafe fn become_whom(plan: &Plan) -> bool {
     // SAFETY: integers, and a list that the plan promises to be good. The calls are made as they are: the C library's
     // would tell all threads of our parent, whose memory this is, to change with us.
     unsafe {
-        if let Some(nice) = plan.nice
-            && libc::setpriority(libc::PRIO_PROCESS, 0, nice) < 0
-        {
-            return false;
-        }
         libc::umask(plan.umask);
         if let Some(ids) = &plan.ids {
             let (uid, gid) = (ids.uid, ids.gid);

@@ -21,6 +21,7 @@ use super::{
     pty::{Ends, Pty},
     start::{Confines, Program},
     unix::{Begun, Fresh, is_boot, spawn},
+    unstarted::Unstarted,
     who::{Identity, Who},
 };
 use crate::{
@@ -81,7 +82,7 @@ pub(crate) fn join(beside: &Beside, asked: &Asked) -> Result<Joined, String> {
 
 /// By pipes, or on a new terminal that belongs to whom it runs as.
 fn start(program: &Program, terminal: Option<&Terminal>, confines: Confines<'_>, cwd: &Path) -> Result<Joined, String> {
-    let told = |error| super::explain(program, cwd, &error);
+    let told = |error: Unstarted| super::explain(program, cwd, &error);
     let Some(Terminal { size, .. }) = terminal else {
         return spawn(program, true, confines).map(Joined::Pipes).map_err(told);
     };

@@ -1,17 +1,8 @@
-//! Linux: finds the program that a person means, and says in words why it cannot be started.
+//! Linux: finds the program that a person means.
 
-use std::{
-    ffi::OsStr,
-    fs::File,
-    io::{self, BufRead, Read},
-    os::unix::fs::PermissionsExt,
-    path::Path,
-};
+use std::{ffi::OsStr, path::Path};
 
-use nix::{
-    errno::Errno,
-    unistd::{AccessFlags, access},
-};
+use nix::unistd::{AccessFlags, access};
 
 use super::{start::Program, unix::SHELL};
 
@@ -58,51 +49,4 @@ fn nearest(name: &str, path: &OsStr) -> Option<String> {
         .filter(|(distance, _)| *distance <= limit)
         .min()
         .map(|(_, other)| other)
-}
-
-/// Why `program` could not be started, in words for the person who wrote the job.
-pub(crate) fn explain(program: &Program, cwd: &Path, error: &io::Error) -> String {
-    if program.has_zero() {
-        return "the command has a zero byte in an argument, which no program can be given".into();
-    }
-    let program = program.file();
-    let shown = program.display();
-    match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ENOENT) => match interpreter(program) {
-            Some(line) => format!("{shown} asks for the interpreter `{line}` in its first line, which does not exist"),
-            None => format!("the program {shown} does not exist on this agent"),
-        },
-        Some(Errno::EACCES) if program.is_dir() => format!("{shown} is a folder, not a program"),
-        Some(Errno::EACCES) => match std::fs::metadata(program) {
-            Ok(file) => format!(
-                "{shown} is not executable (mode {:o}): `chmod +x` it, or name its interpreter",
-                file.permissions().mode() & 0o7777
-            ),
-            Err(_) => format!("the agent's user may not run {shown} or enter {}", cwd.display()),
-        },
-        Some(Errno::ENOTDIR) => format!("a part of the path {shown} is not a folder"),
-        Some(Errno::ENOEXEC) => {
-            format!("{shown} is not a program for this machine: it has no `#!` line, or is built for another processor")
-        }
-        Some(Errno::E2BIG) => "the arguments and the environment together are larger than this machine takes".into(),
-        Some(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE) => {
-            format!("this machine has no room for another process: {error}")
-        }
-        _ => format!("{shown} could not be started: {error}"),
-    }
-}
-
-/// What the first line of a script asks for.
-fn interpreter(program: &Path) -> Option<String> {
-    let mut line = String::new();
-    io::BufReader::new(File::open(program).ok()?).take(256).read_line(&mut line).ok()?;
-    Some(line.strip_prefix("#!")?.trim().to_owned())
-}
-
-/// Whether trying again a little later may help.
-pub(crate) fn is_shortage(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error().map(Errno::from_raw),
-        Some(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE)
-    )
 }

@@ -31,14 +31,16 @@ mod start;
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]
+mod unstarted;
+#[cfg(unix)]
 mod who;
 #[cfg(windows)]
 mod windows;
 
 #[cfg(windows)]
 pub(crate) use windows::{
-    Confines, Fresh, Hunter, Leader, Program, base_environment, boot, end_members, explain, find_program,
-    guard_signals, is_shortage, kill_identity, prepare_self, shell, spawn, strike_members, sweep_blocking,
+    Confines, Fresh, Hunter, Leader, Program, Unstarted, base_environment, boot, end_members, explain, find_program,
+    guard_signals, is_busy, is_shortage, kill_identity, prepare_self, shell, spawn, strike_members, sweep_blocking,
     terminate_strays,
 };
 #[cfg(windows)]
@@ -54,7 +56,7 @@ pub(crate) use {
     contain::{end_members, kill_members, strike_members, terminate_strays},
     hunt::{Hunter, Marked, sweep_blocking},
     join::join,
-    lookup::{explain, find_program, is_shortage, shell},
+    lookup::{find_program, shell},
     pty::Pty,
     reaper::{allow_files, children, dead_child, peek, reap, take_in_orphans},
     socket::{receive, running_for},
@@ -63,6 +65,7 @@ pub(crate) use {
         Fresh, Leader, base_environment, boot, guard_signals, ignore_signals, kill_identity, own_peak, prepare_self,
         spawn, take_over,
     },
+    unstarted::{Unstarted, explain, is_busy, is_shortage},
     who::{Who, close_file, close_folder, for_us_alone, is_others, is_user, missing_rights, open_way},
 };
 

@@ -21,6 +21,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 use super::{
     start::{Confines, Program, Standard},
     unix::Begun,
+    unstarted::Unstarted,
 };
 use crate::exec::beside::Size;
 
@@ -61,7 +62,7 @@ impl Ends {
     }
 
     /// Starts `program` there, as the leader of a session of its own. Returns it with our end.
-    pub(super) fn start(self, program: &Program, confines: Confines<'_>) -> io::Result<(Begun, OwnedFd)> {
+    pub(super) fn start(self, program: &Program, confines: Confines<'_>) -> Result<(Begun, OwnedFd), Unstarted> {
         let theirs = self.theirs.as_fd();
         let standard = Standard { stdin: Some(theirs), stdout: theirs, stderr: theirs, is_terminal: true };
         Ok((Begun::start(program, &standard, confines)?, self.ours))

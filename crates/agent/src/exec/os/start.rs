@@ -22,6 +22,7 @@ use nix::unistd::Pid;
 use super::{
     child::{self, Ids, Plan},
     unix,
+    unstarted::Unstarted,
     who::Who,
 };
 use crate::cgroup::Place;
@@ -149,9 +150,9 @@ impl Program {
 
     /// Starts it as the leader of a new process group, or of a session on its terminal, with its signals as the system has them. Blocks until the program
     /// is loaded, or could not be.
-    pub(super) fn start(&self, standard: &Standard<'_>, confines: Confines<'_>) -> io::Result<(Pid, OwnedFd)> {
+    pub(super) fn start(&self, standard: &Standard<'_>, confines: Confines<'_>) -> Result<(Pid, OwnedFd), Unstarted> {
         if self.has_zero {
-            return Err(io::ErrorKind::InvalidInput.into());
+            return Err(io::Error::from(io::ErrorKind::InvalidInput).into());
         }
         let nothing = NOTHING.as_ref().map_err(|error| io::Error::from(error.kind()))?;
         let stdin = standard.stdin.map_or_else(|| nothing.as_raw_fd(), |fd| fd.as_raw_fd());

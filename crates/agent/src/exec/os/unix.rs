@@ -30,6 +30,7 @@ use super::{
     proc::Stat,
     process::Process,
     start::{Confines, Program, Standard},
+    unstarted::Unstarted,
 };
 use crate::{
     exec::ProcessIdentity,
@@ -68,7 +69,7 @@ pub(crate) struct Begun {
 
 impl Begun {
     /// From here on, dropping it kills it. Blocks until the program runs or could not be started.
-    pub(super) fn start(program: &Program, standard: &Standard<'_>, confines: Confines<'_>) -> io::Result<Self> {
+    pub(super) fn start(program: &Program, standard: &Standard<'_>, confines: Confines<'_>) -> Result<Self, Unstarted> {
         // See `child`: of what is started beside a task, too, more than one group may be left.
         let leads_session = standard.is_terminal || confines.joins.is_some();
         let (pid, pidfd) = program.start(standard, confines)?;
@@ -83,7 +84,7 @@ impl Begun {
 
 /// Starts `program` with pipes for its output, and for its stdin if `feeds`. Blocks until the
 /// program runs or could not be started.
-pub(crate) fn spawn(program: &Program, feeds: bool, confines: Confines<'_>) -> io::Result<Fresh> {
+pub(crate) fn spawn(program: &Program, feeds: bool, confines: Confines<'_>) -> Result<Fresh, Unstarted> {
     let (stdout, task_stdout) = std::io::pipe()?;
     let (stderr, task_stderr) = std::io::pipe()?;
     let (task_stdin, stdin) = if feeds { std::io::pipe().map(|(r, w)| (Some(r), Some(w)))? } else { (None, None) };
@@ -97,7 +98,7 @@ pub(crate) fn spawn(program: &Program, feeds: bool, confines: Confines<'_>) -> i
     let (stdin, stdout, stderr) = (stdin.map(OwnedFd::from), OwnedFd::from(stdout), OwnedFd::from(stderr));
     // Our ends do not block; the task's are other open files and do, as programs expect.
     for pipe in [&stdout, &stderr].into_iter().chain(&stdin) {
-        fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(io::Error::from)?;
     }
     Ok(Fresh { process, pidfd, stdin, stdout, stderr })
 }

@@ -190,6 +190,9 @@ impl Fresh {
     }
 }
 
+/// Why a process could not be started.
+pub(crate) type Unstarted = io::Error;
+
 /// Starts `program` with pipes for its output, and for its stdin if `feeds`. Suspended until it is
 /// in its job, so that nothing of it can escape. Must be called inside a tokio runtime.
 pub(crate) fn spawn(program: &Program, feeds: bool, _confines: Confines<'_>) -> io::Result<Fresh> {
@@ -454,7 +457,7 @@ pub(crate) fn find_program(argv: &[String], _path: &OsStr, cwd: &Path) -> Result
 }
 
 /// Why `program` could not be started, in words for the person who wrote the job.
-pub(crate) fn explain(program: &Program, _cwd: &Path, error: &io::Error) -> String {
+pub(crate) fn explain(program: &Program, _cwd: &Path, error: &Unstarted) -> String {
     let shown = Path::new(&program.1).display();
     match error.kind() {
         io::ErrorKind::InvalidInput => {
@@ -468,6 +471,11 @@ pub(crate) fn explain(program: &Program, _cwd: &Path, error: &io::Error) -> Stri
 }
 
 /// Whether trying again a little later may help. Not here: a command is used up by a try.
-pub(crate) fn is_shortage(_error: &io::Error) -> bool {
+pub(crate) fn is_shortage(_error: &Unstarted) -> bool {
+    false
+}
+
+/// Whether others are where it was to go. Nothing like it is here.
+pub(crate) fn is_busy(_error: &Unstarted) -> bool {
     false
 }
