@@ -57,13 +57,26 @@ impl fmt::Display for Problem {
 
 /// Everything that is wrong with `spec`; empty when it can be accepted. At most `MAX_PROBLEMS`.
 pub fn check(spec: &JobSpec) -> Vec<Problem> {
+    let mut problems = of_any(spec);
+    for (index, task) in spec.tasks.iter().enumerate() {
+        task::check_new(task, &mut problems.at(format_args!("tasks[{index}]")));
+    }
+    problems.found
+}
+
+/// The same for a spec that was accepted once, maybe by an older build: rules that came later do not hold for it.
+pub fn check_stored(spec: &JobSpec) -> Vec<Problem> {
+    of_any(spec).found
+}
+
+fn of_any(spec: &JobSpec) -> Problems {
     let mut problems = Problems::default();
     job(spec, &mut problems);
     for (index, task) in spec.tasks.iter().enumerate() {
         task::check(task, &mut problems.at(format_args!("tasks[{index}]")));
     }
     graph::check(spec, &mut problems);
-    problems.found
+    problems
 }
 
 /// What was found so far; stops growing at `MAX_PROBLEMS`.

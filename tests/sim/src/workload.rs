@@ -12,7 +12,7 @@ use muster_core::{
 use crate::rng::Rng;
 
 /// What a task that needs more memory than it thinks asks for.
-const HUNGRY: u64 = 100;
+const HUNGRY: u64 = 100 << 20;
 /// What one needs that asks for too little memory. Every machine has a little more.
 pub const SATED: u64 = 4 * HUNGRY;
 

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use muster_core::spec;
 
-use super::{Order, env, os};
+use super::{Order, confined::shown, env, os};
+
+/// Bytes; who has as much lacks none of its own while it is started.
+const STARTING_MAX: u64 = 64 << 20;
 
 /// All that starting takes.
 pub(crate) struct Launch {
@@ -54,9 +57,12 @@ impl Launch {
         &self.cwd
     }
 
-    /// Why it could not be started in words for the person who wrote the job.
-    pub(crate) fn explain(&self, error: &os::Unstarted) -> String {
-        let why = without_folder(&self.cwd).unwrap_or_else(|| os::explain(&self.program, &self.cwd, error));
+    /// Why it could not be started with so much `memory` (0: without a limit), in words for the person who wrote the job.
+    pub(crate) fn explain(&self, error: &os::Unstarted, memory: u64) -> String {
+        let mut why = without_folder(&self.cwd).unwrap_or_else(|| os::explain(&self.program, &self.cwd, error));
+        if (1..STARTING_MAX).contains(&memory) && os::wants_memory(error) {
+            why += &format!("; or its own `memory` of {} is too little to start it: ask for more", shown(memory));
+        }
         match &self.who {
             Some(who) => format!("{why} (as user `{who}`)"),
             None => why,

@@ -389,7 +389,7 @@ impl Room {
                     confined.give_up();
                     // What an earlier attempt left in its cgroups; others have nothing of it.
                     if !os::is_busy(&error) || std::mem::replace(&mut had_any, true) {
-                        return Err(launch.explain(&error));
+                        return Err(launch.explain(&error, order.spec.request.memory));
                     }
                     confined = self.confine(order, launch.folder())?;
                 }

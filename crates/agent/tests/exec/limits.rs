@@ -426,3 +426,14 @@ async fn whoever_is_to_end_hears_it_once_wherever_it_went() {
         assert_eq!(lines(0).expect("at least none"), expected, "round {round}");
     }
 }
+
+#[tokio::test]
+async fn who_asks_for_less_memory_than_starting_takes_is_told_of_that() {
+    let Some(mut bench) = strict(here!()).await else { return };
+    // Controllers refuse such jobs; an older one may have accepted them.
+    let request = Request { cpu_milli: 1000, memory: 64 << 10, ..Request::default() };
+    let over = bench.run(TaskSpec { request, ..shell(&format!(": {}", "x".repeat(100_000))) }).await;
+    // A kernel may load the program all the same, and end it then.
+    let is_told = over.end == End::NotStarted && over.why.contains("its own `memory` of 65536 bytes is too little");
+    assert!(is_told || over.end == End::Oom, "{:?}: {}", over.end, over.why);
+}

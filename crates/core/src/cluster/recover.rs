@@ -81,7 +81,7 @@ impl Cluster {
     fn recover_job(&mut self, job: Arc<Job>) -> Result<(), RecoverError> {
         let id = job.id;
         self.next_job = self.next_job.max(id.0 + 1);
-        let problems = crate::validate::check(&job.spec);
+        let problems = crate::validate::check_stored(&job.spec);
         if let Some(problem) = problems.first() {
             return Err(RecoverError::Inconsistent(format!(
                 "the spec of job {id} is not one that was accepted: {problem}"

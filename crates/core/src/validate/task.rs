@@ -17,6 +17,8 @@ use crate::{
 const MAX_DURATION: Duration = Duration::from_secs(100 * 366 * 86_400);
 /// The most of any resource: every JSON reader keeps such a number exactly (2^53 - 1).
 const MAX_AMOUNT: u64 = (1 << 53) - 1;
+/// Bytes: less holds no program, not even while it is loaded.
+const MEMORY_MIN: u64 = 1 << 20;
 /// The most processors, in thousandths.
 const MAX_CPU_MILLI: u64 = 1_000_000_000;
 /// A shorter value stands in output by chance.
@@ -73,6 +75,17 @@ pub(super) fn check(task: &TaskSpec, at: &mut At<'_>) {
         array(range, at);
     }
     tags(&task.tags, at);
+}
+
+/// Rules that do not hold for what an older build accepted.
+pub(super) fn check_new(task: &TaskSpec, at: &mut At<'_>) {
+    let bytes = task.request.memory;
+    if (1..MEMORY_MIN).contains(&bytes) {
+        at.add(
+            "memory",
+            format!("{bytes} bytes are less than 1 MiB, in which nothing starts; if that is MiB, write \"{bytes}MiB\""),
+        );
+    }
 }
 
 fn command(command: &Command, at: &mut At<'_>) {

@@ -183,18 +183,29 @@ const TASK_RULES: &[(BreakTask, &str)] = &[
         "tasks[0].oom_retries: needs `memory`, of which the next attempt gets more",
     ),
     (
-        |t| (t.request.memory, t.oom_retries) = (64, Some(OomRetries { max: 1, factor_milli: 1000, cap: None })),
+        |t| (t.request.memory, t.oom_retries) = (64 << 20, Some(OomRetries { max: 1, factor_milli: 1000, cap: None })),
         "tasks[0].oom_retries.factor: 1 is outside 1.001 to 1000",
     ),
     (
-        |t| (t.request.memory, t.oom_retries) = (64, Some(OomRetries { max: 33, factor_milli: 2000, cap: None })),
+        |t| (t.request.memory, t.oom_retries) = (64 << 20, Some(OomRetries { max: 33, factor_milli: 2000, cap: None })),
         "tasks[0].oom_retries.max: 33 is more than 32",
     ),
     (
-        |t| (t.request.memory, t.oom_retries) = (64, Some(OomRetries { max: 1, factor_milli: 2000, cap: Some(64) })),
-        "tasks[0].oom_retries.cap: 64 is not between `memory` (64) and 9007199254740991",
+        |t| {
+            (t.request.memory, t.oom_retries) =
+                (64 << 20, Some(OomRetries { max: 1, factor_milli: 2000, cap: Some(64 << 20) }))
+        },
+        "tasks[0].oom_retries.cap: 67108864 is not between `memory` (67108864) and 9007199254740991",
     ),
     (|t| t.request.cpu_milli = u64::MAX, "tasks[0].cpus: 18446744073709551 is more than 1000000"),
+    (
+        |t| t.request.memory = 512,
+        "tasks[0].memory: 512 bytes are less than 1 MiB, in which nothing starts; if that is MiB, write \"512MiB\"",
+    ),
+    (
+        |t| t.request.memory = (1 << 20) - 1,
+        "tasks[0].memory: 1048575 bytes are less than 1 MiB, in which nothing starts; if that is MiB, write \"1048575MiB\"",
+    ),
     (|t| t.request.memory = 1 << 53, "tasks[0].memory: 9007199254740992 is more than 9007199254740991"),
     (
         |t| t.request.named.extend([("gpus".into(), 1)]),

@@ -41,7 +41,7 @@ mod windows;
 pub(crate) use windows::{
     Confines, Fresh, Hunter, Leader, Program, Unstarted, base_environment, boot, end_members, explain, find_program,
     guard_signals, is_busy, is_shortage, kill_identity, prepare_self, shell, spawn, strike_members, sweep_blocking,
-    terminate_strays,
+    terminate_strays, wants_memory,
 };
 #[cfg(windows)]
 mod nobody;
@@ -65,7 +65,7 @@ pub(crate) use {
         Fresh, Leader, base_environment, boot, guard_signals, ignore_signals, kill_identity, own_peak, prepare_self,
         spawn, take_over,
     },
-    unstarted::{Unstarted, explain, is_busy, is_shortage},
+    unstarted::{Unstarted, explain, is_busy, is_shortage, wants_memory},
     who::{Who, close_file, close_folder, for_us_alone, is_others, is_user, missing_rights, open_way},
 };
 

@@ -58,6 +58,12 @@ pub(crate) fn is_shortage(unstarted: &Unstarted) -> bool {
     matches!(unstarted.errno(), Some(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE))
 }
 
+/// Whether it may be for want of memory: what a limit of its own leaves nothing of, starting a program wants as well.
+pub(crate) fn wants_memory(unstarted: &Unstarted) -> bool {
+    // The kernel has other names for it where it keeps open files and arguments.
+    matches!(unstarted.errno(), Some(Errno::ENOMEM | Errno::ENFILE | Errno::E2BIG))
+}
+
 /// Whether others are where it was to go.
 pub(crate) fn is_busy(unstarted: &Unstarted) -> bool {
     unstarted.errno() == Some(Errno::EBUSY)

@@ -475,6 +475,11 @@ pub(crate) fn is_shortage(_error: &Unstarted) -> bool {
     false
 }
 
+/// Whether it may be for want of memory. A limit of its own begins later here.
+pub(crate) fn wants_memory(_error: &Unstarted) -> bool {
+    false
+}
+
 /// Whether others are where it was to go. Nothing like it is here.
 pub(crate) fn is_busy(_error: &Unstarted) -> bool {
     false

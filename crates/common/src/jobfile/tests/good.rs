@@ -115,9 +115,9 @@ fn sizes_are_texts_with_units_or_bytes() {
         ("4096", 4096),
     ];
     for (text, bytes) in table {
-        assert_eq!(task(&format!("memory = {text}")).request.memory, bytes, "{text}");
+        assert_eq!(task(&format!("output_limit = {text}")).output_limit, Some(bytes), "{text}");
     }
-    assert_eq!(task("output_limit = \"1MiB\"").output_limit, Some(1 << 20));
+    assert_eq!(task("memory = \"1MiB\"").request.memory, 1 << 20);
     let found = task(
         "log_rate = \"1MB\"\nscratch = \"private\"\nscratch_size = \"1GB\"\nmask = [\"A\"]\nenv = { A = \"hush\" }",
     );

@@ -18,7 +18,7 @@ fn changed(path: &str, value: Value) -> Value {
             "run": ["true"],
             "retries": { "max": 1 },
             "oom_retries": { "max": 1 },
-            "memory": 64,
+            "memory": 67108864,
             "run_as": { "user": "alice" },
             "requires": { "os": "linux" },
             "array": { "from": 0, "to": 9 },
