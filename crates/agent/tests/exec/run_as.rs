@@ -9,6 +9,7 @@ use muster_core::{
     spec::TaskSpec,
     state::End,
 };
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
 use crate::{
     bench::{Bench, Over, argv, order, shell},
@@ -207,4 +208,19 @@ async fn a_program_where_nothing_may_be_run_is_told_of_as_that() {
         "{}",
         over.why
     );
+}
+
+#[tokio::test]
+async fn a_task_leaves_no_core_dump_unless_it_asks_for_one() {
+    // As where an operator lets all programs dump.
+    let (_, hard) = getrlimit(Resource::RLIMIT_CORE).expect("told");
+    setrlimit(Resource::RLIMIT_CORE, hard, hard).expect("no more than it may be");
+    let mut bench = Bench::new().await;
+    let text = "grep 'Max core' /proc/self/limits; ulimit -c $(ulimit -H -c); grep 'Max core' /proc/self/limits";
+    let (_, out) = told(&mut bench, shell(text)).await;
+    let found: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
+    let [before, after] = found.as_slice() else { panic!("{out}") };
+    assert_eq!(before[4], "0", "{out}");
+    let own = if hard == RLIM_INFINITY { "unlimited".to_owned() } else { hard.to_string() };
+    assert_eq!([before[5], after[4], after[5]], [&own; 3], "{out}");
 }

@@ -269,11 +269,8 @@ unsafe fn become_it(plan: &Plan, enters: Option<RawFd>) -> Step {
         if !go_where_it_belongs(plan, enters) {
             return Step::Cgroup;
         }
-        if let Some(bytes) = plan.data_limit {
-            let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
-            if libc::setrlimit(libc::RLIMIT_DATA, &raw const limit) < 0 {
-                return Step::Limits;
-            }
+        if !take_limits(plan) {
+            return Step::Limits;
         }
         if let Some(nice) = plan.nice
             && libc::setpriority(libc::PRIO_PROCESS, 0, nice) < 0
@@ -316,6 +313,30 @@ unsafe fn take_place(plan: &Plan) -> bool {
             (false, true) => libc::setsid() >= 0,
             (false, false) => libc::setpgid(0, 0) >= 0,
         }
+    }
+}
+
+/// Takes limits of its own. Says whether it could; `errno` says why not.
+///
+/// # Safety
+/// As [`become_it`].
+#[expect(unsafe_code, reason = "system calls between clone and exec")]
+unsafe fn take_limits(plan: &Plan) -> bool {
+    // SAFETY: structures of integers that live here.
+    unsafe {
+        // Nobody asked for a file as large as its memory in its folder; who wants one may still raise it.
+        let mut core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        if libc::getrlimit(libc::RLIMIT_CORE, &raw mut core) < 0 {
+            return false;
+        }
+        core.rlim_cur = 0;
+        if libc::setrlimit(libc::RLIMIT_CORE, &raw const core) < 0 {
+            return false;
+        }
+        plan.data_limit.is_none_or(|bytes| {
+            let data = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+            libc::setrlimit(libc::RLIMIT_DATA, &raw const data) >= 0
+        })
     }
 }
 

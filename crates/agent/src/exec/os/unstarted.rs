@@ -82,7 +82,7 @@ pub(crate) fn explain(program: &Program, cwd: &Path, unstarted: &Unstarted) -> S
         (Step::Make, _) => format!("no process could be made for it: {error}"),
         (Step::Place, _) => format!("its process could not take its streams, or lead a group of its own: {error}"),
         (Step::Cgroup, _) => format!("its process could not enter its cgroup: {error}"),
-        (Step::Limits, _) => format!("its process could not be given its limits (`RLIMIT_DATA`): {error}"),
+        (Step::Limits, _) => format!("its process could not be given its limits (`RLIMIT_CORE`, `RLIMIT_DATA`): {error}"),
         (Step::Nice, Some(Errno::EACCES | Errno::EPERM)) => {
             "its `nice` is lower than the agent's own, which takes an agent that is root (CAP_SYS_NICE): ask for more, or \
              leave it out"
