@@ -96,12 +96,6 @@ impl Slot {
                 _ => {}
             }
         }
-        if let Some(base) = ground.base_of(Controller::Memory).filter(|base| base.version == Version::Two) {
-            // One process that is killed takes the whole attempt with it, rather than leave half of one.
-            let _older_than_4_19 = std::fs::write(slot.dir(base).join("memory.oom.group"), "1");
-            // What does not fit must not creep on in swap; a kernel without swap has no such file.
-            let _no_swap = std::fs::write(slot.dir(base).join("memory.swap.max"), "0");
-        }
         slot.open();
         Ok(slot)
     }

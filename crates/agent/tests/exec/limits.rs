@@ -275,12 +275,23 @@ async fn a_limit_that_a_task_took_away_holds_for_the_next_one() {
     let bases: Vec<String> = noted(&bench.dir).iter().map(|base| format!("{}/[0-9]*", base.display())).collect();
     let lifts = format!(
         "for slot in {}; do grep -qx $$ $slot/cgroup.procs || continue; echo max > $slot/memory.max; \
+         echo max > $slot/memory.swap.max; echo 0 > $slot/memory.oom.group; \
          echo -1 > $slot/memory.memsw.limit_in_bytes; echo -1 > $slot/memory.limit_in_bytes; done 2>/dev/null; exec env {}",
         bases.join(" "),
         takes(100)
     );
     let over = bench.run(with_memory(64, shell(&lifts))).await;
     assert_eq!(over.end, End::Succeeded, "it lifts its own: {}", over.why);
+    // Version 2 has these files.
+    let shows = format!(
+        "for slot in {}; do grep -qx $$ $slot/cgroup.procs && cat $slot/memory.swap.max $slot/memory.oom.group; done \
+         2>/dev/null; true",
+        bases.join(" ")
+    );
+    for spec in [shell(&shows), with_memory(64, shell(&shows))] {
+        let (_, out, _) = bench.output(spec).await;
+        assert!(matches!(&*out, "" | "0\n1\n" | "1\n"), "{out}");
+    }
     for _ in 0..3 {
         let over = bench.run(with_memory(64, shell(&format!("exec env {}", takes(100))))).await;
         assert_eq!(over.end, End::Oom, "{}", over.why);

@@ -26,10 +26,7 @@ impl Slot {
     /// Writes the limits that differ from what stands there. `Err`: use another slot.
     pub(in crate::cgroup) fn hold_to(&mut self, limits: &Limits) -> io::Result<()> {
         let before = self.written;
-        // Always anew: a task of root can write there as well as we.
-        if self.is_fresh || limits.memory.is_some() || limits.memory != before.memory {
-            self.limit_memory(before.memory, limits.memory)?;
-        }
+        self.limit_memory(before.memory, limits.memory)?;
         if self.is_fresh || limits.weight_milli != before.weight_milli {
             self.set(
                 Controller::Cpu,
@@ -86,10 +83,15 @@ impl Slot {
         }
     }
 
+    /// Always anew: a task of root can write there as well as we.
     fn limit_memory(&self, before: Option<u64>, limit: Option<u64>) -> io::Result<()> {
         let Some(base) = self.ground.base_of(Controller::Memory) else { return Ok(()) };
         let dir = self.dir(base);
         if base.version == Version::Two {
+            // One process that is killed takes the whole attempt with it, rather than leave half of one.
+            let _older_than_4_19 = write(&dir.join("memory.oom.group"), "1");
+            // What does not fit must not creep on in swap; a kernel without swap has no such file.
+            let _no_swap = write(&dir.join("memory.swap.max"), "0");
             return write(&dir.join("memory.max"), &limit.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string()));
         }
         if before.is_none() && limit.is_none() {
@@ -116,5 +118,37 @@ impl Slot {
         let Some(base) = self.ground.base_of(controller) else { return Ok(()) };
         let (name, text) = if base.version == Version::One { v1 } else { v2 };
         write(&self.dir(base).join(name), &text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::cgroup::ground::{Base, Ground};
+
+    #[test]
+    fn what_a_task_wrote_over_its_limits_of_memory_is_written_anew_for_the_next_attempt() {
+        // In place of a tree of version 2, whose files the kernel makes with the folder.
+        let tree = tempfile::tempdir().expect("a folder");
+        let (dir, controllers) = (tree.path().to_owned(), vec![Controller::Memory]);
+        let base = Base { version: Version::Two, controllers, dir, own: tree.path().to_owned(), before: String::new() };
+        let ground = Arc::new(Ground { bases: vec![base], ..Ground::default() });
+        let mut slot = Slot::make(&ground, 7).expect("a folder");
+        let files = ["memory.max", "memory.swap.max", "memory.oom.group"].map(|name| tree.path().join("7").join(name));
+        let limited = Limits { memory: Some(64 << 20), ..Limits::default() };
+        for (limits, max) in [
+            (limited, "67108864"),
+            (limited, "67108864"),
+            (Limits::default(), "max"),
+            (Limits::default(), "max"),
+            (limited, "67108864"),
+        ] {
+            files.iter().for_each(|file| std::fs::write(file, "").expect("ours"));
+            slot.hold_to(&limits).expect("written");
+            let [found, swap, group] = files.each_ref().map(|file| std::fs::read_to_string(file).expect("there"));
+            assert_eq!([&*found, &swap, &group], [max, "0", "1"], "{limits:?}");
+        }
     }
 }
