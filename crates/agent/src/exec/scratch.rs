@@ -20,8 +20,10 @@ use tracing::warn;
 /// Empty folders that are kept for the next tasks.
 const SPARE_MAX: usize = 256;
 
-/// Folders of failed attempts that are kept; older ones go.
+/// Folders of failed attempts that are kept, however large; older ones go.
 const KEPT_MAX: usize = 100;
+/// Folders of one name that are kept, before keeping fails. Numbers of jobs repeat where a controller was made anew.
+const NAMES_MAX: usize = 2 * KEPT_MAX;
 
 /// A change that is older than this has a time of its own: file systems tell times in steps, the coarsest of two seconds.
 const SETTLED: Duration = Duration::from_secs(3);
@@ -97,22 +99,31 @@ impl Scratch {
         Ok(Folder { path, is_private, empty_at: None })
     }
 
-    /// Keeps what an attempt left, under `name`. Returns where; none: it left nothing. Blocks.
+    /// Keeps what an attempt left, under `name` or, if another's has that, one that begins with it. Returns where; none: it
+    /// left nothing. Blocks.
     pub(crate) fn keep(&self, folder: &Path, name: &str) -> io::Result<Option<PathBuf>> {
         if Self::is_empty(folder) {
             return Ok(None);
         }
-        let to = self.kept.join(name);
-        std::fs::rename(folder, &to)?;
-        self.forget_oldest();
+        let mut others = 0;
+        let to = loop {
+            let to = self.kept.join(if others == 0 { name.to_owned() } else { format!("{name}-{}", others + 1) });
+            match std::fs::rename(folder, &to) {
+                Ok(()) => break to,
+                // What is there and empty would be replaced: nothing is lost with it.
+                Err(error) if is_taken(&error) && others < NAMES_MAX => others += 1,
+                Err(error) => return Err(error),
+            }
+        };
+        self.forget_oldest(&to);
         Ok(Some(to))
     }
 
-    fn forget_oldest(&self) {
+    /// Never `newest`, of which somebody is just told.
+    fn forget_oldest(&self, newest: &Path) {
         let Ok(entries) = std::fs::read_dir(&self.kept) else { return };
-        let changed = |path: &Path| std::fs::symlink_metadata(path).and_then(|found| found.modified()).ok();
-        let mut kept: Vec<_> = entries.flatten().map(|entry| (changed(&entry.path()), entry.path())).collect();
-        kept.sort_unstable();
+        let mut kept: Vec<_> = entries.flatten().map(|entry| (kept_at(&entry.path()), entry.path())).collect();
+        kept.sort_unstable_by_key(|(at, path)| (path == newest, *at));
         let many = kept.len().saturating_sub(KEPT_MAX);
         for (_, old) in kept.drain(..many) {
             self.clear(&old);
@@ -154,6 +165,21 @@ impl Scratch {
     pub(crate) fn is_empty(folder: &Path) -> bool {
         std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
     }
+}
+
+/// Whether something has that name, and it is not what may be replaced.
+fn is_taken(error: &io::Error) -> bool {
+    use io::ErrorKind::{AlreadyExists, DirectoryNotEmpty, NotADirectory};
+    // Windows denies access to the name of a folder that is there.
+    matches!(error.kind(), AlreadyExists | DirectoryNotEmpty | NotADirectory)
+        || cfg!(windows) && error.kind() == io::ErrorKind::PermissionDenied
+}
+
+/// When a folder came there: its renaming is its last change, but for those of people who look after it. What the task wrote
+/// last may be long past.
+fn kept_at(path: &Path) -> Option<Duration> {
+    let modified = || std::fs::symlink_metadata(path).and_then(|found| found.modified()).ok();
+    changed(path).or_else(|| modified()?.duration_since(std::time::UNIX_EPOCH).ok())
 }
 
 #[cfg(unix)]
@@ -223,6 +249,54 @@ mod tests {
             None,
             "its old time says nothing any more"
         );
+    }
+
+    /// What an attempt left, which wrote this and nothing since 1970.
+    fn left(scratch: &Scratch, text: &str) -> PathBuf {
+        let folder = scratch.take(true, Timestamp(0)).expect("a folder").path;
+        std::fs::write(folder.join("left"), text).expect("it is ours");
+        let long_past = std::fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH);
+        std::fs::File::open(&folder).and_then(|dir| dir.set_times(long_past)).expect("it is ours");
+        folder
+    }
+
+    #[test]
+    fn nothing_is_lost_because_another_attempt_had_the_same_numbers() {
+        let (dir, scratch) = made();
+        for (text, name) in [("first", "5.7.1"), ("second", "5.7.1-2"), ("third", "5.7.1-3")] {
+            let kept = scratch.keep(&left(&scratch, text), "5.7.1").expect("it is kept").expect("it left something");
+            assert_eq!(kept, dir.path().join("kept").join(name));
+            assert_eq!(std::fs::read_to_string(kept.join("left")).expect("there"), text);
+        }
+        std::fs::write(dir.path().join("kept/9.0.1"), "not ours").expect("it is ours");
+        let kept = scratch.keep(&left(&scratch, "x"), "9.0.1").expect("it is kept").expect("it left something");
+        assert_eq!(kept, dir.path().join("kept/9.0.1-2"));
+        assert_eq!(std::fs::read_to_string(dir.path().join("kept/5.7.1/left")).expect("there"), "first");
+        let empty = scratch.take(true, Timestamp(0)).expect("a folder");
+        assert_eq!(scratch.keep(&empty.path, "5.7.1").expect("nothing to do"), None);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_hundred_newest_stay_whenever_their_tasks_wrote_last() {
+        let (dir, scratch) = made();
+        let keep = |n: usize| {
+            let folder = left(&scratch, "x");
+            if n < 5 {
+                // These wrote last of all, and were kept first.
+                let last = std::time::UNIX_EPOCH + Duration::from_secs(4_000_000_000);
+                std::fs::File::open(&folder).and_then(|dir| dir.set_modified(last)).expect("ours");
+            }
+            let kept = scratch.keep(&folder, &format!("1.{n}.1")).expect("it is kept").expect("it left something");
+            assert!(kept.join("left").exists(), "{n} went at once");
+            // The next one comes later by the file system's clock, which goes in steps.
+            let clock = dir.path().join("clock");
+            while std::fs::write(&clock, "").is_err() || changed(&clock) <= changed(&kept) {}
+        };
+        (0..KEPT_MAX + 5).for_each(keep);
+        let there = |n: usize| dir.path().join(format!("kept/1.{n}.1/left")).exists();
+        let gone: Vec<_> = (0..KEPT_MAX + 5).filter(|n| !there(*n)).collect();
+        assert_eq!(gone, [0, 1, 2, 3, 4]);
     }
 
     #[test]
