@@ -9,7 +9,7 @@ use std::{
 use muster_core::id::Token;
 use tracing::warn;
 
-use super::{Config, Entry, Head, Spools, frame::FILE_HEAD};
+use super::{Config, Entry, Head, Spools, frame::FILE_HEAD, size_of};
 
 /// What one attempt's file has. It may be told again, and late.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +30,7 @@ impl Spools {
     pub fn to_write(config: &Config) -> io::Result<Self> {
         let spools = Self::empty(config)?;
         let files = std::fs::read_dir(&spools.shared.folder)?.flatten();
-        let used =
-            files.filter_map(|file| file.metadata().ok()).map(|file| file.len().saturating_sub(FILE_HEAD as u64));
+        let used = files.filter_map(|file| file.metadata().ok()).map(|file| file.len());
         spools.shared.used.store(used.sum(), Ordering::Relaxed);
         Ok(spools)
     }
@@ -62,10 +61,7 @@ impl Spools {
 
     /// So much was shipped, and its files are gone.
     pub fn shipped(&self, bytes: u64) {
-        let _never_fails = self
-            .shared
-            .used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| Some(used.saturating_sub(bytes)));
+        self.shared.give_back(bytes);
     }
 }
 
@@ -92,7 +88,7 @@ impl Spools {
         let known = shared.board().entries.get(&head.token).cloned();
         let entry = known.unwrap_or_else(|| Arc::new(Entry::new(shared.path(head.token), head)));
         let before = entry.end.fetch_max(end, Ordering::AcqRel);
-        shared.used.fetch_add(end.saturating_sub(before), Ordering::Relaxed);
+        shared.used.fetch_add(size_of(end).saturating_sub(size_of(before)), Ordering::Relaxed);
         if over && !entry.is_over() {
             *entry.memory() = memory;
             entry.over.store(true, Ordering::Release);
@@ -108,7 +104,7 @@ impl Spools {
         for entry in entries.iter().filter(is_over) {
             let len = std::fs::metadata(&entry.path).map_or(0, |file| file.len().saturating_sub(FILE_HEAD as u64));
             let before = entry.end.fetch_max(len, Ordering::AcqRel);
-            self.shared.used.fetch_add(len.saturating_sub(before), Ordering::Relaxed);
+            self.shared.used.fetch_add(size_of(len).saturating_sub(size_of(before)), Ordering::Relaxed);
             entry.over.store(true, Ordering::Release);
             self.shared.list(entry);
         }

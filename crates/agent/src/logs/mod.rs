@@ -38,6 +38,9 @@ pub use mask::Mask;
 pub use ship::{Uplink, Wire};
 pub use spool::Spool;
 
+/// Of what all attempts may have together, this part is for marks of what is not kept: that is told when nothing else fits.
+const MARKS_PART: u64 = 32;
+
 /// How much output this machine keeps.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -45,7 +48,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Bytes of one attempt, where its spec says nothing.
     pub attempt_limit: u64,
-    /// Bytes of all attempts together that the controller does not have yet.
+    /// Bytes of all attempts' files together that the controller does not have yet.
     pub total_limit: u64,
     /// Bytes of one attempt in a second, where its spec says nothing; none: no limit.
     pub rate: Option<u64>,
@@ -73,7 +76,7 @@ pub(crate) struct Shared {
     total_limit: u64,
     rate: Option<u64>,
     rate_max: Option<u64>,
-    /// Bytes in files.
+    /// Bytes in files, and of what is just being written.
     used: AtomicU64,
     board: Mutex<Board>,
     /// Something is in `Board::news`.
@@ -175,7 +178,7 @@ impl Spools {
                 let frame::Head { token, task, attempt } = entry.head;
                 let (job, bytes) = (task.job, entry.end());
                 info!(%job, %task, attempt, %token, bytes, "output of an earlier run is still to be shipped");
-                self.shared.used.fetch_add(entry.end(), Ordering::Relaxed);
+                self.shared.used.fetch_add(entry.size(), Ordering::Relaxed);
                 self.shared.list(&Arc::new(entry));
             } else {
                 // Never deleted: its writer may be about to begin, or a newer build made it.
@@ -191,6 +194,11 @@ fn token_of(path: &Path) -> Option<Token> {
     path.file_name()?.to_str()?.strip_suffix(".log")?.parse().ok().map(Token)
 }
 
+/// Bytes of a file with so many of records.
+fn size_of(end: u64) -> u64 {
+    if end == 0 { 0 } else { end + frame::FILE_HEAD as u64 }
+}
+
 impl Shared {
     fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
@@ -200,14 +208,38 @@ impl Shared {
         self.folder.join(format!("{token}.log"))
     }
 
-    /// Bytes that may still be written by all.
+    /// Bytes that may still be written by all, without what is for marks.
     fn room(&self) -> u64 {
-        self.total_limit.saturating_sub(self.used.load(Ordering::Relaxed))
+        let all = self.total_limit - self.total_limit / MARKS_PART;
+        all.saturating_sub(self.used.load(Ordering::Relaxed))
     }
 
-    /// The writer appended whole records.
+    /// Takes room for up to `most` bytes, and for the `head` that stands before them. Returns for how many there was some;
+    /// for none, nothing is taken.
+    fn claim(&self, head: u64, most: u64) -> u64 {
+        let mut got = 0;
+        let _none = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            let all = self.total_limit - self.total_limit / MARKS_PART;
+            got = all.saturating_sub(used).saturating_sub(head).min(most);
+            (got > 0).then(|| used + head + got)
+        });
+        got
+    }
+
+    /// The same for a mark, which is whole or none. Says whether there was room.
+    fn claim_mark(&self, bytes: u64) -> bool {
+        let fits = |used: u64| used.checked_add(bytes).filter(|after| *after <= self.total_limit);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    }
+
+    /// So much of what was taken is free again.
+    fn give_back(&self, bytes: u64) {
+        let less = |used: u64| Some(used.saturating_sub(bytes));
+        let _never_fails = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
+    /// The writer appended whole records, for which it took room.
     fn written(&self, entry: &Arc<Entry>, bytes: u64) {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
         entry.end.fetch_add(bytes, Ordering::Release);
         self.list(entry);
     }
@@ -249,9 +281,9 @@ impl Shared {
         {
             warn!(path = %entry.path.display(), %error, "could not remove a spool file that was shipped");
         }
-        self.used.fetch_sub(entry.end(), Ordering::Relaxed);
+        self.give_back(entry.size());
         if let Some(tell) = self.on_forget.get() {
-            tell(entry.end());
+            tell(entry.size());
         }
         let mut board = self.board();
         entry.forgotten.store(true, Ordering::Relaxed);
@@ -289,6 +321,11 @@ impl Entry {
     /// Bytes of whole records in the file.
     fn end(&self) -> u64 {
         self.end.load(Ordering::Acquire)
+    }
+
+    /// Bytes of the file; none is made before the first record.
+    fn size(&self) -> u64 {
+        size_of(self.end())
     }
 
     fn is_over(&self) -> bool {

@@ -6,14 +6,14 @@
 use std::{
     fs::File,
     io::{self, Write},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use muster_core::time::Timestamp;
 
 use super::{
     Entry, Shared,
-    frame::{DATA_MAX, Scratch, Stream, cut_record, data_record, with_scratch},
+    frame::{DATA_MAX, FILE_HEAD, RECORD_HEAD, Scratch, Stream, cut_record, data_record, with_scratch},
     mask::Mask,
     rate::Rate,
     tail::Tail,
@@ -122,7 +122,10 @@ impl Spool {
     /// Tells of `bytes` that are not kept, and why.
     pub(super) fn skip(&mut self, stream: Stream, at: Timestamp, bytes: u64, why: &str) {
         let offset = self.lanes[stream as usize].offset;
-        if self.write(&cut_record(stream, at, offset, bytes, why)).is_ok() {
+        let (mark, head) = (cut_record(stream, at, offset, bytes, why), self.file_head());
+        if self.write(&mark).is_ok() {
+            // Whether or not there was room: what follows lies behind it.
+            self.shared.used.fetch_add(head + mark.len() as u64, Ordering::Relaxed);
             self.lanes[stream as usize].offset += bytes;
         }
     }
@@ -152,14 +155,15 @@ impl Spool {
             self.leave_out(stream, at, scratch.data(0, len));
             return;
         }
-        let total_left = self.shared.room();
-        let rate_left = self.rate_left(at);
-        let may = self.left.min(total_left).min(rate_left);
-        let kept = usize::try_from(may).unwrap_or(usize::MAX).min(len);
+        let may = self.left.min(self.rate_left(at)).min(len as u64);
+        let head = self.file_head() + RECORD_HEAD as u64;
+        let claimed = if may > 0 { self.shared.claim(head, may) } else { 0 };
+        let kept = usize::try_from(claimed).unwrap_or(len);
         let offset = self.lanes[stream as usize].offset;
         if kept > 0 {
             // The tail of a split frame is saved first: the head of the record overwrites nothing of it.
             if let Err(error) = self.write(scratch.record(stream, at, offset, kept)) {
+                self.shared.give_back(head + claimed);
                 self.begin_cut(stream, Why::Disk(error.to_string()));
                 self.leave_out(stream, at, scratch.data(0, len));
                 return;
@@ -169,9 +173,9 @@ impl Spool {
         }
         if kept < len {
             let full = match &self.rate {
-                _ if self.left == 0 => Why::Attempt(self.limit),
-                Some(rate) if rate_left <= total_left => Why::Rate(rate.per_second()),
-                _ => Why::Total(self.shared.total_limit),
+                _ if claimed < may => Why::Total(self.shared.total_limit),
+                Some(rate) if self.left > 0 => Why::Rate(rate.per_second()),
+                _ => Why::Attempt(self.limit),
             };
             self.begin_cut(stream, full);
             self.leave_out(stream, at, scratch.data(kept, len));
@@ -231,7 +235,7 @@ impl Spool {
         let Some(cut) = &self.lanes[stream as usize].cut else { return };
         if left_out >= CUT_STEP || (left_out > 0 && !cut.told) {
             let record = cut_record(stream, at, cut.from, left_out, &cut.why.text());
-            if self.write(&record).is_ok()
+            if self.tell(&record).is_ok()
                 && let Some(cut) = &mut self.lanes[stream as usize].cut
             {
                 cut.from += left_out;
@@ -282,33 +286,50 @@ impl Spool {
 
     /// Ends a cut of which nothing is left out any more, if the attempt may still write what it kept.
     fn go_on(&mut self, stream: Stream, at: Timestamp) -> bool {
-        let kept = self.tail.len(stream);
-        if self.left <= kept || self.close_cut(stream, at).is_err() {
+        if self.left <= self.tail.len(stream) {
             return false;
         }
+        let Ok(kept) = self.close_cut(stream, at) else { return false };
         // Bytes like all others now: there will be another tail.
         self.pay(kept);
         true
     }
 
-    /// Writes what a cut left out and the tail that it kept.
-    fn close_cut(&mut self, stream: Stream, at: Timestamp) -> io::Result<()> {
-        let left_out = self.left_out(stream);
-        let Some(cut) = &self.lanes[stream as usize].cut else { return Ok(()) };
-        let mut records = Vec::new();
-        if left_out > 0 {
-            records = cut_record(stream, at, cut.from, left_out, &cut.why.text());
+    /// Writes what a cut left out and, of the tail that it kept, the newest for which there is room. Returns how much.
+    fn close_cut(&mut self, stream: Stream, at: Timestamp) -> io::Result<u64> {
+        let lane = &self.lanes[stream as usize];
+        let Some(cut) = &lane.cut else { return Ok(0) };
+        let first = |tail: &Tail| tail.first(stream).unwrap_or(lane.offset);
+        let mut marks = Vec::new();
+        let mut leave_out = |from: u64, to: u64, why: &Why| {
+            if to > from {
+                marks.extend(cut_record(stream, at, from, to - from, &why.text()));
+            }
+        };
+        let (head, begin) = (RECORD_HEAD as u64, first(&self.tail));
+        leave_out(cut.from, begin, &cut.why);
+        let wanted = self.tail.cost(stream, head);
+        let claimed = self.shared.claim(0, wanted);
+        if claimed < wanted {
+            self.tail.shorten(stream, head, claimed);
+            leave_out(begin, first(&self.tail), &Why::Total(self.shared.total_limit));
         }
-        for (at, from, data) in self.tail.of(stream) {
-            records.extend(data_record(stream, at, from, data));
+        let cost = self.tail.cost(stream, head);
+        self.shared.give_back(claimed - cost);
+        let kept = self.tail.len(stream);
+        let tail = self.tail.of(stream).flat_map(|(at, from, data)| data_record(stream, at, from, data));
+        let tail: Vec<u8> = tail.collect();
+        if let Err(error) = self.tell_and_write(&marks, &tail) {
+            self.shared.give_back(cost);
+            return Err(error);
         }
-        self.write(&records)?;
         self.lanes[stream as usize].cut = None;
         self.tail.clear(stream);
-        Ok(())
+        Ok(kept)
     }
 
-    /// The disk does not take even a cut record: the shipper reads it from memory. The tail goes too.
+    /// The disk does not take even a cut record, or all that is for those is used: the shipper reads it from memory. The tail
+    /// goes too.
     fn tell_from_memory(&mut self, stream: Stream, at: Timestamp) {
         let lane = &self.lanes[stream as usize];
         let Some(cut) = &lane.cut else { return };
@@ -316,7 +337,33 @@ impl Spool {
         self.entry.append_in_memory(&record);
     }
 
-    /// Appends whole records; a half-written one is taken back.
+    /// Bytes that a file has before its first record, if that is still to come.
+    fn file_head(&self) -> u64 {
+        if self.entry.end() == 0 { FILE_HEAD as u64 } else { 0 }
+    }
+
+    /// Writes marks of what is not kept, if there is room.
+    fn tell(&mut self, marks: &[u8]) -> io::Result<()> {
+        self.tell_and_write(marks, &[])
+    }
+
+    /// The same with records behind them, for which room was taken.
+    fn tell_and_write(&mut self, marks: &[u8], records: &[u8]) -> io::Result<()> {
+        if marks.is_empty() && records.is_empty() {
+            return Ok(());
+        }
+        let room = self.file_head() + marks.len() as u64;
+        if !self.shared.claim_mark(room) {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        let written = self.write(&[marks, records].concat());
+        if written.is_err() {
+            self.shared.give_back(room);
+        }
+        written
+    }
+
+    /// Appends whole records, for which room was taken; a half-written one is taken back.
     fn write(&mut self, records: &[u8]) -> io::Result<()> {
         if records.is_empty() {
             return Ok(());
@@ -477,6 +524,44 @@ mod tests {
         let [out, err] = rig.read();
         assert_eq!(String::from_utf8_lossy(&err.data), "say *** twice: ***\nhunt");
         assert_eq!(String::from_utf8_lossy(&out.data), "***.".repeat(30_000));
+    }
+
+    /// Bytes of all files of a folder.
+    fn size(folder: &std::path::Path) -> u64 {
+        let files =
+            std::fs::read_dir(folder).expect("there").map(|file| file.expect("ours").metadata().expect("there"));
+        files.map(|file| file.len()).sum()
+    }
+
+    #[test]
+    fn many_floods_take_no_more_of_the_disk_than_all_may_have_and_each_is_told_of() {
+        // With room for every mark, for some of them, and for next to nothing.
+        for (quota, floods) in [(16 << 20, 200), (1 << 20, 200), (4 << 10, 50)] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let mut config = Config::new(folder.path().to_owned());
+            config.total_limit = quota;
+            let spools = Spools::open(&config).expect("a spool");
+            for n in 0..floods {
+                let head = Head { token: Token(n), task: TaskId::new(JobId(1), 0), attempt: 1 };
+                // Some come to their own limit, and some write byte by byte.
+                let mut spool = spools.attempt(head, (n % 3 == 0).then_some(150_000), None);
+                for part in 0..40 {
+                    spool.append(Stream::Stdout, Timestamp(part), &[b'x'; 5000]);
+                    spool.append(Stream::Stderr, Timestamp(part), b"x");
+                }
+                assert_eq!([spool.offset(Stream::Stdout), spool.offset(Stream::Stderr)], [200_000, 40]);
+                let entry = Arc::clone(&spool.entry);
+                spool.finish();
+                let in_memory = !entry.memory().is_empty();
+                assert!(if quota >= 16 << 20 { !in_memory } else { in_memory || entry.end() > 0 }, "{n} of {quota}");
+                let on_disk = size(&folder.path().join("spool"));
+                assert!(on_disk <= quota, "{on_disk} of {quota} after {n}");
+                assert_eq!(spools.shared.used.load(Ordering::Relaxed), on_disk, "after {n}");
+            }
+            let entries: Vec<_> = spools.shared.board().entries.values().cloned().collect();
+            entries.iter().for_each(|entry| spools.shared.forget(entry));
+            assert_eq!(spools.shared.used.load(Ordering::Relaxed), 0);
+        }
     }
 
     proptest! {

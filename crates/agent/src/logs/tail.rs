@@ -94,6 +94,25 @@ impl Tail {
         parts.map(|part| (part.at, part.first(), &part.data[part.gone..]))
     }
 
+    /// Bytes of what is kept of a stream as records, with `head` before each part.
+    pub(super) fn cost(&self, stream: Stream, head: u64) -> u64 {
+        self.parts.iter().filter(|part| part.stream == stream).map(|part| head + part.len() as u64).sum()
+    }
+
+    /// Of a stream, keeps the newest bytes that cost no more than `room`.
+    pub(super) fn shorten(&mut self, stream: Stream, head: u64, room: u64) {
+        let mut left = room;
+        for part in self.parts.iter_mut().rev().filter(|part| part.stream == stream) {
+            let len = part.len();
+            let kept = usize::try_from(left.saturating_sub(head)).map_or(len, |may| may.min(len));
+            part.gone = part.data.len() - kept;
+            // What is older than a part that goes would leave a gap.
+            left = if kept < len { 0 } else { left - head - kept as u64 };
+        }
+        self.parts.retain(|part| part.len() > 0);
+        self.bytes = self.parts.iter().map(Part::len).sum();
+    }
+
     /// Forgets a stream.
     pub(super) fn clear(&mut self, stream: Stream) {
         self.parts.retain(|part| part.stream != stream);
@@ -134,6 +153,19 @@ mod tests {
                 prop_assert_eq!(&kept, &wanted);
                 prop_assert_eq!(tail.len(stream), wanted.len() as u64);
                 prop_assert_eq!(tail.first(stream), wanted.first().map(|byte| byte.1));
+            }
+            for stream in [Stream::Stdout, Stream::Stderr] {
+                let before: Vec<u8> = tail.of(stream).flat_map(|(_, _, data)| data.to_vec()).collect();
+                let offset = offsets[stream as usize];
+                for less in [0, 1, 7, 40] {
+                    let room = tail.cost(stream, 3).saturating_sub(less);
+                    tail.shorten(stream, 3, room);
+                    prop_assert!(tail.cost(stream, 3) <= room);
+                    let after: Vec<u8> = tail.of(stream).flat_map(|(_, _, data)| data.to_vec()).collect();
+                    prop_assert!(before.ends_with(&after), "not the newest");
+                    prop_assert_eq!(tail.first(stream).unwrap_or(offset) + after.len() as u64, offset, "a gap");
+                    prop_assert!(less > 0 || after == before);
+                }
             }
         }
     }

@@ -273,6 +273,8 @@ pub(crate) struct State {
     pub(crate) inputs: Option<String>,
     /// Streams are broken after so many messages.
     pub(crate) break_after: Option<usize>,
+    /// The next message breaks its stream.
+    pub(crate) break_next: bool,
     /// Acknowledge receipt only.
     pub(crate) keep_nothing: bool,
     /// Acknowledge nothing at all.
@@ -347,7 +349,13 @@ impl Uplink for Controller {
                 state.break_after.unwrap_or(usize::MAX)
             };
             let this = self.clone();
-            let down = tokio_stream::wrappers::ReceiverStream::new(inbox).take(limit).map(move |up| this.take(up));
+            let state = Arc::clone(&self.state);
+            let is_good = move |_: &v1::LogUp| {
+                let breaks = std::mem::take(&mut state.lock().expect("not poisoned").break_next);
+                std::future::ready(!breaks)
+            };
+            let inbox = tokio_stream::wrappers::ReceiverStream::new(inbox);
+            let down = inbox.take(limit).take_while(is_good).map(move |up| this.take(up));
             Ok(Wire { agent: AgentId(3), up, down: down.boxed() })
         }
         .boxed()

@@ -128,13 +128,13 @@ async fn all_attempts_together_are_limited_and_go_on_when_there_is_room_again() 
     );
     let second = bench.start(shell(&text));
     wait_for("the cut", || (!bench.controller.log(second).cuts.is_empty()).then_some(())).await;
-    bench.controller.set(|state| {
-        state.keep_nothing = false;
-        state.break_after = Some(0);
-    });
-    bench.controller.set(|state| state.break_after = None);
+    // All is sent once more, and kept.
+    bench.controller.set(|state| (state.keep_nothing, state.break_next) = (false, true));
     bench.exec.start(std::sync::Arc::new(crate::bench::order(500, shell("echo poke; echo poke"))));
     assert_eq!(bench.over().await.end, End::Succeeded);
+    // What the second one writes last is kept only where there is room for it.
+    let shipped = bench.dir.join(format!("spool/{}.log", first.token));
+    wait_for("room", || (!shipped.exists()).then_some(())).await;
     std::fs::write(&go, "").expect("written");
     assert_eq!(bench.over().await.end, End::Succeeded);
     let log = bench.controller.log(second);
