@@ -12,7 +12,7 @@ mod text;
 
 use std::{collections::BTreeMap, fmt};
 
-pub use offer::{agent_name, label_key, offer, resource_name};
+pub use offer::{agent_name, agent_name_of, label_key, offer, resource_name};
 pub use text::segment;
 
 use crate::spec::{Array, Command, JobSpec, TaskSpec};

@@ -20,6 +20,7 @@ use std::{
 use muster_core::{
     record::{Facts, Gpu, Offer},
     resources::Request,
+    validate,
 };
 use tracing::warn;
 
@@ -110,7 +111,7 @@ impl Machine {
         labels.extend(overrides.labels.clone());
         let reserve = &overrides.reserve;
         Offer {
-            name: overrides.name.clone().unwrap_or_else(|| self.host.clone()),
+            name: overrides.name.clone().unwrap_or_else(|| validate::agent_name_of(&self.host)),
             os: consts::OS.into(),
             arch: consts::ARCH.into(),
             labels,

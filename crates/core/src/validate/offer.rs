@@ -12,6 +12,14 @@ pub fn agent_name(name: &str) -> Result<(), String> {
     text::name(name).map_err(|problem| format!("the name of an agent {problem}").replace(char::is_control, "\u{fffd}"))
 }
 
+/// What an agent is called that nobody named, on a machine that calls itself `host`: that, as far as it can be a name.
+pub fn agent_name_of(host: &str) -> String {
+    let is_sign = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '-' };
+    let name: String =
+        host.chars().map(is_sign).collect::<String>().trim_start_matches(['-', '.']).chars().take(128).collect();
+    if agent_name(&name).is_ok() { name } else { "localhost".to_owned() }
+}
+
 /// The key of a label that jobs can require.
 ///
 /// # Errors
@@ -56,6 +64,18 @@ mod tests {
             let problem = agent_name(bad).expect_err(bad);
             assert!(problem.starts_with("the name of an agent "), "{problem}");
             assert!(!problem.contains(char::is_control), "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn a_machine_of_any_name_has_one_that_an_agent_can_have() {
+        for (host, name) in
+            [("n1.example.org", "n1.example.org"), ("Jo's box", "Jo-s-box"), ("-x", "x"), ("", "localhost")]
+        {
+            assert_eq!(agent_name_of(host), name);
+        }
+        for host in ["bücher", "---", "a/b", &"n".repeat(500), "\u{1b}[2J"] {
+            assert_eq!(agent_name(&agent_name_of(host)), Ok(()), "{host:?}");
         }
     }
 
