@@ -64,7 +64,7 @@ async fn gigabyte(figures: &mut Figures) -> Result<()> {
     let job = muster.submit(shell("much", &format!("yes 0123456789 | head -c {GIGABYTE}"))).await?;
     let (_, ended) = muster.succeeded(job, 1).await?;
     let seconds = (ended - began).as_secs_f64();
-    figures.add("gigabyte-rate", 1_000.0 / seconds, "MB/s", Target::None);
+    figures.add("gigabyte-rate", 1_000.0 / seconds, "MB/s", Target::AtLeast(100.0));
     for ((pid, before), name) in pids.into_iter().zip(before).zip(["gigabyte-controller", "gigabyte-agent"]) {
         let growth = probe::resident_peak(pid)?.saturating_sub(before);
         #[expect(clippy::cast_precision_loss, reason = "megabytes")]
