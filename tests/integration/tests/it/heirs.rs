@@ -97,10 +97,18 @@ impl Gate {
         format!("while ! test -e {}; do sleep 0.02; done\n", self.path)
     }
 
+    /// The shells of `count` tasks, once each has begun: a process that was started may not have come to that yet.
+    fn shells(&self, count: usize) -> Result<Vec<i32>> {
+        wait::until("all to begin", || {
+            let text = fs::read_to_string(&self.starts).unwrap_or_default();
+            let pids: Vec<i32> = text.lines().filter_map(|line| line.split(' ').nth(1)?.parse().ok()).collect();
+            Ok(if pids.len() == count && text.ends_with('\n') { Look::Done(pids) } else { Look::not_yet(text) })
+        })
+    }
+
     /// Waits until the shells of all `count` tasks are dead.
     fn all_dead(&self, count: usize) -> Result<()> {
-        let text = fs::read_to_string(&self.starts)?;
-        let pids: Vec<i32> = text.lines().filter_map(|line| line.split(' ').nth(1)?.parse().ok()).collect();
+        let pids = self.shells(count)?;
         wait::until("all to be dead", || {
             let is_dead = |pid: &&i32| {
                 let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -236,12 +244,10 @@ fn what_ended_while_no_keeper_was_there_is_told_as_it_ended() -> Result<()> {
     let shell = format!("{}{}echo the end; echo the end >&2; exit $MUSTER_TASK", gate.begin(), gate.wait());
     let job = system.submit("soon.toml", &("name = \"soon\"\n".to_owned() + &task("soon", "array = 8", &shell)))?;
     all_run(&ctl, job, 8)?;
-    let mut keepers = Keepers::of(&system)?;
+    let (pids, mut keepers) = (gate.shells(8)?, Keepers::of(&system)?);
     // Stopped, it sees nothing of their ends; then it is killed over them.
     kill(Pid::from_raw(keepers.pid), Signal::SIGSTOP)?;
     gate.open()?;
-    let pids: Vec<i32> =
-        fs::read_to_string(&gate.starts)?.lines().filter_map(|line| line.split(' ').nth(1)?.parse().ok()).collect();
     wait::until("all to be dead", || {
         let dead = |pid: &&i32| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -268,6 +274,7 @@ fn without_an_agent_the_next_keeper_ends_work_with_its_leases() -> Result<()> {
     let shell = format!("{}{}", gate.begin(), gate.wait());
     let job = system.submit("alone.toml", &("name = \"alone\"\n".to_owned() + &task("alone", "array = 4", &shell)))?;
     all_run(&ctl, job, 4)?;
+    gate.shells(4)?;
     let mut keepers = Keepers::of(&system)?;
     system.agent()?.kill9()?;
     keepers.kill(&system)?;
