@@ -362,6 +362,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_command_beside_a_task_has_a_connection_to_the_leader_for_itself() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let door = Door::closed("");
+        door.forward_to(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let way = door.way();
+        let Way::There(leader) = &*way else { panic!("it leads elsewhere") };
+        let request =
+            |call: &str| http::Request::builder().uri(format!("/muster.v1.X/{call}")).body(Body::empty()).unwrap();
+        // More than connections are shared among, so that sharing them would show.
+        let commands = (0..=LANES).map(|n| leader.forward(request(ALONE[n % 2])));
+        let others = (0..=LANES).map(|_| leader.forward(request("Submit")));
+        let answers = futures::future::join(futures::future::join_all(commands), futures::future::join_all(others));
+        let mut open = Vec::new();
+        let accept = async {
+            for _ in 0..LANES + 1 + LANES {
+                open.push(listener.accept().await.unwrap());
+            }
+        };
+        tokio::select! {
+            _ = answers => panic!("nobody answers"),
+            met = timeout(Duration::from_secs(60), accept) => met.expect("a connection for each command"),
+        }
+    }
+
+    #[tokio::test]
     async fn a_held_call_goes_on_with_the_next_leader_while_the_last_one_does_not_answer() {
         let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let here = TcpListener::bind("127.0.0.1:0").await.unwrap();
