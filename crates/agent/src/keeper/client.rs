@@ -51,11 +51,11 @@ impl Queue {
         std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// When leases were renewed, as far as that waits to be said.
-    pub(super) fn hold(&self) -> Option<(Mono, Duration)> {
+    /// When leases were renewed: what waits to be said of it, or what was `said` last.
+    pub(super) fn newest(&self, said: Option<(Mono, Duration)>) -> Option<(Mono, Duration)> {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let hold = |command: &Command| if let Command::Hold(hold) = command { *hold } else { None };
-        waiting.iter().rev().find_map(hold)
+        waiting.iter().rev().find_map(hold).or(said)
     }
 }
 
@@ -106,7 +106,6 @@ impl Client {
             fetching: BTreeMap::new(),
             hold: joined.renewed,
             gpus: Vec::new(),
-            was_settled: false,
             is_settled: false,
             unsettled: Vec::new(),
             unforgotten: BTreeSet::new(),
@@ -220,11 +219,11 @@ mod tests {
     fn the_last_word_of_leases_that_waits_is_known_and_waits_on() {
         let queue = Queue::default();
         let at = |from: u64| Some((Mono(from), Duration::from_secs(15)));
-        assert_eq!(queue.hold(), None);
+        assert_eq!((queue.newest(None), queue.newest(at(0))), (None, at(0)));
         for command in [Command::Hold(at(1)), Command::Settled, Command::Hold(at(2)), Command::Claim(Token(3))] {
             queue.push(command);
         }
-        assert_eq!(queue.hold(), at(2));
+        assert_eq!((queue.newest(None), queue.newest(at(0))), (at(2), at(2)));
         assert_eq!(queue.take().len(), 4);
     }
 }

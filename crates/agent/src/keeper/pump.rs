@@ -52,8 +52,6 @@ pub(super) struct Pump {
     /// Those of the machine, as the keeper was told last.
     pub(super) gpus: Vec<u32>,
     /// What this agent began with is remembered.
-    pub(super) was_settled: bool,
-    /// The keeper was told that what an earlier one left is remembered.
     pub(super) is_settled: bool,
     /// What a keeper that died had; its ends are not remembered yet.
     pub(super) unsettled: Vec<Token>,
@@ -168,7 +166,7 @@ impl Pump {
                 Command::Delivered(delivered) => draft.say(Word::Delivered(delivered)),
                 Command::Fetched(token, outcome) => self.fetched(token, outcome, &mut draft).await,
                 Command::Settled => {
-                    self.was_settled = true;
+                    self.is_settled = true;
                     self.say_settled(&mut draft);
                 }
                 Command::Gpus(all) => {
@@ -209,9 +207,8 @@ impl Pump {
     }
 
     /// Once all is remembered: what this agent began with, and what a keeper that died had.
-    fn say_settled(&mut self, draft: &mut Draft) {
-        if self.was_settled && self.unsettled.is_empty() {
-            self.is_settled = true;
+    pub(super) fn say_settled(&self, draft: &mut Draft) {
+        if self.is_settled && self.unsettled.is_empty() {
             draft.say(Word::Settled(true));
         }
     }

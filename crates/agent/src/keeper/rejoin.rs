@@ -39,7 +39,7 @@ impl Pump {
         let queue = Arc::clone(&self.queue);
         let joined = loop {
             let (config, leftovers) = (self.joined.config.clone(), self.book.leftovers());
-            let hold = || queue.hold().or(self.hold);
+            let hold = || queue.newest(self.hold);
             let had = Had { leftovers: &leftovers, hold: &hold };
             let joined = tokio::select! {
                 // Nobody who leaves starts another one.
@@ -90,7 +90,7 @@ impl Pump {
         let Again { start, offer, kill, events } = again;
         let mut draft = Draft::default();
         // As in the hello: what waits may be behind much else.
-        draft.say(Word::Hold(Hold::new(self.queue.hold().or(self.hold))));
+        draft.say(Word::Hold(Hold::new(self.queue.newest(self.hold))));
         draft.say(Word::Gpus(Gpus { all: self.gpus.clone() }));
         for order in start {
             self.put_if_enough(&mut draft);
@@ -109,11 +109,8 @@ impl Pump {
             let lost = events.iter().filter(|event| matches!(event, ExecEvent::Ended { .. }));
             self.unsettled = lost.map(ExecEvent::token).collect();
             info!(lost = self.unsettled.len(), goes_on = who == Who::Heir, "another keeper is there");
-            self.is_settled = self.was_settled && self.unsettled.is_empty();
         }
-        if self.is_settled {
-            draft.say(Word::Settled(true));
-        }
+        self.say_settled(&mut draft);
         self.joined.line.put(&draft.finish());
         self.end_unreadable();
         for event in events {
