@@ -43,8 +43,14 @@ pub(super) struct Queue {
 }
 
 impl Queue {
+    /// Puts it behind all that waits; but the newest word about leases is said first, and none that is older.
     pub(super) fn push(&self, command: Command) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(command);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&command, waiting.first_mut()) {
+            (Command::Hold(_), Some(first @ Command::Hold(_))) => *first = command,
+            (Command::Hold(_), _) => waiting.insert(0, command),
+            _ => waiting.push(command),
+        }
     }
 
     pub(super) fn take(&self) -> Vec<Command> {
@@ -53,9 +59,10 @@ impl Queue {
 
     /// When leases were renewed: what waits to be said of it, or what was `said` last.
     pub(super) fn newest(&self, said: Option<(Mono, Duration)>) -> Option<(Mono, Duration)> {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let hold = |command: &Command| if let Command::Hold(hold) = command { *hold } else { None };
-        waiting.iter().rev().find_map(hold).or(said)
+        match self.waiting.lock().unwrap_or_else(PoisonError::into_inner).first() {
+            Some(Command::Hold(hold)) => hold.or(said),
+            _ => said,
+        }
     }
 }
 
@@ -216,14 +223,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_word_of_leases_that_waits_is_known_and_waits_on() {
+    fn of_leases_only_the_newest_word_waits_and_it_is_said_first() {
         let queue = Queue::default();
         let at = |from: u64| Some((Mono(from), Duration::from_secs(15)));
         assert_eq!((queue.newest(None), queue.newest(at(0))), (None, at(0)));
-        for command in [Command::Hold(at(1)), Command::Settled, Command::Hold(at(2)), Command::Claim(Token(3))] {
+        for command in [Command::Settled, Command::Hold(at(1)), Command::Claim(Token(3)), Command::Hold(at(2))] {
             queue.push(command);
         }
         assert_eq!((queue.newest(None), queue.newest(at(0))), (at(2), at(2)));
-        assert_eq!(queue.take().len(), 4);
+        let taken = queue.take();
+        assert!(matches!(taken[..], [Command::Hold(hold), Command::Settled, Command::Claim(_)] if hold == at(2)));
+        assert_eq!(queue.newest(at(2)), at(2));
     }
 }

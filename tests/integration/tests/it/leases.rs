@@ -33,7 +33,7 @@ fn open_gate(system: &System) -> Result<()> {
 }
 
 /// Whether the process of a task is over; its parent, which would collect it, may be frozen.
-fn is_dead(system: &System, name: &str) -> Result<bool> {
+pub(crate) fn is_dead(system: &System, name: &str) -> Result<bool> {
     let pid = fs::read_to_string(system.folder().join(format!("{name}.pid")))?;
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
     Ok(stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('Z')))
@@ -195,7 +195,7 @@ fn a_disk_that_stands_still_for_longer_than_a_lease_ends_nothing_that_is_renewed
 }
 
 /// Waits until the agent has heard so many answers more to its heartbeats.
-fn beats(system: &mut System, count: usize) -> Result<()> {
+pub(crate) fn beats(system: &mut System, count: usize) -> Result<()> {
     let heard =
         |system: &mut System| Ok::<_, anyhow::Error>(system.agent()?.log().matches("a heartbeat was answered").count());
     let before = heard(system)?;

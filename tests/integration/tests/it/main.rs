@@ -76,4 +76,6 @@ mod traces;
 #[cfg(target_os = "linux")]
 mod units;
 #[cfg(target_os = "linux")]
+mod words;
+#[cfg(target_os = "linux")]
 mod yard;
