@@ -1,7 +1,7 @@
 //! Leases without an agent, with one whose disk stands still, and after a restart of the machine: what may go on goes on, and
 //! nothing else does.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, sync::mpsc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use muster_integration::{
@@ -9,7 +9,10 @@ use muster_integration::{
     system::{Options, System},
     wait::{self, Look},
 };
-use nix::sys::signal::Signal;
+use nix::{
+    sys::{ptrace, signal::Signal},
+    unistd::Pid,
+};
 use serde_json::Value;
 
 use crate::keeper::{keeper, parent};
@@ -247,6 +250,63 @@ fn who_took_another_environment_is_ended_with_its_lease_when_its_keeper_is_froze
     system.agent()?.signal(Signal::SIGCONT)?;
     ensure!(system.ctl().finished(job, wait::LIMIT)?["state"] == "failed", "{:?}", attempts(&system, job)?);
     system.finish()
+}
+
+/// Holds a process where it hangs in the kernel once it is killed (`PTRACE_EVENT_EXIT`), until it is dropped.
+struct Hung {
+    _let_go: mpsc::SyncSender<()>,
+}
+
+impl Hung {
+    /// None: it may not be traced here.
+    fn hold(pid: i32) -> Option<Self> {
+        let ((let_go, asked), (say, held)) = (mpsc::sync_channel(1), mpsc::sync_channel(1));
+        // Whom a thread traces goes on when that thread ends.
+        std::thread::spawn(move || {
+            let is_held = ptrace::seize(Pid::from_raw(pid), ptrace::Options::PTRACE_O_TRACEEXIT).is_ok();
+            let _nobody_waits = say.send(is_held);
+            let _dropped: Result<(), _> = asked.recv();
+        });
+        held.recv().unwrap_or(false).then_some(Self { _let_go: let_go })
+    }
+}
+
+#[test]
+fn who_left_the_session_is_dead_with_its_lease_though_the_first_process_hangs_and_the_disk_stands_still() -> Result<()>
+{
+    let name = "who_left_the_session_is_dead_with_its_lease_though_the_first_process_hangs_and_the_disk_stands_still";
+    let mut system = System::start(short("", None))?;
+    let (folder, spool) = (system.folder().to_owned(), system.folder().join("agent/spool"));
+    // Whoever opens its file of output waits until somebody reads it, as with a disk that stands still; that is the keeper, as
+    // soon as the one in a session of its own says something: when the group of the first process was struck, which hangs, and
+    // the safe was told.
+    let strays = format!(
+        "trap \"\" TERM; echo $$ >{0}/stray.new; mv {0}/stray.new {0}/stray.pid; \
+         while grep -q \") [RSD] \" /proc/$1/stat; do sleep 0.01; done; sleep 0.5; echo word; exec sleep 600",
+        folder.display()
+    );
+    let shell = format!(
+        "exec 2>{1}/said; trap \"\" TERM; mkfifo {0}/$MUSTER_TOKEN.log; echo $MUSTER_TOKEN >{1}/token; sleep 600 & \
+         setsid sh -c \"$STRAY\" sh $! & wait; wait",
+        spool.display(),
+        folder.display()
+    );
+    let job = task(&system, "first", &format!("on_lost = \"fail\"\nenv = {{ STRAY = '''{strays}''' }}"), &shell)?;
+    wait::until("the other one to begin", || Ok(Look::when(folder.join("stray.pid").exists(), "it has not")))?;
+    let first = fs::read_to_string(folder.join("first.pid"))?.trim().parse()?;
+    let Some(hung) = Hung::hold(first) else { return skip(name, "no process can be traced here") };
+    system.agent()?.signal(Signal::SIGSTOP)?;
+    let died = wait::until("the other one to be dead", || Ok(Look::when(is_dead(&system, "stray")?, "it lives")));
+    // Then the disk goes on, for whoever waits for it.
+    let fifo = spool.join(format!("{}.log", fs::read_to_string(folder.join("token"))?.trim()));
+    let reader = fs::File::options().read(true).write(true).open(&fifo);
+    let _it_was_never_read = fs::remove_file(fifo);
+    drop((hung, reader));
+    system.agent()?.signal(Signal::SIGCONT)?;
+    died?;
+    ensure!(system.ctl().finished(job, wait::LIMIT)?["state"] == "failed", "{:?}", attempts(&system, job)?);
+    ensure!(attempts(&system, job)?.len() == 1, "{:?}", attempts(&system, job)?);
+    Ok(())
 }
 
 #[test]
