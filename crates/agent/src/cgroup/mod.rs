@@ -326,6 +326,11 @@ impl Place {
             // What follows may take longer than the first reads of a task; what fails is tried again below.
             let _later = slot.hold_to(&Limits { io: self.limits.io, ..at_first });
         }
+        if self.limits.memory.is_some() {
+            // What the kernel keeps of the folders that this thread makes and the files that it opens is charged to where it
+            // stands, and a task's limit may have no room for that.
+            let _stays = Slot::step_out(&self.groups.0.ground);
+        }
         let next = self.groups.take().and_then(|slot| slot.enter().map(|()| slot));
         match next {
             Ok(slot) => SEAT.set(Some(slot)),
@@ -401,7 +406,8 @@ impl Place {
         if !self.is_shared {
             return groups.put(slot, counts, killed);
         }
-        if slot.is_clean(counts, killed) {
+        // Before there are cgroups for its next attempt, this thread makes a folder for it, which would be charged here.
+        if slot.is_clean(counts, killed) && slot.lift_memory().is_ok() {
             SEAT.set(Some(slot));
         } else {
             groups.discard(slot);

@@ -122,6 +122,23 @@ async fn a_task_that_asks_for_no_memory_has_no_limit_and_its_peak_is_right() {
 }
 
 #[tokio::test]
+async fn what_starts_the_next_task_is_not_held_to_the_memory_of_the_last_one() {
+    let Some(mut bench) = strict(here!()).await else { return };
+    for _ in 0..20 {
+        let over = bench.run(with_memory(64, argv(&["true"]))).await;
+        assert_eq!(over.end, End::Succeeded, "{}", over.why);
+    }
+    // In version 2 nobody who starts a task stands in its cgroups.
+    let slots = noted(&bench.dir).into_iter().flat_map(|base| std::fs::read_dir(base).into_iter().flatten().flatten());
+    for slot in slots.map(|slot| slot.path()) {
+        let read = |file: &str| std::fs::read_to_string(slot.join(file)).unwrap_or_default();
+        let (standing, limit) = (read("tasks"), read("memory.limit_in_bytes"));
+        let is_held = limit.trim().parse().is_ok_and(|bytes: u64| bytes <= 64 * MIB);
+        assert!(standing.is_empty() || !is_held, "{standing}stand in {}, which has {limit}", slot.display());
+    }
+}
+
+#[tokio::test]
 async fn what_is_written_to_disk_is_counted() {
     let Some(mut bench) = strict(here!()).await else { return };
     // Files in memory have no disk.

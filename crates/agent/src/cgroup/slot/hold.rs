@@ -83,6 +83,14 @@ impl Slot {
         }
     }
 
+    /// No attempt runs in it, and whoever stands there has as much as he needs.
+    pub(in crate::cgroup) fn lift_memory(&mut self) -> io::Result<()> {
+        match self.written.memory {
+            Some(_) => self.hold_to(&Limits { memory: None, ..self.written }),
+            None => Ok(()),
+        }
+    }
+
     /// Always anew: a task of root can write there as well as we.
     fn limit_memory(&self, before: Option<u64>, limit: Option<u64>) -> io::Result<()> {
         let Some(base) = self.ground.base_of(Controller::Memory) else { return Ok(()) };
