@@ -1,6 +1,8 @@
 //! Attempts are held to their limits, counted, and ended as a whole, by the control groups of this machine, whichever
 //! version they are of. `cargo xtask vm` runs the same on version 2.
 
+mod weight;
+
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use muster_agent::{
