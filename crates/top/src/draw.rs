@@ -399,6 +399,17 @@ mod tests {
     }
 
     #[test]
+    fn who_had_scrolled_to_the_end_still_sees_a_full_page_when_agents_go() {
+        let view = View { first: 94, sort: crate::Sort::Name, ..View::default() };
+        let shown = |agents| crate::frame(&pictured(agents), &view, (80, 24)).expect("it is drawn");
+        for (agents, place, last) in [(100, "95 to 100 of 100", 99), (30, "25 to 30 of 30", 29), (3, "agents 3,", 2)] {
+            let text = shown(agents);
+            assert!(text.contains(place) && text.contains(&format!("machine-{last:04}")), "{agents} agents:\n{text}");
+            assert_eq!(text.matches("machine-").count(), agents.min(6), "{agents} agents:\n{text}");
+        }
+    }
+
+    #[test]
     fn amounts_are_short() {
         for (n, text) in [(0.0, "0B"), (1023.0, "1.0K"), (4.0 * 1024.0 * 1024.0 * 1024.0, "4G"), (1.5e9, "1.4G")] {
             assert_eq!(bytes(n), text);

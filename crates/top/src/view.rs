@@ -106,6 +106,8 @@ impl View {
             return self.edit(key);
         }
         let last = count.saturating_sub(page);
+        // Agents may have gone since: it is counted from what is seen.
+        self.first = self.first.min(last);
         match key {
             Key::Char('q') | Key::Escape if key == Key::Char('q') || self.filter.is_empty() => self.done = true,
             Key::Escape => self.filter.clear(),
@@ -206,6 +208,15 @@ mod tests {
         }
         view.press(Key::End, 3, 10);
         assert_eq!(view.first, 0);
+    }
+
+    #[test]
+    fn a_step_is_counted_from_what_is_seen_when_agents_went() {
+        for (key, first) in [(Key::Up, 14), (Key::PageUp, 5), (Key::Down, 15)] {
+            let mut view = View { first: 90, ..View::default() };
+            view.press(key, 25, 10);
+            assert_eq!(view.first, first, "{key:?}");
+        }
     }
 
     #[test]
