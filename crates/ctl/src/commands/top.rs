@@ -48,8 +48,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(ctl: &Ctl, args: Args) -> Result<Exit, Error> {
     let client = ctl.client().await?;
-    let mut watch =
-        Watch { about: client.place.url.clone(), client, ctl, agents: BTreeMap::new(), round: Round::default() };
+    let mut watch = Watch { about: client.place.url.clone(), client, ctl, roll: Roll::default() };
     let view = View { filter: args.filter, ..View::default() };
     if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
         while watch.look().await? {}
@@ -100,39 +99,56 @@ struct Round {
     seen: BTreeSet<u64>,
 }
 
+/// All agents that are known, looked through a page at a time.
+#[derive(Debug, Default)]
+struct Roll {
+    known: BTreeMap<u64, muster_top::Agent>,
+    round: Round,
+}
+
+impl Roll {
+    /// What the next page belongs to. Whatever loses that page ends the round: the next one begins with the first page.
+    fn next(&mut self) -> Round {
+        std::mem::take(&mut self.round)
+    }
+
+    /// That page came; whether there are more behind it.
+    fn take(&mut self, mut round: Round, page: v1::ListAgentsReply) -> bool {
+        for view in page.agents {
+            round.seen.insert(view.id);
+            let id = view.id;
+            // One that is gone for good is no news on a screen.
+            if matches!(view.state.as_str(), "lost" | "stopped") {
+                self.known.remove(&id);
+            } else {
+                self.known.insert(id, Agent::from(view).on_screen());
+            }
+        }
+        round.token = page.next_page_token;
+        if round.token.is_empty() {
+            self.known.retain(|id, _| round.seen.contains(id));
+            return false;
+        }
+        self.round = round;
+        true
+    }
+}
+
 struct Watch<'a> {
     ctl: &'a Ctl,
     client: Client,
     about: String,
-    agents: BTreeMap<u64, muster_top::Agent>,
-    round: Round,
+    roll: Roll,
 }
 
 impl Watch<'_> {
     /// The next page of agents; whether there are more behind it.
     async fn look(&mut self) -> Result<bool, Error> {
-        // Whatever ends this look early ends the round: the next one begins with the first page.
-        let mut round = std::mem::take(&mut self.round);
-        let page_token = std::mem::take(&mut round.token);
-        let request = v1::ListAgentsRequest { page_size: AGENTS, page_token, ..Default::default() };
-        let reply = self.client.rpc.list_agents(request).await?.into_inner();
-        for view in reply.agents {
-            round.seen.insert(view.id);
-            let id = view.id;
-            // One that is gone for good is no news on a screen.
-            if matches!(view.state.as_str(), "lost" | "stopped") {
-                self.agents.remove(&id);
-            } else {
-                self.agents.insert(id, Agent::from(view).on_screen());
-            }
-        }
-        round.token = reply.next_page_token;
-        if round.token.is_empty() {
-            self.agents.retain(|id, _| round.seen.contains(id));
-            return Ok(false);
-        }
-        self.round = round;
-        Ok(true)
+        let round = self.roll.next();
+        let request =
+            v1::ListAgentsRequest { page_size: AGENTS, page_token: round.token.clone(), ..Default::default() };
+        let page = self.client.rpc.list_agents(request).await?.into_inner();
+        Ok(self.roll.take(round, page))
     }
 
     async fn picture(&mut self) -> Result<Picture, Error> {
@@ -147,7 +163,7 @@ impl Watch<'_> {
             clock: time::instant(now.0).and_then(|at| Some(at.get(11..19)?.to_owned() + " UTC")).unwrap_or_default(),
             problem: None,
             totals: totals_of(totals, queued),
-            agents: self.agents.values().cloned().collect(),
+            agents: self.roll.known.values().cloned().collect(),
             tasks,
             queues: queues.into_iter().map(queue).collect(),
             ends,
@@ -210,4 +226,41 @@ fn queue(view: v1::QueueView) -> muster_top::Queue {
     let queue = view.queue.unwrap_or_default();
     let name = if queue.paused { format!("{} (paused)", queue.name) } else { queue.name };
     muster_top::Queue { name, running: view.running, queued: view.queued }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(ids: std::ops::Range<u64>, next: &str) -> v1::ListAgentsReply {
+        let view = |id| v1::AgentView { id, state: "connected".to_owned(), ..Default::default() };
+        v1::ListAgentsReply { agents: ids.map(view).collect(), next_page_token: next.to_owned(), ..Default::default() }
+    }
+
+    fn known(roll: &Roll) -> Vec<u64> {
+        roll.known.keys().copied().collect()
+    }
+
+    #[test]
+    fn a_lost_page_begins_the_round_anew_and_takes_nobody_off_the_screen() {
+        let mut roll = Roll::default();
+        let round = roll.next();
+        assert!(roll.take(round, page(0..3, "3")));
+        let round = roll.next();
+        assert!(!roll.take(round, page(3..6, "")));
+        assert_eq!(known(&roll), [0, 1, 2, 3, 4, 5]);
+
+        let round = roll.next();
+        assert!(roll.take(round, page(0..3, "3")));
+        let lost = roll.next();
+        assert_eq!(lost.token, "3");
+        drop(lost);
+        assert_eq!(known(&roll), [0, 1, 2, 3, 4, 5], "who was on the page that did not come stays");
+
+        // Meanwhile some went: who was seen in the round that broke off does not count as seen in this one.
+        let round = roll.next();
+        assert_eq!((round.token.as_str(), round.seen.len()), ("", 0), "it goes on where nobody waits for it");
+        assert!(!roll.take(round, page(2..5, "")));
+        assert_eq!(known(&roll), [2, 3, 4]);
+    }
 }
