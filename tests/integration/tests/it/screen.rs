@@ -61,6 +61,32 @@ fn whoever_leaves_the_live_screen_or_is_thrown_out_has_the_terminal_as_it_was() 
 }
 
 #[test]
+fn what_was_seen_last_stays_on_the_screen_while_the_controller_is_away() -> Result<()> {
+    if !can_run("screen::what_was_seen_last_stays_on_the_screen_while_the_controller_is_away")? {
+        return Ok(());
+    }
+    let mut system = System::plain()?;
+    let submit = |system: &System, name: &str| {
+        let text = format!("name = '{name}'\n[tasks.a]\ncpus = 0.1\nshell = 'exec sleep 1000'\n");
+        system.submit("job.toml", &text)
+    };
+    submit(&system, "census")?;
+    let mut screen = show(&system.folder().join("away"), &system.ctl().command(&["top", "--interval", "100ms"])?)?;
+    let is_seen = |now: &str| ["worker", "connected", "1 running", "census"].iter().all(|word| now.contains(word));
+    let is_away = |now: &str| now.lines().next().is_some_and(|first| first.contains("does not answer"));
+    screen.stands("what runs", |now| is_seen(now) && !is_away(now))?;
+    system.controller()?.kill9()?;
+    screen.stands("that the controller is away, and the rest", |now| is_seen(now) && is_away(now))?;
+    system.start_controller()?;
+    screen.stands("that it is back", |now| is_seen(now) && !is_away(now))?;
+    submit(&system, "harvest")?;
+    screen.stands("what is new", |now| now.contains("harvest") && now.contains("2 running"))?;
+    screen.press(b"q")?;
+    ensure!(gone(screen)?.0 == 0, "after the controller came back");
+    system.finish()
+}
+
+#[test]
 fn called_by_a_test_this_shows_a_screen_that_panics() {
     if std::env::var_os("SHOW_AND_PANIC").is_none() {
         return;

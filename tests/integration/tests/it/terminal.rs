@@ -28,6 +28,10 @@ stty -g >after
 mv code.new code
 "#;
 
+/// What the script says.
+const LINES: usize = 24;
+const COLUMNS: usize = 100;
+
 /// A program on a terminal of its own, which script(1) makes.
 pub(crate) struct Screen {
     script: Child,
@@ -70,6 +74,14 @@ impl Screen {
         })
     }
 
+    /// Waits until what stands on the screen now is as `is_so` says.
+    pub(crate) fn stands(&self, what: &str, is_so: impl Fn(&str) -> bool) -> Result<()> {
+        wait::until(&format!("the screen to show {what}"), || {
+            let now = standing(&self.seen());
+            Ok(if is_so(&now) { Look::Done(()) } else { Look::NotYet(now) })
+        })
+    }
+
     pub(crate) fn press(&mut self, keys: &[u8]) -> Result<()> {
         Ok(self.script.stdin.as_mut().context("a terminal")?.write_all(keys)?)
     }
@@ -107,6 +119,47 @@ impl Drop for Screen {
         let _ended = self.script.kill();
         let _status = self.script.wait();
     }
+}
+
+/// What stands on a screen after all this was written to it, as far as programs go that write each line in its place.
+fn standing(written: &str) -> String {
+    let mut glass = vec![[' '; COLUMNS]; LINES];
+    let (mut line, mut column) = (0, 0);
+    let mut written = written.chars();
+    while let Some(c) = written.next() {
+        if c != '\u{1b}' {
+            if let Some(cell) = glass.get_mut(line).and_then(|line| line.get_mut(column)) {
+                *cell = c;
+            }
+            column += 1;
+            continue;
+        }
+        // `ESC [`, parameters, and one letter that says what they are of.
+        let _bracket = written.next();
+        let mut parameters = String::new();
+        let letter = written.by_ref().find(|c| {
+            let is_last = ('@'..='~').contains(c);
+            parameters.extend((!is_last).then_some(*c));
+            is_last
+        });
+        match letter {
+            Some('H') => {
+                let mut places = parameters.split(';').map(|place| place.parse().unwrap_or(1_usize) - 1);
+                (line, column) = (places.next().unwrap_or(0), places.next().unwrap_or(0));
+            }
+            // The other screen is taken, which is empty, or all of one is wiped.
+            Some('h' | 'J') if matches!(&*parameters, "?1049" | "2") => glass = vec![[' '; COLUMNS]; LINES],
+            _ => {}
+        }
+    }
+    let lines = glass.iter().map(|line| line.iter().collect::<String>().trim_end().to_owned() + "\n");
+    lines.collect()
+}
+
+#[test]
+fn what_stands_on_a_screen_is_what_was_written_there_last() {
+    let written = "sh noise\r\n\u{1b}[?1049h\u{1b}[?25l\u{1b}[1;1Hold words\u{1b}[2;3H\u{1b}[31mx\u{1b}[0m\u{1b}[1;5Hline\u{1b}[1;9H ";
+    assert_eq!(standing(written).trim_end(), "old line\n  x");
 }
 
 /// Whether terminals can be made here.
