@@ -50,7 +50,7 @@ async fn flood(figures: &mut Figures) -> Result<()> {
     let controller = muster.system.controller()?.pid();
     for (name, pid, target) in [
         ("flood-agent", agent, Target::AtMost(67.1)),
-        ("flood-keeper", keeper, Target::None),
+        ("flood-keeper", keeper, Target::AtMost(67.1)),
         ("flood-controller", controller, Target::AtMost(268.4)),
     ] {
         #[expect(clippy::cast_precision_loss, reason = "megabytes")]

@@ -24,7 +24,7 @@ pub(crate) async fn measure(figures: &mut Figures) {
         let outcome = idle(figures).await;
         figures.outcome("idle-cpu", outcome);
     }
-    if figures.wants(&["idle-agent", "idle-keeper", "idle-task"]) {
+    if figures.wants(&["idle-agent", "idle-keeper", "idle-safe", "idle-task"]) {
         let outcome = agent(figures).await;
         figures.outcome("idle-agent", outcome);
     }
@@ -52,18 +52,17 @@ async fn agent(figures: &mut Figures) -> Result<()> {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let agent = muster.system.agent()?.pid();
     let keeper = probe::descendant(agent, "keeper").context("the agent has no keeper")?;
-    let used = || -> Result<Duration> { Ok(probe::cpu(agent)? + probe::cpu(keeper)?) };
+    let safe = probe::descendant(agent, "safe").context("the keeper has no safe")?;
+    let used = || -> Result<Duration> { [agent, keeper, safe].iter().map(|pid| probe::cpu(*pid)).sum() };
     let (before, began) = (used()?, Instant::now());
     tokio::time::sleep(SPAN).await;
     let share = (used()? - before).as_secs_f64() / began.elapsed().as_secs_f64();
     figures.add("idle-agent-cpu", share * 100.0, "%", Target::AtMost(0.2));
-    figures.add("idle-agent-memory", probe::resident(agent)? as f64 / 1e6, "MB", Target::AtMost(15.0));
-    figures.add("idle-agent-own-memory", probe::resident_own(agent)? as f64 / 1e6, "MB", Target::None);
-    figures.add("idle-keeper-memory", probe::resident(keeper)? as f64 / 1e6, "MB", Target::None);
-    let safe = probe::descendant(agent, "safe").context("the keeper has no safe")?;
-    figures.add("idle-safe-memory", probe::resident(safe)? as f64 / 1e6, "MB", Target::None);
-    figures.add("idle-safe-own-memory", probe::resident_own(safe)? as f64 / 1e6, "MB", Target::None);
-    figures.add("idle-keeper-own-memory", probe::resident_own(keeper)? as f64 / 1e6, "MB", Target::None);
+    for (name, pid) in [("agent", agent), ("keeper", keeper), ("safe", safe)] {
+        let (all, own) = (probe::resident(pid)? as f64 / 1e6, probe::resident_own(pid)? as f64 / 1e6);
+        figures.add(&format!("idle-{name}-memory"), all, "MB", Target::AtMost(15.0));
+        figures.add(&format!("idle-{name}-own-memory"), own, "MB", Target::None);
+    }
     let own = || -> Result<u64> { [agent, keeper, safe].iter().map(|pid| probe::resident_own(*pid)).sum() };
     let before = own()?;
     let job = muster.submit(count(program("wait", vec!["sleep".into(), "1000".into()]), WAITING)).await?;
