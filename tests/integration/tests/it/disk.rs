@@ -21,7 +21,7 @@ use nix::{
 use crate::keeper::keeper_of;
 
 /// A file system of 16 MiB, unmounted when dropped.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(pub(crate) PathBuf);
 
 impl SmallDisk {
     /// Takes all the room that is left; giving the file up gives it back.
@@ -37,7 +37,8 @@ impl SmallDisk {
         }
     }
 
-    fn mount(at: &Path) -> Result<Result<Self, String>> {
+    /// Or why it cannot be made here.
+    pub(crate) fn mount(at: &Path) -> Result<Result<Self, String>> {
         fs::create_dir_all(at)?;
         let output = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "muster-test"]).arg(at).output();
         let output = output.context("could not start mount")?;

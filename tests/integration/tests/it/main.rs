@@ -49,6 +49,8 @@ mod keeper;
 mod leases;
 #[cfg(unix)]
 mod limits;
+#[cfg(target_os = "linux")]
+mod live;
 #[cfg(unix)]
 mod output;
 #[cfg(target_os = "linux")]
