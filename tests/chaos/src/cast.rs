@@ -30,6 +30,11 @@ const BUDGET_MIB: u64 = 24;
 const ETCD_FOLDER_MIB: u32 = 1024;
 const AGENT_FOLDER_MIB: u32 = 24;
 const SHARED_FOLDER_MIB: u32 = 64;
+/// Bytes that an agent keeps of one attempt's output: a flood is past it at once.
+pub(crate) const LOG_LIMIT: u64 = 256 << 10;
+/// Of all that lies on an agent's disk, and of all logs of long runs together: neither disk becomes full by itself.
+const AGENT_LOGS_MIB: u32 = 6;
+const LOGS_MIB: u32 = 32;
 
 /// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -208,7 +213,7 @@ impl Cast {
         let mut command = match node {
             Node::Etcd(n) => self.etcd(ground, n, data),
             Node::Controller(n) => self.controller(ground, n, data)?,
-            Node::Agent(n) => agent(ground, n, data)?,
+            Node::Agent(n) => self.agent(ground, n, data)?,
             Node::Client => anyhow::bail!("the client is no daemon"),
         };
         for (name, _) in std::env::vars_os() {
@@ -248,7 +253,8 @@ impl Cast {
         let config = self.folder.join(format!("ctrl{n}.toml"));
         let text = format!(
             "name = 'ctrl{n}'\nsession_ttl = '{SESSION_TTL_S}s'\nlease_ttl = '{LEASE_TTL_S}s'\n\
-             lease_margin = '{LEASE_MARGIN_S}s'\nstore_budget = '{BUDGET_MIB} MiB'\nlosses_max = 1000\n"
+             lease_margin = '{LEASE_MARGIN_S}s'\nstore_budget = '{BUDGET_MIB} MiB'\nlosses_max = 1000\n\
+             log_quota = '{LOGS_MIB} MiB'\n"
         );
         fs::write(&config, text).with_context(|| format!("could not write {}", config.display()))?;
         let store: Vec<_> =
@@ -260,17 +266,20 @@ impl Cast {
         command.arg("--config").arg(config);
         Ok(command)
     }
-}
 
-fn agent(ground: &Ground, n: usize, data: &Path) -> Result<Command> {
-    let cpus = capacity(n);
-    let mut command = ground.command(&Node::Agent(n).name(), &binaries::path("muster-agent")?);
-    // Each begins with another controller, so that all three carry some.
-    for controller in (0..CONTROLLERS).map(|k| (k + n) % CONTROLLERS) {
-        let (ip, port) = Wire::Link(n, controller).begin();
-        command.args(["--controller", &format!("http://{ip}:{port}")]);
+    fn agent(&self, ground: &Ground, n: usize, data: &Path) -> Result<Command> {
+        let cpus = capacity(n);
+        let mut command = ground.command(&Node::Agent(n).name(), &binaries::path("muster-agent")?);
+        // Each begins with another controller, so that all three carry some.
+        for controller in (0..CONTROLLERS).map(|k| (k + n) % CONTROLLERS) {
+            let (ip, port) = Wire::Link(n, controller).begin();
+            command.args(["--controller", &format!("http://{ip}:{port}")]);
+        }
+        command.args(["--name", &Node::Agent(n).name(), "--cpus", &format!("{}.{:03}", cpus / 1000, cpus % 1000)]);
+        let config = self.folder.join(format!("agent{n}.toml"));
+        let text = format!("log_limit = {LOG_LIMIT}\nlog_quota = '{AGENT_LOGS_MIB}MiB'\n");
+        fs::write(&config, text).with_context(|| format!("could not write {}", config.display()))?;
+        command.arg("--config").arg(config).arg("--data").arg(data.join("data"));
+        Ok(command)
     }
-    command.args(["--name", &Node::Agent(n).name(), "--cpus", &format!("{}.{:03}", cpus / 1000, cpus % 1000)]);
-    command.arg("--data").arg(data.join("data"));
-    Ok(command)
 }

@@ -16,7 +16,7 @@ use muster_integration::proxy::Mode;
 use nix::sys::signal::Signal;
 
 use crate::{
-    cast::{CONTROLLERS, Cast, ETCDS, Node, QUOTA_MIB},
+    cast::{CONTROLLERS, Cast, ETCDS, LEASE_TTL_S, Node, QUOTA_MIB},
     ground::Ground,
     herd::Herd,
     now,
@@ -24,6 +24,7 @@ use crate::{
     stage::{Diary, Stop},
     store::{Filled, Store},
     wires::{Wire, Wires},
+    work::People,
 };
 
 /// So long a leader is looked for before a fault that needs one is given up.
@@ -32,6 +33,8 @@ const LEADER_WITHIN: Duration = Duration::from_secs(15);
 const FREE_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const COMPACT_EVERY: Duration = Duration::from_millis(200);
+/// Longer than a lease, so that it must be renewed during the flood.
+const ALONE_MS: u64 = LEASE_TTL_S * 2_000;
 /// What fills a disk.
 const BALLAST: &str = "ballast";
 /// Seconds by which wall clocks jump: half a second, an hour, a day, and back.
@@ -43,6 +46,7 @@ pub(crate) struct Nemesis<'a> {
     pub(crate) cast: &'a Cast,
     pub(crate) wires: &'a Wires,
     pub(crate) store: &'a Store,
+    pub(crate) people: &'a People<'a>,
     pub(crate) diary: &'a Diary,
     pub(crate) stop: &'a Stop,
     pub(crate) has_clocks: bool,
@@ -99,6 +103,7 @@ impl Nemesis<'_> {
             What::FillAgentDisk => self.fill_disk(fault, Node::Agent(agent), lasts),
             What::FillLogs => self.fill_disk(fault, Node::Controller(0), lasts),
             What::TurnClock => self.turn_clock(fault),
+            What::Flood => self.flood(&format!("flood-{}", fault.at_ms), fault.lasts_ms),
             What::Delay | What::Reset => self.disturb(fault, lasts),
         }
     }
@@ -277,6 +282,17 @@ impl Nemesis<'_> {
         self.stop.rest(lasts);
         self.wires.mend(wire, true);
         Ok(())
+    }
+
+    /// X18: a job whose tasks write as much as they can.
+    fn flood(&self, key: &str, ms: u64) -> Result<()> {
+        self.diary.note(What::Flood.id(), &format!("all tasks of {key} write as much as they can for {ms} ms"));
+        self.people.flood(key, ms)
+    }
+
+    /// The same while nothing else is broken: then nothing of it may be lost.
+    pub(crate) fn flood_alone(&self) -> Result<()> {
+        self.flood("alone-flood", ALONE_MS)
     }
 
     /// X19: many agents attach, lose their leader, and must all be back in time.

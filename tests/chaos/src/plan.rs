@@ -43,6 +43,8 @@ pub(crate) enum What {
     FillLogs,
     /// X16: a wall clock jumps.
     TurnClock,
+    /// X18: many tasks write as much as they can at one time.
+    Flood,
     /// A wire is slow, or every connection on it is reset; not in the matrix, but part of X24.
     Delay,
     Reset,
@@ -65,6 +67,7 @@ impl What {
             Self::FillStore => "X12",
             Self::FillEtcdDisk | Self::FillAgentDisk | Self::FillLogs => "X14",
             Self::TurnClock => "X16",
+            Self::Flood => "X18",
             Self::Delay => "delay",
             Self::Reset => "reset",
         }
@@ -81,6 +84,7 @@ pub(crate) enum Lane {
     Agents(usize),
     Clocks,
     Wires,
+    Floods,
 }
 
 /// Groups of agents.
@@ -142,6 +146,7 @@ const AGENT: &[Row] = &[
 ];
 const CLOCKS: &[Row] = &[(What::TurnClock, 20, 0, 0)];
 const WIRES: &[Row] = &[(What::Delay, 4, 1_000, 4_000), (What::Reset, 6, 10, 200), (What::FillLogs, 1, 2_000, 4_000)];
+const FLOODS: &[Row] = &[(What::Flood, 3, 2_000, 4_000)];
 
 impl Plan {
     /// For faults that begin within `window_s`.
@@ -169,6 +174,8 @@ impl Plan {
         for (n, whats) in groups.into_iter().enumerate() {
             lanes.insert(Lane::Agents(n), spread(&mut dice, whats, window_s));
         }
+        let floods = drawn(&mut dice, FLOODS, window_s);
+        lanes.insert(Lane::Floods, spread(&mut dice, floods, window_s));
         Self { lanes }
     }
 
@@ -233,6 +240,7 @@ mod tests {
             ("X12", 1),
             ("X14", 3),
             ("X16", 20),
+            ("X18", 3),
         ] {
             assert!(counts[id] >= least, "{id}: {counts:?}");
         }

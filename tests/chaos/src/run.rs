@@ -73,6 +73,7 @@ pub(crate) fn run(order: Order, folder: &Path, stop: &Stop) -> Result<Outcome> {
         cast: &cast,
         wires: &wires,
         store: &store,
+        people: &people,
         diary: &diary,
         stop,
         has_clocks,
@@ -103,6 +104,10 @@ fn raise(cast: &Cast, ground: &Ground, store: &Store, people: &People<'_>) -> Re
     etcds.into_iter().try_for_each(|node| cast.start(ground, node))?;
     wait::until("etcd to answer", || Ok(store.answers().map_or_else(Look::not_yet, Look::Done)))?;
     Node::daemons().filter(|node| !matches!(node, Node::Etcd(_))).try_for_each(|node| cast.start(ground, node))?;
+    connected(people)
+}
+
+fn connected(people: &People<'_>) -> Result<()> {
     wait::until("all agents to be connected", || {
         let ran = people.ctl(0, &["status", "-o", "json"], &[])?;
         let status: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap_or_default();
@@ -145,10 +150,23 @@ impl Play<'_> {
             // Not beside the other faults: it is about the agents alone.
             let is_wanted = self.herd > 0 && !people.stop.is_asked();
             let herded = if is_wanted { nemesis.herd(self.herd) } else { Ok(()) };
-            let ended = watch::until_over(people, self.folder, PEACE, people.stop);
+            let ended = watch::until_over(people, self.folder, PEACE, people.stop).and_then(|()| self.flood());
             looked.ask();
             broke.and(healed).and(worked).and(herded).and(ended).and(joined(vec![polls, falls]))
         })
+    }
+}
+
+impl Play<'_> {
+    /// When all else is over, too: what is lost then is lost because of it.
+    fn flood(&self) -> Result<()> {
+        if self.people.stop.is_asked() {
+            return Ok(());
+        }
+        connected(self.people)?;
+        self.nemesis.flood_alone()?;
+        watch::until_over(self.people, self.folder, PEACE, self.people.stop)?;
+        watch::floods(self.people, self.folder)
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     env,
     fs::{File, OpenOptions, TryLockError},
     hint,
-    io::Write as _,
+    io::{self, Write as _},
     path::PathBuf,
     process::{Command, ExitCode},
     thread,
@@ -25,6 +25,10 @@ const BEAT: Duration = Duration::from_millis(40);
 const BOMB_BEAT: Duration = Duration::from_millis(300);
 /// More than any task here may have.
 const HOG: usize = 256 << 20;
+
+/// Bytes of a line of a flood, which the checker knows, too; and how many are written at once.
+const LINE: u64 = 32;
+const CHUNK: u64 = 1024;
 
 /// What a task does.
 #[derive(clap::Args)]
@@ -82,6 +86,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     say("start", "")?;
     match args.does {
         Does::Works => {}
+        Does::Floods => {
+            let wrote = flood(&token, args.ms, || say("beat", ""))?;
+            say("wrote", &format!(" {wrote}"))?;
+        }
         Does::Hogs => drop(hint::black_box(vec![1_u8; HOG])),
         Does::Bombs => {
             // Its children are born deaf.
@@ -89,7 +97,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             multiply()?;
         }
     }
-    let mut left = Duration::from_millis(args.ms);
+    let mut left = if args.does == Does::Floods { Duration::ZERO } else { Duration::from_millis(args.ms) };
     while !left.is_zero() {
         let pause = left.min(BEAT);
         thread::sleep(pause);
@@ -101,6 +109,24 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let fails = attempt.parse::<u64>().is_ok_and(|attempt| attempt < args.fails_below);
     say("end", if fails { " 3" } else { " 0" })?;
     Ok(if fails { ExitCode::from(3) } else { ExitCode::SUCCESS })
+}
+
+/// Writes numbered lines as fast as they are taken, and says how many bytes. Each is [`LINE`] long and names its attempt, so
+/// that its place tells which it is.
+fn flood(token: &str, ms: u64, mut beat: impl FnMut() -> io::Result<()>) -> Result<u64> {
+    let (mut out, until_us) = (io::stdout().lock(), now::us() + ms * 1_000);
+    let (mut lines, mut beat_us) = (0, now::us());
+    while now::us() < until_us {
+        let chunk: String = (lines..lines + CHUNK).map(|n| format!("{token:>15} {n:>15}\n")).collect();
+        out.write_all(chunk.as_bytes()).context("nobody takes what a task writes")?;
+        lines += CHUNK;
+        if now::us() >= beat_us {
+            beat()?;
+            beat_us = now::us() + u64::try_from(BEAT.as_micros()).unwrap_or(0);
+        }
+    }
+    out.flush()?;
+    Ok(lines * LINE)
 }
 
 /// Two more of this process, in sessions of their own. Where there is no room for them, none.

@@ -11,7 +11,7 @@ use crate::{
     ground::Ground,
     now,
     stage::{Diary, Stop},
-    work::People,
+    work::{FLOOD_NAME, People},
 };
 
 const LOOK_EVERY: Duration = Duration::from_millis(700);
@@ -97,6 +97,28 @@ fn ends(people: &People<'_>, folder: &Path, lines: &str) -> Result<()> {
         let shown = people.ctl(0, &["show", &line["id"].to_string(), "--tasks", "-o", "json"], &[])?;
         let shown: Value = serde_json::from_slice(&shown.stdout).with_context(|| format!("ctl show: {shown}"))?;
         writeln!(log, "{shown}").context("could not write how attempts ended")?;
+    }
+    Ok(())
+}
+
+/// What is kept of each attempt that flooded, as a person gets it: frame by frame, one in a line.
+pub(crate) fn floods(people: &People<'_>, folder: &Path) -> Result<()> {
+    let path = folder.join("floods.jsonl");
+    let mut log = File::create(&path).with_context(|| format!("could not make {}", path.display()))?;
+    let listed = people.ctl(0, &["list", "--all", "--name", FLOOD_NAME, "-o", "jsonl"], &[])?;
+    for line in listed.text().lines() {
+        let line: Value = serde_json::from_str(line).context("ctl list printed no JSON")?;
+        let shown = people.ctl(0, &["show", &line["id"].to_string(), "--tasks", "-o", "json"], &[])?;
+        let shown: Value = serde_json::from_slice(&shown.stdout).with_context(|| format!("ctl show: {shown}"))?;
+        for task in shown["tasks"].as_array().into_iter().flatten() {
+            let name = format!("{}.{}", line["id"], task["name"].as_str().unwrap_or_default());
+            for attempt in task["attempts"].as_array().into_iter().flatten() {
+                let number = attempt["number"].to_string();
+                // Followed: what an agent has not sent yet is waited for.
+                let ran = people.ctl(0, &["logs", &name, "--attempt", &number, "--follow", "-o", "jsonl"], &[])?;
+                log.write_all(&ran.stdout).context("could not write what was logged")?;
+            }
+        }
     }
     Ok(())
 }

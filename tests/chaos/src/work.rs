@@ -18,7 +18,7 @@ use muster_integration::{binaries, ctl};
 use serde_json::{Value, json};
 
 use crate::{
-    cast::{CONTROLLERS, Node},
+    cast::{CONTROLLERS, LOG_LIMIT, Node},
     dice::Dice,
     ground::Ground,
     now,
@@ -63,6 +63,12 @@ const HOG_MEMORY: &str = "32MiB";
 const BOMB_PIDS: u64 = 40;
 const BOMB_TIMEOUT: &str = "2s";
 
+/// Those of one flood, half a processor each.
+const FLOOD: [&str; 8] = ["f0", "f1", "f2", "f3", "f4", "f5", "f6", "f7"];
+/// What jobs are called that flood, and the others.
+pub(crate) const FLOOD_NAME: &str = "flood";
+const NAME: &str = "w";
+
 /// What a task does beside its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Does {
@@ -71,13 +77,15 @@ pub(crate) enum Does {
     Hogs,
     /// X20: forks without end into sessions of their own, deaf to SIGTERM.
     Bombs,
+    /// X18: writes as much as it can.
+    Floods,
 }
 
 impl Does {
     /// How its last attempt ends if nothing else ends it; none: well.
     fn must(self) -> Option<&'static str> {
         match self {
-            Self::Works => None,
+            Self::Works | Self::Floods => None,
             Self::Hogs => Some("oom"),
             Self::Bombs => Some("timeout"),
         }
@@ -88,6 +96,7 @@ impl Does {
             Self::Works => "works",
             Self::Hogs => "hogs",
             Self::Bombs => "bombs",
+            Self::Floods => "floods",
         }
     }
 }
@@ -120,6 +129,12 @@ impl People<'_> {
         Ok(())
     }
 
+    /// X18: a job whose tasks all write as much as they can, for so long.
+    pub(crate) fn flood(&self, key: &str, ms: u64) -> Result<()> {
+        let tasks = FLOOD.map(|name| Task { does: Does::Floods, ..Task::of(name, 500, ms) });
+        self.submit(key, &tasks, "retry", 0)
+    }
+
     /// Hands in one job until it is acknowledged; gives up only when the run is over.
     fn submit(&self, key: &str, tasks: &[Task], on_lost: &str, turn: usize) -> Result<()> {
         let file = job_file(key, tasks, on_lost, &self.witness)?;
@@ -134,9 +149,11 @@ impl People<'_> {
                     .iter()
                     .map(|task| json!({ "name": task.name, "cpus": task.cpus, "after": task.after }))
                     .collect();
+                let is_flood = tasks.iter().any(|task| task.does == Does::Floods);
                 let line = json!({ "key": key, "job": job, "began_us": began, "acked_us": now::us(),
                                    "on_lost": on_lost, "tasks": list,
-                                   "must": tasks.iter().find_map(|task| task.does.must()) });
+                                   "must": tasks.iter().find_map(|task| task.does.must()),
+                                   "log_limit": is_flood.then_some(LOG_LIMIT) });
                 let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
                 return writeln!(log, "{line}").context("could not write the log of the people");
             }
@@ -220,7 +237,7 @@ fn job_file(key: &str, tasks: &[Task], on_lost: &str, witness: &std::path::Path)
         let mut file = json!({ "name": task.name, "run": words, "cpus": cpus, "after": task.after, "on_lost": on_lost,
                 "cwd": "/", "retries": { "max": if task.fails_below > 0 { 5 } else { 0 }, "delay": "100ms" } });
         match task.does {
-            Does::Works => {}
+            Does::Works | Does::Floods => {}
             Does::Hogs => file["memory"] = HOG_MEMORY.into(),
             Does::Bombs => {
                 file["pids"] = BOMB_PIDS.into();
@@ -229,6 +246,7 @@ fn job_file(key: &str, tasks: &[Task], on_lost: &str, witness: &std::path::Path)
         }
         file
     };
-    let file = json!({ "name": "w", "tasks": tasks.iter().map(one).collect::<Vec<_>>() });
+    let name = if tasks.iter().any(|task| task.does == Does::Floods) { FLOOD_NAME } else { NAME };
+    let file = json!({ "name": name, "tasks": tasks.iter().map(one).collect::<Vec<_>>() });
     Ok(file.to_string().into_bytes())
 }

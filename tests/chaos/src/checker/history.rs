@@ -19,6 +19,8 @@ pub(crate) struct Acked {
     pub(crate) at_most_once: bool,
     /// How its last attempt must end, if not well: what its task does must be stopped.
     pub(crate) must: Option<String>,
+    /// Of jobs that flood: bytes that are kept of each attempt's output, at most.
+    pub(crate) log_limit: Option<u64>,
     /// Name, and the names that it waits for.
     pub(crate) tasks: Vec<(String, Vec<String>)>,
 }
@@ -38,6 +40,8 @@ pub(crate) struct Attempt {
     pub(crate) last_us: u64,
     /// Its exit code, if it came to its end.
     pub(crate) code: Option<i64>,
+    /// Bytes that it says it wrote, all in all.
+    pub(crate) wrote: Option<u64>,
     /// The kernel's lock of the task was held by another when it began.
     pub(crate) found_another: bool,
 }
@@ -58,6 +62,16 @@ pub(crate) struct Fault {
     pub(crate) text: String,
 }
 
+/// A piece of what an attempt wrote, or of what was not kept of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Piece {
+    pub(crate) offset: u64,
+    pub(crate) text: String,
+    pub(crate) cut: u64,
+    /// Why it was cut, for people.
+    pub(crate) why: String,
+}
+
 /// All of a run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
@@ -69,6 +83,8 @@ pub(crate) struct History {
     pub(crate) finals: BTreeMap<u64, String>,
     /// Of jobs that must not end well: how each attempt did.
     pub(crate) ends: BTreeMap<u64, Vec<String>>,
+    /// What is kept of attempts that flooded: by job, task and number.
+    pub(crate) logs: BTreeMap<(u64, String, u64), Vec<Piece>>,
     pub(crate) faults: Vec<Fault>,
     /// Thousandths of a processor by agent.
     pub(crate) capacity: BTreeMap<String, u64>,
@@ -89,6 +105,8 @@ impl History {
         history.polls(&text("polls.jsonl")?)?;
         history.finals = states(&text("final.jsonl")?)?;
         history.ends = ends(&text("ends.jsonl")?)?;
+        // A run that was interrupted has none; what flooded is accused then.
+        history.logs(&text("floods.jsonl").unwrap_or_default())?;
         for line in text("faults.jsonl")?.lines() {
             let line: Value = serde_json::from_str(line).context("faults.jsonl")?;
             let word = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
@@ -100,7 +118,7 @@ impl History {
         Ok(history)
     }
 
-    /// Lines of tasks: `WORD TIME KEY NAME JOB ATTEMPT TOKEN AGENT CPUS [CODE]`.
+    /// Lines of tasks: `WORD TIME KEY NAME JOB ATTEMPT TOKEN AGENT CPUS [CODE or BYTES]`.
     pub(crate) fn witness(&mut self, text: &str) {
         let mut open: BTreeMap<(String, String, u64), usize> = BTreeMap::new();
         let mut overlaps: BTreeSet<(String, String, u64)> = BTreeSet::new();
@@ -121,10 +139,11 @@ impl History {
                     }
                     self.attempts.push(said.begins(found_another));
                 }
-                "beat" | "end" => match open.get(&of).and_then(|at| self.attempts.get_mut(*at)) {
+                "beat" | "end" | "wrote" => match open.get(&of).and_then(|at| self.attempts.get_mut(*at)) {
                     Some(attempt) => {
                         attempt.last_us = said.t_us;
                         attempt.code = said.code.or(attempt.code);
+                        attempt.wrote = said.bytes.or(attempt.wrote);
                     }
                     None => self.odd.push(format!("{line:?} has no start before it")),
                 },
@@ -150,9 +169,22 @@ impl History {
                 began_us: number(&line, "began_us")?,
                 acked_us: number(&line, "acked_us")?,
                 at_most_once: line["on_lost"] == "fail",
+                log_limit: line["log_limit"].as_u64(),
                 must: line["must"].as_str().map(str::to_owned),
                 tasks: tasks.collect(),
             });
+        }
+        Ok(())
+    }
+
+    /// Lines of `ctl logs -o jsonl`, of one attempt after another.
+    pub(crate) fn logs(&mut self, text: &str) -> Result<()> {
+        for line in text.lines() {
+            let line: Value = serde_json::from_str(line).context("floods.jsonl")?;
+            let word = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+            let of = (number(&line, "job")?, word("task_name"), number(&line, "attempt")?);
+            let (offset, cut) = (number(&line, "offset")?, number(&line, "cut_bytes")?);
+            self.logs.entry(of).or_default().push(Piece { offset, text: word("text"), cut, why: word("cut_reason") });
         }
         Ok(())
     }
@@ -209,16 +241,18 @@ struct Said<'a> {
     agent: String,
     cpus: u64,
     code: Option<i64>,
+    bytes: Option<u64>,
 }
 
 impl<'a> Said<'a> {
     fn of(line: &'a str) -> Option<Self> {
         let words: Vec<_> = line.split(' ').collect();
         let [word, t_us, key, name, job, number, token, agent, cpus, rest @ ..] = words.as_slice() else { return None };
-        let code = match (*word, rest) {
-            ("end", [code]) => Some(code.parse().ok()?),
-            ("end", _) | (_, [_, ..]) => return None,
-            (_, []) => None,
+        let (code, bytes) = match (*word, rest) {
+            ("end", [code]) => (Some(code.parse().ok()?), None),
+            ("wrote", [bytes]) => (None, Some(bytes.parse().ok()?)),
+            ("end" | "wrote", _) | (_, [_, ..]) => return None,
+            (_, []) => (None, None),
         };
         Some(Self {
             word,
@@ -231,11 +265,13 @@ impl<'a> Said<'a> {
             agent: (*agent).to_owned(),
             cpus: cpus.parse().ok()?,
             code,
+            bytes,
         })
     }
 
     fn begins(self, found_another: bool) -> Attempt {
         let Self { t_us, key, name, job, number, token, agent, cpus, .. } = self;
-        Attempt { key, name, job, number, token, agent, cpus, start_us: t_us, last_us: t_us, code: None, found_another }
+        let (start_us, last_us, code, wrote) = (t_us, t_us, None, None);
+        Attempt { key, name, job, number, token, agent, cpus, start_us, last_us, code, wrote, found_another }
     }
 }

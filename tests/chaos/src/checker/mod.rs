@@ -2,6 +2,7 @@
 //!
 //! Shares no code with the product, not even its words for states: what it believes of them stands here once more.
 
+mod floods;
 mod history;
 mod lives;
 mod rules;
@@ -65,6 +66,8 @@ pub(crate) fn check(history: &History) -> Verdict {
     lives::one_at_a_time(history, found);
     lives::capacity(history, found);
     lives::last_word(history, found);
+    floods::unhurt(history, found);
+    floods::whole(history, found);
     found.sort();
     found.dedup();
     verdict
