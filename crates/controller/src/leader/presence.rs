@@ -64,6 +64,10 @@ impl Presence {
             *session = Some(self.begin().await?);
         }
         let members = self.list().await?;
+        // A call of an earlier session that comes late takes the key over, and that session takes it along when it ends.
+        if members.iter().all(|member| member.name != self.record.name) {
+            *session = None;
+        }
         self.seen.send_if_modified(|seen| {
             let is_news = *seen != members;
             *seen = members;

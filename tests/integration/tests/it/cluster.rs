@@ -258,6 +258,30 @@ fn another_grpc_client_finds_the_same_at_the_leader_and_at_a_standby() -> Result
 }
 
 #[test]
+fn a_controller_whose_sign_of_life_went_with_an_earlier_session_is_listed_again() -> Result<()> {
+    const NAME: &str = "cluster::a_controller_whose_sign_of_life_went_with_an_earlier_session_is_listed_again";
+    const KEY: &str = "/muster/v1/members/c1";
+    if let Some(why) = etcd::missing() {
+        return skip(NAME, &why);
+    }
+    let cluster = Cluster::start(2)?;
+    let listed = || {
+        wait::until("both controllers to be listed", || {
+            let status = cluster.ctl().json(&["status"])?;
+            let is_there =
+                status["controllers"].as_array().is_some_and(|all| all.iter().any(|one| one["name"] == "c1"));
+            Ok(Look::when(is_there && !cluster.etcd.ctl(&["get", KEY, "--keys-only"])?.is_empty(), &status))
+        })
+    };
+    listed()?;
+    // As if a request of an earlier session had come late, which took the key along when it ended.
+    let deleted = cluster.etcd.ctl(&["del", KEY])?;
+    ensure!(deleted.trim() == "1", "{deleted}");
+    listed()?;
+    cluster.stop()
+}
+
+#[test]
 fn etcdctl_reads_what_is_said_to_lie_in_etcd() -> Result<()> {
     if let Some(why) = etcd::missing() {
         return skip("cluster::etcdctl_reads_what_is_said_to_lie_in_etcd", &why);
