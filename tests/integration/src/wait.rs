@@ -1,7 +1,7 @@
 //! Waiting for a condition: with a limit, and with the last state seen in the error.
 
 use std::{
-    fmt, thread,
+    env, fmt, thread,
     time::{Duration, Instant},
 };
 
@@ -9,6 +9,17 @@ use anyhow::{Result, bail};
 
 /// How long anything may take that should take well under a second. A slow machine is no failure.
 pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Whether processors are emulated here (`cargo xtask vm`), and all takes some ten times as long.
+pub fn is_emulated() -> bool {
+    env::var_os("MUSTER_TEST_EMULATED").is_some()
+}
+
+/// So much that it is enough on a processor, or ten times that where processors are emulated: for what somebody else than
+/// a test waits for, without a condition.
+pub fn slower(much: u64) -> u64 {
+    if is_emulated() { much * 10 } else { much }
+}
 
 /// How often a condition is looked at.
 const PAUSE: Duration = Duration::from_millis(10);

@@ -1,6 +1,6 @@
 //! Keepers that are killed under work of many kinds: another one goes on with it, and nothing shows it but the log.
 
-use std::{collections::BTreeMap, fs, os::unix::net::UnixStream};
+use std::{fs, os::unix::net::UnixStream};
 
 use anyhow::{Context as _, Result, ensure};
 use muster_integration::{
@@ -65,7 +65,7 @@ fn outcome(ctl: &Ctl, job: u64) -> Result<Vec<(Value, String, String)>> {
     tasks(ctl, job)?.iter().map(of).collect()
 }
 
-fn all_run(ctl: &Ctl, job: u64, count: usize) -> Result<()> {
+pub(crate) fn all_run(ctl: &Ctl, job: u64, count: usize) -> Result<()> {
     wait::within(wait::LIMIT * 2, "all tasks to run", || {
         let running = tasks(ctl, job)?.iter().filter(|task| task["attempts"][0]["started_at"].is_string()).count();
         Ok(Look::when(running == count, running))
@@ -98,7 +98,7 @@ impl Gate {
     }
 
     /// The shells of `count` tasks, once each has begun: a process that was started may not have come to that yet.
-    fn shells(&self, count: usize) -> Result<Vec<i32>> {
+    pub(crate) fn shells(&self, count: usize) -> Result<Vec<i32>> {
         wait::until("all to begin", || {
             let text = fs::read_to_string(&self.starts).unwrap_or_default();
             let pids: Vec<i32> = text.lines().filter_map(|line| line.split(' ').nth(1)?.parse().ok()).collect();
@@ -317,87 +317,5 @@ fn what_a_keeper_had_read_and_not_yet_written_when_it_was_killed_is_kept_once() 
     let found = outcome(&ctl, job)?;
     ensure!(found[0].1 == "precious\nthe end\n" && found[0].2 == "words\nthe end\n", "{:?}", found[0]);
     gate.check(1)?;
-    system.finish()
-}
-
-/// 200 tasks that write a known text in pieces, with ends and peaks of their own.
-fn many(gate: &Gate) -> String {
-    let shell = format!(
-        "{}n=0; while test $n -lt 20 || ! test -e {}; do test $n -lt 400 && echo \"$MUSTER_TASK line $n\" && \
-         echo \"$MUSTER_TASK error $n\" >&2; n=$((n+1)); sleep 0.5; done\n\
-         while test $n -lt 400; do echo \"$MUSTER_TASK line $n\"; echo \"$MUSTER_TASK error $n\" >&2; n=$((n+1)); done\n\
-         echo the end; echo the end >&2; test $((MUSTER_TASK % 4)) != 3 || kill -15 $$; exit $((MUSTER_TASK % 4))",
-        gate.begin(),
-        gate.path
-    );
-    let shell = format!("head -c $((MUSTER_TASK % 3 * 8000000)) /dev/zero | tail -c 20000000 >/dev/null\n{shell}");
-    "name = \"many\"\n".to_owned() + &task("many", "array = 200\ncpus = 0.1\nmemory = \"64MiB\"", &shell)
-}
-
-/// What each task of a job wrote to `stream`, once all of them have said that they are done.
-fn all_output(ctl: &Ctl, job: u64, stream: &str, count: usize) -> Result<BTreeMap<String, String>> {
-    wait::until("all output of all tasks", || {
-        let text = ctl.run(&["logs", &job.to_string(), "--stream", stream])?.expect(0)?.text();
-        let mut of: BTreeMap<String, String> = BTreeMap::new();
-        for line in text.lines() {
-            let (task, said) = line.split_once(" | ").with_context(|| format!("whose is `{line}`?"))?;
-            let task = task.split_once('.').map_or(task, |(_, task)| task).trim().to_owned();
-            *of.entry(task).or_default() += &format!("{said}\n");
-        }
-        let done = of.values().filter(|text| text.ends_with("the end\n")).count();
-        Ok(if done == count { Look::Done(of) } else { Look::not_yet((done, of.len(), text.len())) })
-    })
-}
-
-/// How each task of a job ended, and the most memory that it had.
-fn ends(ctl: &Ctl, job: u64) -> Result<Vec<(Value, u64)>> {
-    ctl.finished(job, wait::LIMIT * 2)?;
-    let of = |task: &Value| {
-        let attempts = task["attempts"].as_array().context("attempts")?;
-        ensure!(attempts.len() == 1, "it was tried again: {task}");
-        let peak = attempts[0]["usage"]["memory_peak_bytes"].as_u64();
-        Ok((attempts[0]["end"].clone(), peak.unwrap_or(0)))
-    };
-    tasks(ctl, job)?.iter().map(of).collect()
-}
-
-#[test]
-fn two_hundred_tasks_end_as_undisturbed_ones_while_agent_and_keeper_are_killed_in_turn() -> Result<()> {
-    let mut system = System::start(Options { cpus: 20, ..Options::default() })?;
-    let ctl = system.ctl();
-    let calm = Gate::new(&system, "calm");
-    calm.open()?;
-    let job = system.submit("calm.toml", &many(&calm))?;
-    let expected = ends(&ctl, job)?;
-    let texts = [all_output(&ctl, job, "stdout", 200)?, all_output(&ctl, job, "stderr", 200)?];
-    calm.check(200)?;
-    let gate = Gate::new(&system, "many");
-    let job = system.submit("many.toml", &many(&gate))?;
-    all_run(&ctl, job, 200)?;
-    let mut keepers = Keepers::of(&system)?;
-    for _ in 0..2 {
-        keepers.kill(&system)?;
-        system.agent()?.kill9()?;
-        system.start_agent()?;
-        // Both at once.
-        system.agent()?.kill9()?;
-        keepers.kill(&system)?;
-        system.start_agent()?;
-    }
-    gate.open()?;
-    let found = ends(&ctl, job)?;
-    gate.check(200)?;
-    ensure!(found.len() == 200 && expected.len() == 200, "{} tasks", found.len());
-    for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
-        ensure!(found.0 == expected.0, "task {n}: {} instead of {}", found.0, expected.0);
-        // Two runs of one program never take the same to the page.
-        ensure!(found.1.abs_diff(expected.1) < 4 << 20, "task {n}: a peak of {} instead of {}", found.1, expected.1);
-    }
-    for (stream, expected) in ["stdout", "stderr"].into_iter().zip(&texts) {
-        for (task, text) in all_output(&ctl, job, stream, 200)? {
-            ensure!(expected.get(&task) == Some(&text), "{task}: its {stream} is another:\n{text}");
-        }
-    }
-    system.agent()?.expect_no_errors()?;
     system.finish()
 }

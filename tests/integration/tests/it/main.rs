@@ -51,6 +51,8 @@ mod leases;
 mod limits;
 #[cfg(target_os = "linux")]
 mod live;
+#[cfg(target_os = "linux")]
+mod many;
 #[cfg(unix)]
 mod output;
 #[cfg(target_os = "linux")]
