@@ -56,7 +56,7 @@ enum Command {
     Mutants,
     /// Break a cluster of real processes as a seed says, and check from outside what it promised
     Chaos(chaos::Args),
-    /// The tests of limits on cgroup v2, in a virtual machine that this boots
+    /// What an agent promises, tested on cgroup v2 in a virtual machine that this boots
     Vm,
     /// The Windows build
     Windows {
