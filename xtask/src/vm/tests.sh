@@ -16,7 +16,7 @@ exec-tests --test-threads 1 limits:: disks:: survivors:: 2>&1
 root=$?
 ip link set lo up
 it-tests --test-threads 1 adopted:: many:: clock:: an_agents_full_disk on_a_full_disk \
-    a_memory_hog_in a_container_hears containers_outlive 2>&1
+    a_memory_hog_in a_container_hears a_container_whose_docker_client_is_killed containers_outlive 2>&1
 root=$((root + $?))
 flood-tests 2>&1
 root=$((root + $?))

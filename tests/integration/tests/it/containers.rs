@@ -1,8 +1,8 @@
 //! Tasks in containers, by a real Podman and by a real Docker: they are as any other task, and nothing of them is left.
 
-use std::{fs, process::Stdio};
+use std::{fs, path::Path, process::Stdio};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use muster_integration::{
     images::{ENTRY_IMAGE, IMAGE, MARK},
     skip::skip,
@@ -260,6 +260,13 @@ fn deaf(test: &str, kind: Kind) -> Result<()> {
     })?;
     for folder in yard.cgroups() {
         ensure!(has_member(&folder, member)?, "what runs in the container is not in {}", folder.display());
+    }
+    let text = fs::read_to_string(format!("/proc/{member}/cgroup"))?;
+    // Version 2 alone: a daemon's limits for its container are there only if nobody stands in the cgroup above.
+    if let (Kind::Docker, [one]) = (kind, &*text.lines().collect::<Vec<_>>()) {
+        let own = one.strip_prefix("0::/").with_context(|| format!("no cgroup of version 2: {one}"))?;
+        let controllers = fs::read_to_string(Path::new("/sys/fs/cgroup").join(own).join("cgroup.controllers"))?;
+        ensure!(controllers.contains("memory"), "a container's own cgroup has no limits: {controllers:?}");
     }
 
     yard.system.ctl().run(&["cancel", &job.to_string()])?.expect(0)?;
