@@ -162,18 +162,7 @@ mod tests {
         let request = Request { cpu_milli: 1000, ..Request::default() };
         let spec = Arc::new(TaskSpec { name: "t".to_owned(), command, request, ..TaskSpec::default() });
         let order = |index: u32| {
-            Arc::new(Order {
-                token: Token(u64::from(index) + 100),
-                task: TaskId::new(JobId(17), index),
-                attempt: 2,
-                spec: Arc::clone(&spec),
-                group: 0,
-                job_name: "job".into(),
-                queue: "default".into(),
-                trace_parent: "".into(),
-                element: None,
-                has_inputs: false,
-            })
+            Arc::new(Order::plain(u64::from(index) + 100, TaskId::new(JobId(17), index), 2, Arc::clone(&spec)))
         };
         let orders = (0..8).map(order).collect();
         let leases = Input::Leases { term: Term(1), orders, unusable: Vec::new() };

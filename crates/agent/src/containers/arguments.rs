@@ -158,10 +158,8 @@ fn lines_of(variables: &[OsString]) -> (Vec<u8>, Vec<&OsStr>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use muster_core::{
-        id::{JobId, TaskId, Token},
+        id::{JobId, TaskId},
         spec::TaskSpec,
     };
 
@@ -169,18 +167,7 @@ mod tests {
     use crate::containers::Settings;
 
     fn order(spec: TaskSpec) -> Order {
-        Order {
-            token: Token(9),
-            task: TaskId::new(JobId(5), 7),
-            attempt: 2,
-            spec: Arc::new(spec),
-            group: 0,
-            job_name: "j".into(),
-            queue: "default".into(),
-            trace_parent: "".into(),
-            element: None,
-            has_inputs: false,
-        }
+        Order::plain(9, TaskId::new(JobId(5), 7), 2, spec)
     }
 
     fn arguments(spec: TaskSpec, variables: &[&str], volumes: Vec<Seen>) -> Result<(Vec<String>, String), String> {

@@ -414,18 +414,7 @@ mod tests {
 
     fn record() -> Record {
         let mut orders = Orders::default();
-        orders.add(&Arc::new(Order {
-            token: Token(5),
-            task: TaskId::new(JobId(1), 2),
-            attempt: 3,
-            spec: Arc::new(TaskSpec::default()),
-            group: 0,
-            job_name: "j".into(),
-            queue: "q".into(),
-            trace_parent: "".into(),
-            element: None,
-            has_inputs: false,
-        }));
+        orders.add(&Arc::new(Order::plain(5, TaskId::new(JobId(1), 2), 3, TaskSpec::default())));
         let identity = ProcessIdentity { boot: "b".into(), pid: 77, start: 8, group: 77 };
         Record {
             version: VERSION,

@@ -38,6 +38,25 @@ pub struct Order {
     pub has_inputs: bool,
 }
 
+#[cfg(test)]
+impl Order {
+    /// With nothing that a test need know of.
+    pub(crate) fn plain(token: u64, task: TaskId, attempt: u32, spec: impl Into<Arc<TaskSpec>>) -> Self {
+        Self {
+            token: Token(token),
+            task,
+            attempt,
+            spec: spec.into(),
+            group: 0,
+            job_name: "job".into(),
+            queue: "default".into(),
+            trace_parent: "".into(),
+            element: None,
+            has_inputs: false,
+        }
+    }
+}
+
 /// Why a process is ended. It decides what the end is called when the process is dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KillReason {

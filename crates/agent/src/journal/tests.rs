@@ -33,18 +33,7 @@ fn request() -> Request {
 
 fn lease(token: u64) -> Entry {
     let spec = Arc::new(TaskSpec { request: request(), ..TaskSpec::default() });
-    Entry::Lease(Arc::new(Order {
-        token: Token(token),
-        task: task(token),
-        attempt: 1,
-        spec,
-        group: 0,
-        job_name: "job".into(),
-        queue: "default".into(),
-        trace_parent: "".into(),
-        element: None,
-        has_inputs: false,
-    }))
+    Entry::Lease(Arc::new(Order::plain(token, task(token), 1, spec)))
 }
 
 fn identity() -> ProcessIdentity {

@@ -206,18 +206,7 @@ mod tests {
     use super::*;
 
     fn order(token: u64) -> Arc<Order> {
-        Arc::new(Order {
-            token: Token(token),
-            task: TaskId::new(JobId(1), 0),
-            attempt: 1,
-            spec: Arc::new(TaskSpec::default()),
-            group: 0,
-            job_name: "j".into(),
-            queue: "q".into(),
-            trace_parent: "".into(),
-            element: None,
-            has_inputs: false,
-        })
+        Arc::new(Order::plain(token, TaskId::new(JobId(1), 0), 1, TaskSpec::default()))
     }
 
     /// 1 runs, 2 was claimed, 3 and 4 are on offer, 5 was taken back, 6 is over, 7 was begun in its place.

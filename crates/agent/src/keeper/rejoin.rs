@@ -220,18 +220,7 @@ mod tests {
     }
 
     fn order(token: u64) -> Arc<Order> {
-        Arc::new(Order {
-            token: Token(token),
-            task: TaskId::new(JobId(1), 0),
-            attempt: 1,
-            spec: Arc::new(TaskSpec::default()),
-            group: 0,
-            job_name: "j".into(),
-            queue: "q".into(),
-            trace_parent: "".into(),
-            element: None,
-            has_inputs: false,
-        })
+        Arc::new(Order::plain(token, TaskId::new(JobId(1), 0), 1, TaskSpec::default()))
     }
 
     #[tokio::test]

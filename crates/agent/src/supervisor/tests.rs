@@ -35,18 +35,7 @@ pub(super) fn order(token: u64, command: Command, cpus: u64) -> Arc<Order> {
         grace: Duration::from_secs(10),
         ..TaskSpec::default()
     };
-    Arc::new(Order {
-        token: Token(token),
-        task: task(token),
-        attempt: 1,
-        spec: Arc::new(spec),
-        group: 0,
-        job_name: "job".into(),
-        queue: "default".into(),
-        trace_parent: "".into(),
-        element: None,
-        has_inputs: false,
-    })
+    Arc::new(Order::plain(token, task(token), 1, spec))
 }
 
 pub(super) fn task(token: u64) -> TaskId {
