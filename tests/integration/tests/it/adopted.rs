@@ -19,7 +19,7 @@ use nix::{sys::stat::Mode, unistd::mkfifo};
 use serde_json::{Value, json};
 
 use crate::{
-    heirs::{Gate, Keepers, task, tasks},
+    heirs::{Gate, Keepers, all_run, task, tasks},
     limits::cgroups,
 };
 
@@ -168,6 +168,7 @@ fn limits_counts_and_peaks_of_what_runs_outlive_its_keeper_and_its_agent() -> Re
     ensure!(ran.to_string().contains("2 succeeded, 2 failed"), "nobody lacked memory: {ran}");
     mkfifo(gate.path.as_str(), Mode::S_IRWXU)?;
     let job = system.submit("held.toml", &kinds(&gate))?;
+    all_run(&ctl, job, TASKS)?;
     let shells = shells(&gate, TASKS)?;
     let in_force = || -> Result<Vec<_>> { shells.values().map(|pid| Ok(held_to(&places(&system, *pid)?))).collect() };
     let held = wait::until("small tasks to be held to what they ask for", || {

@@ -12,6 +12,7 @@ use muster_integration::{
 use serde_json::Value;
 
 use crate::{
+    heirs::all_run,
     keeper::{keeper, parent},
     yard::{Kind, Yard, end, has_member, is_held, processes, seconds, task},
 };
@@ -80,6 +81,7 @@ fn a_keeper_goes_on_with_the_engine_of_its_agent_when_none_can_be_found_any_more
     let job = yard.system.submit("a.toml", &format!("name = 'a'\n{tasks}"))?;
     let runs = || Ok(Look::when(yard.open.join("runs").exists(), "no word of it"));
     wait::until("the container to run", runs)?;
+    all_run(&yard.system.ctl(), job, 1)?;
     yard.engine.podman()?.hide()?;
     let first = keeper(&yard.system)?;
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), nix::sys::signal::Signal::SIGKILL)?;

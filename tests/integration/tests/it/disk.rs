@@ -18,7 +18,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::keeper::keeper_of;
+use crate::{heirs::all_run, keeper::keeper_of};
 
 /// A file system of 16 MiB, unmounted when dropped.
 pub(crate) struct SmallDisk(pub(crate) PathBuf);
@@ -131,10 +131,7 @@ fn an_agents_full_disk_costs_no_report_once_there_is_room_again() -> Result<()> 
     let mut opened = File::options().read(true).write(true).open(&gate)?;
     let task = format!("array = \"0-{}\"\ncpus = 0.01\nshell = \"read line <{}\"\n", MANY - 1, gate.display());
     let job = system.submit("many.toml", &format!("name = \"many\"\n[[tasks]]\nname = \"a\"\n{task}"))?;
-    wait::until("all tasks to run", || {
-        let shown = system.ctl().json(&["show", &job.to_string()])?;
-        Ok(Look::when(shown["job"]["tasks"]["running"] == MANY, shown))
-    })?;
+    all_run(&system.ctl(), job, MANY)?;
 
     // They end where nobody takes their reports and the disk has no room for them.
     let filler = disk.fill()?;
@@ -182,10 +179,7 @@ impl Full {
         let opened = File::options().read(true).write(true).open(&gate)?;
         let task = format!("array = \"1-{FEW}\"\ncpus = 0.01\nshell = \"read line <{}\"\n", gate.display());
         let job = system.submit("few.toml", &format!("name = \"few\"\n[[tasks]]\nname = \"a\"\n{task}"))?;
-        wait::until("all tasks to run", || {
-            let shown = system.ctl().json(&["show", &job.to_string()])?;
-            Ok(Look::when(shown["job"]["tasks"]["running"] == FEW, shown))
-        })?;
+        all_run(&system.ctl(), job, FEW)?;
         let filler = disk.fill()?;
         Ok(Ok(Self { system, disk, filler, gate: opened, job, _folder: folder }))
     }

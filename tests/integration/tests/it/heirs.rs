@@ -65,6 +65,8 @@ fn outcome(ctl: &Ctl, job: u64) -> Result<Vec<(Value, String, String)>> {
     tasks(ctl, job)?.iter().map(of).collect()
 }
 
+/// Waits until all tasks of a job are known to have begun. Before that a lease is all that "running" tells of, and what a
+/// keeper starts in the moment in which it is killed is lost with it.
 pub(crate) fn all_run(ctl: &Ctl, job: u64, count: usize) -> Result<()> {
     wait::within(wait::LIMIT * 2, "all tasks to run", || {
         let running = tasks(ctl, job)?.iter().filter(|task| task["attempts"][0]["started_at"].is_string()).count();

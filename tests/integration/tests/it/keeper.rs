@@ -4,7 +4,6 @@ use std::{fs, io::ErrorKind, os::unix::fs::PermissionsExt, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use muster_integration::{
-    ctl::Ctl,
     system::{Options, System},
     wait::{self, Look},
 };
@@ -12,12 +11,8 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::Value;
 
-fn tasks(ctl: &Ctl, job: u64) -> Result<Vec<Value>> {
-    let shown = ctl.json(&["show", &job.to_string(), "--tasks"])?;
-    shown["tasks"].as_array().cloned().with_context(|| format!("no tasks in {shown}"))
-}
+use crate::heirs::{all_run, tasks};
 
 /// `count` tasks that each write numbered lines until the file `gate` is there, and end with a code of their own.
 fn writers(system: &System, count: u32, lines: u32) -> String {
@@ -29,13 +24,6 @@ fn writers(system: &System, count: u32, lines: u32) -> String {
         folder = system.folder().display(),
     );
     format!("name = \"writers\"\n[[tasks]]\nname = \"a\"\narray = {count}\non_lost = \"fail\"\nshell = '''{shell}'''\n")
-}
-
-fn all_run(ctl: &Ctl, job: u64, count: usize) -> Result<()> {
-    wait::until("all tasks to run", || {
-        let running = tasks(ctl, job)?.iter().filter(|task| task["attempts"][0]["started_at"].is_string()).count();
-        Ok(Look::when(running == count, running))
-    })
 }
 
 /// Each task ran once, ended with its own code, and all that it wrote is there, in order.

@@ -17,6 +17,8 @@ use muster_integration::{
     wait::{self, Look},
 };
 use serde_json::Value;
+
+use crate::heirs;
 use tempfile::TempDir;
 
 /// What runs containers in a test.
@@ -117,8 +119,7 @@ impl Yard {
     }
 
     pub(crate) fn tasks(&self, job: u64) -> Result<Vec<Value>> {
-        let shown = self.system.ctl().json(&["show", &job.to_string(), "--tasks"])?;
-        shown["tasks"].as_array().cloned().with_context(|| format!("no tasks in {shown}"))
+        heirs::tasks(&self.system.ctl(), job)
     }
 
     pub(crate) fn output(&self, job: u64, task: &str) -> Result<String> {
