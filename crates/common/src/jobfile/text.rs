@@ -146,12 +146,6 @@ pub(super) fn milli(value: f64) -> Option<u64> {
     ((0.0..EXACT).contains(&whole) && is_whole).then_some(whole as u64)
 }
 
-/// A number of processors, such as `2` or `0.5`, in thousandths.
-pub fn cpus(text: &str) -> Result<u64, String> {
-    let value: f64 = text.parse().map_err(|_| format!("{text:?} is no number of processors; write 2 or 0.5"))?;
-    cpu_milli(value)
-}
-
 pub(super) fn cpu_milli(value: f64) -> Result<u64, String> {
     if value < 0.0 {
         return Err(format!("{value} is negative; a number of processors is not"));

@@ -223,20 +223,23 @@ impl Task {
     }
 
     pub(crate) fn elapsed(&self, page: &Page) -> String {
+        self.ran_for(page).unwrap_or_else(|| "-".to_owned())
+    }
+
+    /// None: its last attempt never began.
+    fn ran_for(&self, page: &Page) -> Option<String> {
         let us = self.attempts.last().map_or([0, 0], |attempt| attempt.us);
-        time::span(us[0], us[1], page.now).map_or_else(|| "-".to_owned(), time::short)
+        time::span(us[0], us[1], page.now).map(time::short)
     }
 
     /// `17.scan[3] failed: exit code 3 (1.2s, attempt 2)`.
     pub(crate) fn line(&self, page: &Page) -> String {
         let state = page.paint(style::of_state(self.state), self.state);
         let note = Some(self.note()).filter(|note| !note.is_empty()).map(|note| format!(": {note}"));
-        let attempt = match self.attempts.len() {
-            0 => String::new(),
-            1 => format!(" ({})", self.elapsed(page)),
-            n => format!(" ({}, attempt {n})", self.elapsed(page)),
-        };
-        format!("{} {state}{}{attempt}", plain(&self.address()), plain(&note.unwrap_or_default()))
+        let attempt = Some(self.attempts.len()).filter(|n| *n > 1).map(|n| format!("attempt {n}"));
+        let about: Vec<String> = self.ran_for(page).into_iter().chain(attempt).collect();
+        let about = if about.is_empty() { String::new() } else { format!(" ({})", about.join(", ")) };
+        format!("{} {state}{}{about}", plain(&self.address()), plain(&note.unwrap_or_default()))
     }
 }
 

@@ -104,6 +104,26 @@ fn tasks() -> Vec<task::Task> {
 }
 
 #[test]
+fn what_failed_is_a_line_that_tells_of_no_time_that_never_was() {
+    let page = Page { style: Style::PLAIN, width: None, now: Timestamp(T0 + 300 * SECOND) };
+    let never = |number| {
+        let begun = attempt(number, Some((v1::EndKind::NotStarted, 0, "no such file")));
+        v1::Attempt { started_us: 0, ..begun }
+    };
+    let line = |past, attempt| {
+        let task = v1::Task { state: v1::TaskState::Failed as i32, past, attempt, ..Default::default() };
+        let view = v1::TaskView { job: 17, name: "a".into(), task: Some(task), ..Default::default() };
+        task::Task::from(view).line(&page)
+    };
+    let ran = |number| attempt(number, Some((v1::EndKind::Exit, 3, "")));
+    assert_eq!(line(vec![], None), "17.a failed");
+    assert_eq!(line(vec![], Some(ran(1))), "17.a failed: exit code 3 (2.0s)");
+    assert_eq!(line(vec![ran(1)], Some(ran(2))), "17.a failed: exit code 3 (2.0s, attempt 2)");
+    assert_eq!(line(vec![], Some(never(1))), "17.a failed: not started: no such file");
+    assert_eq!(line(vec![ran(1)], Some(never(2))), "17.a failed: not started: no such file (attempt 2)");
+}
+
+#[test]
 fn jobs_are_listed_as_documented() {
     let mut small = summary(3, v1::JobState::Cancelled);
     small.labels.clear();

@@ -67,7 +67,7 @@ struct TaskArgs {
     #[arg(long, value_name = "IMAGE", requires = "command", conflicts_with = "file")]
     image: Option<String>,
     /// Processors it takes: 2, 0.5
-    #[arg(long, value_name = "N", requires = "command", conflicts_with = "file")]
+    #[arg(long, value_name = "N", requires = "command", conflicts_with = "file", value_parser = processors)]
     cpus: Option<f64>,
     /// Memory it takes: 512MiB, 4GiB
     #[arg(long, value_name = "SIZE", requires = "command", conflicts_with = "file")]
@@ -136,6 +136,11 @@ fn pair(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write key=value".to_owned()),
     }
+}
+
+fn processors(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite());
+    number.ok_or_else(|| format!("`{text}` is no number of processors; write 2 or 0.5"))
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {
@@ -360,5 +365,13 @@ mod tests {
     fn numbers_of_flags_are_numbers_and_all_else_stays_a_text() {
         let said = ["100000000", "-5", "512MiB", "high", "", "1.5"].map(number_or_text);
         assert_eq!(said, [json!(100_000_000), json!(-5), json!("512MiB"), json!("high"), json!(""), json!("1.5")]);
+    }
+
+    #[test]
+    fn what_is_no_number_of_processors_is_told_what_is_one() {
+        assert_eq!(processors("0.5"), Ok(0.5));
+        for text in ["x", "nan", "inf", ""] {
+            assert_eq!(processors(text), Err(format!("`{text}` is no number of processors; write 2 or 0.5")));
+        }
     }
 }
