@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, process::Stdio, time::Duration};
 
+use muster_core::validate;
 use tokio::{io::AsyncReadExt as _, time::sleep};
 
 /// It may ask a cloud's metadata service, and no more.
@@ -96,11 +97,10 @@ fn parse(text: &str) -> Result<BTreeMap<String, String>, (usize, String)> {
         let Some((key, value)) = line.split_once('=').map(|(key, value)| (key.trim(), value.trim())) else {
             return Err((n, "is no label; write key=value".to_owned()));
         };
-        if key.is_empty() || key.len() > TEXT_MAX || value.len() > TEXT_MAX || line.contains(char::is_control) {
-            return Err((
-                n,
-                format!("has a key or value that cannot be; up to {TEXT_MAX} printable bytes are accepted"),
-            ));
+        // What no job could name.
+        validate::label_key(key).map_err(|problem| (n, format!("is no label: {problem}")))?;
+        if value.len() > TEXT_MAX || value.contains(char::is_control) {
+            return Err((n, format!("has a value that cannot be; up to {TEXT_MAX} printable bytes are accepted")));
         }
         labels.insert(key.to_owned(), value.to_owned());
         if labels.len() > LABELS_MAX {
@@ -123,8 +123,17 @@ mod tests {
         assert_eq!(pairs, [("path", "a=b"), ("rack", ""), ("zone", "a")]);
         let long = format!("a=b\n{}=x", "k".repeat(300));
         let many: String = (0..300).map(|n| format!("k{n}=v\n")).collect();
-        for (text, line) in [("zone", 1), ("a=b\n=c", 2), (long.as_str(), 2), (many.as_str(), 257), ("a=\u{7}b", 1)] {
-            assert_eq!(parse(text).expect_err("it is wrong").0, line, "{text}");
+        for (text, line, word) in [
+            ("zone", 1, "write key=value"),
+            ("a=b\n=c", 2, "needs a key"),
+            ("a=b\na b=c", 2, "`a b` holds ' '"),
+            ("aws:zone=c", 1, "holds ':'"),
+            (long.as_str(), 2, "300 bytes"),
+            (many.as_str(), 257, "at most 256"),
+            ("a=\u{7}b", 1, "printable"),
+        ] {
+            let (at, problem) = parse(text).expect_err("it is wrong");
+            assert!(at == line && problem.contains(word), "{text}: {at}, {problem}");
         }
     }
 
