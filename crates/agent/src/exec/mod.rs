@@ -27,6 +27,7 @@ mod quota;
 mod room;
 mod rules;
 mod scratch;
+mod start;
 mod sweep;
 mod transfer;
 mod verdict;
