@@ -14,6 +14,7 @@ mod telling;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod upstream;
 
 use std::{sync::Arc, time::Duration};
 

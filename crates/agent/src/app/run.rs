@@ -1,6 +1,6 @@
 //! The agent's one loop: wait, tell the supervisor what happened, do what it says.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use muster_common::{
     clock::Clock,
@@ -10,12 +10,11 @@ use muster_common::{
     },
     wire::link::offer_to_proto,
 };
-use muster_core::{event::Report, id::Token, record::Offer, time::Mono};
-use prost::Message as _;
+use muster_core::{id::Token, record::Offer, time::Mono};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use super::{Processes, Pulse, older::report_for, telling::Telling};
+use super::{Processes, Pulse, telling::Telling, upstream::Upstream};
 use crate::{
     exec::ExecEvent,
     host,
@@ -27,21 +26,12 @@ use crate::{
 
 /// Events taken in at most before anything is done about them: one journal write and one message for all.
 const BURST: usize = 1024;
-/// Bytes of reports in one message, well below the 4 MiB that a gRPC server takes.
-const REPORTS_MAX: usize = 1 << 20;
-/// While this much work waits here, reports are gathered for a moment: nobody needs them at once, and one message,
-/// one commit and one answer for ten of them cost what each would cost alone.
-const GATHER_AHEAD: usize = 8;
-/// How long reports are gathered at most; far less than the work that is sent ahead lasts.
-const GATHER: Duration = Duration::from_millis(10);
 /// While so many leases can begin without us, ends of attempts are read together, [`READ_EVERY`] so often.
 const OFFERED_ENOUGH: usize = 8;
 /// Far less than the offers last, far more than one end costs.
 const READ_EVERY: Duration = Duration::from_millis(2);
 /// Between two tries to begin a new journal segment after one that failed.
 const JOURNAL_RETRY: Duration = Duration::from_secs(1);
-/// From this protocol on a controller understands an offer in a running session.
-const OFFERS_IN_SESSION: u32 = 3;
 /// When nothing else is due.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -95,21 +85,13 @@ pub struct Agent<P> {
     supervisor: Supervisor,
     journal: Journal,
     processes: P,
-    up: Option<Up>,
-    /// Reports that wait for room in the stream.
-    outbox: VecDeque<v1::Report>,
-    /// Until when the reports in the outbox may be gathered.
-    gathering: Option<Mono>,
+    upstream: Upstream,
     actions: Vec<Action>,
     /// Attempts that ended and of which the journal does not know yet.
     ended: Vec<Token>,
     telling: Telling,
     /// How the machine is, to be said with the next heartbeat.
     load: Option<v1::Load>,
-    /// The controller has not heard what the machine offers now.
-    unsaid: bool,
-    /// The controller has not heard that we take nothing new.
-    draining: bool,
     /// When to try again to make the journal good; it is broken until then.
     broken: Option<Mono>,
     /// Nobody is left who could ask us to stop.
@@ -137,15 +119,11 @@ impl<P: Processes> Agent<P> {
             supervisor,
             journal,
             processes,
-            up: None,
-            outbox: VecDeque::new(),
-            gathering: None,
+            upstream: Upstream::default(),
             actions: Vec::new(),
             ended: Vec::new(),
             telling: Telling::default(),
             load: None,
-            unsaid: false,
-            draining: false,
             broken,
             abandoned: false,
             stopped: false,
@@ -184,36 +162,26 @@ impl<P: Processes> Agent<P> {
             self.act();
             self.pulse.turn(self.supervisor.is_attached(), self.supervisor.holding());
         }
-        Done { up: self.up, left: self.left }
+        Done { up: self.upstream.into_stream(), left: self.left }
     }
 
     /// Cancel safe in every branch: no event is lost when another one comes first.
     async fn wait(&self, sources: &mut Sources) -> News {
         let unhurried = !self.processes.gathers() && self.supervisor.offered() >= OFFERED_ENOUGH;
         let pause = if unhurried { self.pause().min(READ_EVERY) } else { self.pause() };
-        let blocked = self
-            .up
-            .as_ref()
-            .filter(|_| (!self.outbox.is_empty() && self.gathering.is_none()) || self.is_unsaid() || self.draining);
-        let room = async {
-            match blocked {
-                Some(up) => up.room().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             event = sources.link.recv() => News::Link(event),
             event = sources.exec.recv(), if !unhurried => News::Exec(event),
             stop = sources.stops.recv(), if !self.abandoned => News::Stop(stop),
             Some(news) = sources.machine.recv() => News::Machine(news),
-            () = room => News::Nothing,
+            () = self.upstream.room(self.supervisor.is_attached()) => News::Nothing,
             () = tokio::time::sleep(pause) => News::Nothing,
         }
     }
 
     fn pause(&self) -> Duration {
         let now = self.clock.mono();
-        let due = self.supervisor.wakeup().into_iter().chain(self.broken).chain(self.gathering).min();
+        let due = self.supervisor.wakeup().into_iter().chain(self.broken).chain(self.upstream.due()).min();
         due.map_or(IDLE, |due| due.since(now)).min(self.pulse.every())
     }
 
@@ -265,8 +233,7 @@ impl<P: Processes> Agent<P> {
     fn link(&mut self, event: link::Event) {
         match event {
             link::Event::Opened(up) => {
-                self.outbox.clear();
-                self.up = Some(up);
+                self.upstream.open(up);
                 self.handle(Input::Connected);
                 // A hello belongs to its stream: it is sent before there can be another one.
                 self.act();
@@ -279,8 +246,7 @@ impl<P: Processes> Agent<P> {
                 self.handle(input);
             }
             link::Event::Closed => {
-                self.outbox.clear();
-                self.up = None;
+                self.upstream.close();
                 self.handle(Input::Disconnected);
                 self.act();
             }
@@ -294,28 +260,8 @@ impl<P: Processes> Agent<P> {
                 self.processes.offer_gpus(&gpus);
                 self.handle(Input::Capacity(offer.capacity.clone()));
                 self.offer = *offer;
-                self.unsaid = true;
+                self.upstream.offer_changed();
             }
-        }
-    }
-
-    /// Whether there is somebody to say to what the machine offers now. Who is not attached says it in the next hello.
-    fn is_unsaid(&self) -> bool {
-        self.unsaid && self.supervisor.is_attached()
-    }
-
-    /// Says what the machine offers now, where the controller understands that; another is told by a new connection.
-    fn say_offer(&mut self) {
-        if !self.is_unsaid() {
-            return;
-        }
-        let Some(up) = &self.up else { return };
-        if !up.speaks(OFFERS_IN_SESSION) {
-            info!("this controller hears of a new offer by a new connection only");
-            self.unsaid = false;
-            up.cut();
-        } else if up.has_room() {
-            self.unsaid = !up.send(Message::Offer(offer_to_proto(&self.offer)));
         }
     }
 
@@ -350,7 +296,8 @@ impl<P: Processes> Agent<P> {
             self.processes.forget(std::mem::take(&mut self.ended));
         }
         self.processes.flush();
-        self.flush();
+        let (is_attached, waiting) = (self.supervisor.is_attached(), self.supervisor.waiting());
+        self.upstream.flush(self.clock.mono(), &self.offer, is_attached, waiting);
     }
 
     fn do_one(&mut self, action: Action) {
@@ -367,7 +314,6 @@ impl<P: Processes> Agent<P> {
                 }
             }
             Action::Hello { holding, term } => {
-                (self.unsaid, self.draining) = (false, false);
                 let hello = v1::Hello {
                     uid: self.uid.to_string(),
                     offer: Some(offer_to_proto(&self.offer)),
@@ -377,97 +323,24 @@ impl<P: Processes> Agent<P> {
                     oldest_protocol: OLDEST_PROTOCOL,
                     terminals: true,
                 };
-                self.send(Message::Hello(hello));
+                self.upstream.hello(hello);
             }
             Action::Heartbeat { stamp } => {
                 let load = self.load.take();
-                self.send(Message::Heartbeat(v1::Heartbeat { stamp_us: stamp.0, load }));
+                self.upstream.send(Message::Heartbeat(v1::Heartbeat { stamp_us: stamp.0, load }));
             }
-            Action::Send(report) => self.report(&report),
+            Action::Send(report) => self.upstream.report(&report),
             Action::Attached { agent, session } => {
                 info!(%agent, %session, "attached to the controller");
-                if let Some(up) = &self.up {
-                    up.attached(agent);
-                }
+                self.upstream.attached(agent);
             }
             Action::Disconnect { why } => {
                 warn!(why, "leaving the controller");
-                self.outbox.clear();
-                if let Some(up) = self.up.take() {
-                    up.cut();
-                }
+                self.upstream.cut();
             }
-            Action::Draining => self.draining = true,
-            Action::Goodbye => {
-                // Says more than that we are about to.
-                self.draining = false;
-                self.send(Message::Goodbye(v1::Goodbye {}));
-            }
+            Action::Draining => self.upstream.drain(),
+            Action::Goodbye => self.upstream.goodbye(),
             Action::Stopped => self.stopped = true,
-        }
-    }
-
-    fn report(&mut self, report: &Report) {
-        if let Some(up) = &self.up {
-            self.outbox.push_back(report_for(up, report));
-        }
-    }
-
-    fn send(&self, message: Message) {
-        if let Some(up) = &self.up
-            && !up.send(message)
-        {
-            // The stream takes nothing: a heartbeat more would be late anyway.
-            debug!("the stream to the controller has no room");
-        }
-    }
-
-    /// Whether reports may wait for more of their kind.
-    fn may_gather(&mut self) -> bool {
-        if self.outbox.is_empty() || self.supervisor.waiting() < GATHER_AHEAD {
-            self.gathering = None;
-            return false;
-        }
-        let now = self.clock.mono();
-        let until = *self.gathering.get_or_insert(now.after(GATHER));
-        if until <= now {
-            self.gathering = None;
-        }
-        self.gathering.is_some()
-    }
-
-    /// Says that we stop, as soon as there is room for it: who does not hear of it goes on giving us leases. A new
-    /// connection is told by the supervisor.
-    fn say_draining(&mut self) {
-        match &self.up {
-            Some(up) if self.draining && up.has_room() => {
-                self.draining = !up.send(Message::Draining(v1::Draining {}));
-            }
-            Some(_) => {}
-            None => self.draining = false,
-        }
-    }
-
-    /// Sends the reports that wait, as many in a message as fit.
-    fn flush(&mut self) {
-        self.say_draining();
-        self.say_offer();
-        if self.may_gather() {
-            return;
-        }
-        let Some(up) = &self.up else { return };
-        while !self.outbox.is_empty() && up.has_room() {
-            let mut size = 0;
-            let fit = self.outbox.iter().take_while(|report| {
-                let before = size;
-                size += report.encoded_len();
-                before == 0 || size <= REPORTS_MAX
-            });
-            let fit = fit.count();
-            let reports = self.outbox.drain(..fit).collect();
-            if !up.send(Message::Reports(v1::Reports { reports })) {
-                debug!("reports found no room after all; they go again with the next connection");
-            }
         }
     }
 
