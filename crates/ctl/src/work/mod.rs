@@ -67,7 +67,8 @@ struct TaskArgs {
     #[arg(long, value_name = "IMAGE", requires = "command", conflicts_with = "file")]
     image: Option<String>,
     /// Processors it takes: 2, 0.5
-    #[arg(long, value_name = "N", requires = "command", conflicts_with = "file", value_parser = processors)]
+    #[arg(long, value_name = "N", requires = "command", conflicts_with = "file")]
+    #[arg(value_parser = processors, allow_negative_numbers = true)]
     cpus: Option<f64>,
     /// Memory it takes: 512MiB, 4GiB
     #[arg(long, value_name = "SIZE", requires = "command", conflicts_with = "file")]
