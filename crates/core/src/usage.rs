@@ -77,6 +77,9 @@ pub struct Usage {
     pub written_bytes: Amount,
     /// What it was not held to.
     pub unenforced: Unenforced,
+    /// Whether it wrote to its stdout or stderr, so that whoever follows it knows if there is something to wait for;
+    /// none: not known.
+    pub has_output: Option<bool>,
 }
 
 #[cfg(test)]
@@ -97,7 +100,7 @@ mod tests {
 
     #[test]
     fn an_attempt_pays_little_for_it() {
-        assert!(size_of::<Option<Usage>>() <= 28);
+        assert!(size_of::<Option<Usage>>() <= 24);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use muster_core::{
     run_as,
     state::End,
     time::{Mono, Timestamp},
+    usage::Usage,
 };
 use tokio::time::sleep;
 use tracing::{Span, debug, warn};
@@ -77,11 +78,12 @@ impl Attempt {
             let finished = fresh.finish(|stream, scratch, len| spool.take(stream, room.clock.wall(), scratch, len));
             let deserted = self.confined.is_deserted();
             if let Some(status) = finished.filter(|_| deserted != Some(false)) {
-                spool.finish();
+                let has_output = Some(spool.finish());
                 if deserted.is_none() {
                     room.hunter.check_for_strays();
                 }
-                return self.end_at_once(status, fresh.spent());
+                let spent = fresh.spent();
+                return self.end_at_once(status, Dead { status: Some(status), spent, has_output, ..Dead::default() });
             }
         }
         self.confined.place.iter_mut().for_each(Place::leave);
@@ -101,7 +103,7 @@ impl Attempt {
     }
 
     /// Without the runtime, unless there is something that may take long.
-    fn end_at_once(mut self, status: Status, spent: Option<Spent>) -> Option<Entry> {
+    fn end_at_once(mut self, status: Status, dead: Dead) -> Option<Entry> {
         let counts = self.confined.place.as_ref().map(Place::counts);
         let is_killed_for_memory = counts.is_some_and(|counts| counts.oom_kills > 0);
         let is_plain = !is_killed_for_memory
@@ -113,10 +115,11 @@ impl Attempt {
             // Another thread brings it to its end.
             self.confined.place.iter_mut().for_each(Place::leave);
             let ended = Some(room.clock.wall());
-            room.track(self.conclude(Dead { status: Some(status), spent, ended, ..Dead::default() }));
+            room.track(self.conclude(Dead { ended, ..dead }));
             return None;
         }
-        let usage = Some(self.confined.settle_at(counts, spent));
+        let Dead { spent, has_output, .. } = dead;
+        let usage = Some(Usage { has_output, ..self.confined.settle_at(counts, spent) });
         if let Some(folder) = self.scratch {
             room.scratch.put_empty(folder);
         }
@@ -157,13 +160,15 @@ impl Attempt {
         let ended = Some(self.room.clock.wall());
         // What a daemon's child reads and writes, its client knows nothing of.
         let spent = leader.spent().map(|spent| if told.is_some() { spent.without_disks() } else { spent });
-        let said = pipes.finish();
+        let (said, has_output) = pipes.finish();
         let is_unknown = status.is_none() && self.deposit.as_ref().is_some_and(|deposit| deposit.is_unknown(&leader));
         drop(leader);
         let is_put_away =
             if told.is_some() { is_removed } else { is_settled && matches!(status, Some(Status::Exit(_))) };
         let contained = self.contained().filter(|_| !is_put_away);
-        self.conclude(Dead { cause, status, is_unknown, spent, survivors, said, ended, lost: None, told }).await;
+        let has_output = Some(has_output);
+        self.conclude(Dead { cause, status, is_unknown, spent, survivors, said, has_output, ended, lost: None, told })
+            .await;
         if let Some(contained) = contained {
             let _told_if_not = contained.remove().await;
         }
@@ -217,7 +222,8 @@ impl Attempt {
         let room = Arc::clone(&self.room);
         let (token, started, ended) = (self.order.token, self.started, ended.unwrap_or_else(|| room.clock.wall()));
         let counts = self.confined.place.as_ref().map(Place::counts);
-        let usage = Some(self.confined.usage(counts.as_ref(), dead.spent));
+        let has_output = dead.has_output;
+        let usage = Some(Usage { has_output, ..self.confined.usage(counts.as_ref(), dead.spent) });
         let result = result.filter(|_| end != End::KillFailed);
         let event = ExecEvent::Ended { token, end, why, started, ended, result, usage, next: None };
         if let Some(deposit) = &self.deposit {
@@ -391,6 +397,8 @@ struct Dead {
     survivors: Vec<Survivor>,
     /// Of one in a container: what was said last.
     said: Option<Said>,
+    /// Whether it wrote anything; none: not known.
+    has_output: Option<bool>,
     /// When nothing of it was left; none: now.
     ended: Option<Timestamp>,
     /// It was given up, and why.

@@ -88,6 +88,7 @@ impl Confined {
             read_bytes: Amount::new(spent.read_bytes),
             written_bytes: Amount::new(spent.written_bytes),
             unenforced: self.missed(),
+            has_output: None,
         }
     }
 

@@ -75,11 +75,10 @@ impl Pipes {
         }
     }
 
-    /// Nothing more is taken. Returns what was said on stderr in the end.
-    pub(super) fn finish(self) -> Option<Said> {
+    /// Nothing more is taken. Returns what was said on stderr in the end, and whether anything was said at all.
+    pub(super) fn finish(self) -> (Option<Said>, bool) {
         let said = self.said.map(|said| said.hide(self.spool.mask()));
-        self.spool.finish();
-        said
+        (said, self.spool.finish())
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {

@@ -522,6 +522,7 @@ mod tests {
             read_bytes: Amount::new(3),
             written_bytes: Amount::new(4),
             unenforced: Unenforced::PIDS,
+            has_output: Some(true),
         };
         let ends = [
             (End::Oom, Some("its limit of 64 MiB"), None),

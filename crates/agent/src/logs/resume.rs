@@ -215,6 +215,14 @@ mod tests {
     }
 
     #[test]
+    fn what_an_attempt_wrote_before_is_remembered_at_its_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(!spools(folder.path()).resume(HEAD, None, None).finish(), "nobody wrote anything");
+        killed(folder.path(), 0);
+        assert!(spools(folder.path()).resume(HEAD, None, None).finish(), "an earlier keeper wrote it");
+    }
+
+    #[test]
     fn what_an_attempt_wrote_before_counts_against_its_limit() {
         let folder = tempfile::tempdir().expect("a folder");
         killed(folder.path(), 0);

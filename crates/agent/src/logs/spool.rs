@@ -192,8 +192,8 @@ impl Spool {
         }
     }
 
-    /// The attempt is over: tells of what was left out and lets the shipper finish.
-    pub fn finish(mut self) {
+    /// The attempt is over: tells of what was left out and lets the shipper finish. Returns whether it wrote anything.
+    pub fn finish(mut self) -> bool {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let at = self.last_at;
             if let Some(rest) = self.mask.as_mut().map(|mask| mask.finish(stream)) {
@@ -204,6 +204,7 @@ impl Spool {
             }
         }
         self.shared.over(&self.entry);
+        self.lanes.iter().any(|lane| lane.offset > 0)
     }
 
     /// So much of what the attempt may write was written.

@@ -33,6 +33,37 @@ async fn a_silent_attempt_leaves_and_sends_nothing() {
 }
 
 #[tokio::test]
+async fn an_attempt_says_at_its_end_whether_it_wrote_anything() {
+    let mut bench = Bench::new().await;
+    // Short ones, which end on the thread that started them, and others; what is not kept was written, too.
+    let secret = |spec: TaskSpec| TaskSpec {
+        env: [("S".to_owned(), "hidden".to_owned())].into(),
+        mask: vec!["S".to_owned()],
+        ..spec
+    };
+    let table = [
+        (argv(&["true"]), false),
+        (argv(&["sleep", "0.1"]), false),
+        (argv(&["echo", "x"]), true),
+        (shell("sleep 0.1; echo x >&2"), true),
+        (TaskSpec { output_limit: Some(0), ..shell("sleep 0.1; echo x") }, true),
+        (secret(shell("printf hi")), true),
+        (secret(shell("sleep 0.1; printf hi")), true),
+    ];
+    for (spec, wrote) in table {
+        let command = format!("{:?}", spec.command);
+        let over = bench.run(spec).await;
+        assert_eq!(over.usage.expect("it was counted").has_output, Some(wrote), "{command}");
+        bench.drained().await;
+        assert_eq!(bench.controller.state.lock().expect("not poisoned").logs.contains_key(&over.token.0), wrote);
+    }
+    let token = bench.start(shell("echo x; exec sleep 1000"));
+    wait_for("its output", || (bench.controller.log(token).stdout == b"x\n").then_some(())).await;
+    bench.exec.kill(token, KillReason::Cancelled, Duration::ZERO);
+    assert_eq!(bench.over().await.usage.expect("it was counted").has_output, Some(true));
+}
+
+#[tokio::test]
 async fn what_is_shipped_is_deleted() {
     let mut bench = Bench::new().await;
     for _ in 0..20 {

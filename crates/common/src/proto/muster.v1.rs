@@ -1572,6 +1572,9 @@ pub struct Usage {
     /// Limits that the task asked for and was not held to, added: 1 memory, 2 processors, 4 processes, 8 disks.
     #[prost(uint32, tag = "6")]
     pub unenforced: u32,
+    /// Whether it wrote to its stdout or stderr; none: not known.
+    #[prost(bool, optional, tag = "7")]
+    pub has_output: ::core::option::Option<bool>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Task {

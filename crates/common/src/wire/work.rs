@@ -92,6 +92,7 @@ pub fn usage_to_proto(usage: &Usage) -> v1::Usage {
         read_bytes: usage.read_bytes.get(),
         written_bytes: usage.written_bytes.get(),
         unenforced: usage.unenforced.0.into(),
+        has_output: usage.has_output,
     }
 }
 
@@ -104,6 +105,7 @@ pub fn usage_from_proto(usage: v1::Usage) -> Usage {
         read_bytes: Amount::new(usage.read_bytes),
         written_bytes: Amount::new(usage.written_bytes),
         unenforced: Unenforced((usage.unenforced & 0xff) as u8),
+        has_output: usage.has_output,
     }
 }
 

@@ -30,8 +30,8 @@ use crate::{
 
 /// How long after the end of the work its last output is waited for.
 const LAST_WITHIN: Duration = Duration::from_secs(5);
-/// Where no attempt is known to have more: how long no agent may have sent anything until that is all (an attempt that
-/// wrote nothing says nothing, and output may come by a few milliseconds after the end), and at most.
+/// Where nobody says whether there is more (older agents do not): how long no agent may have sent anything until that is
+/// all (an attempt that wrote nothing says nothing, and output may come by a few milliseconds after the end), and at most.
 const QUIET: Duration = Duration::from_millis(100);
 const QUIET_WITHIN: Duration = Duration::from_secs(1);
 /// Selections of more tasks are not looked through for the last output of each.
@@ -53,9 +53,21 @@ struct Follow {
 }
 
 /// Whether more may come.
+#[derive(Debug, PartialEq)]
 enum Next {
     Over,
     Wait(Option<Instant>),
+}
+
+/// What is to come of the output of work that is over.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Owed {
+    /// All is here.
+    Nothing,
+    /// Something was written that is not here.
+    More,
+    /// Whether anything was written is not known.
+    Unknown,
 }
 
 pub(super) async fn logs(
@@ -171,19 +183,12 @@ impl Follow {
             self.over = None;
             return Next::Wait(None);
         };
-        let long_ago = self.parts.clock.wall().since(ended) > LAST_WITHIN;
-        if long_ago || self.has_all(job) {
+        if self.parts.clock.wall().since(ended) > LAST_WITHIN {
             return Next::Over;
         }
         let now = Instant::now();
         let seen = *self.over.get_or_insert(now);
-        let until = if self.reader.is_open() {
-            seen + LAST_WITHIN
-        } else {
-            let quiet_for = self.parts.logs.quiet_for();
-            (now + QUIET.saturating_sub(quiet_for)).max(seen + QUIET).min(seen + QUIET_WITHIN)
-        };
-        if until <= now { Next::Over } else { Next::Wait(Some(until)) }
+        after_the_end(self.owed(job), now, seen, self.parts.logs.quiet_for())
     }
 
     /// When the selected work ended; none: it has not.
@@ -206,19 +211,67 @@ impl Follow {
         Some(if ended.is_never() { self.parts.clock.wall() } else { ended })
     }
 
-    /// Whether of every selected task the last output is known to be here.
-    fn has_all(&self, job: &JobView) -> bool {
-        let is_here = |index| match known(job, index).and_then(|task| task.attempt.as_ref()) {
-            None => true,
-            Some(attempt) => {
-                let silent = attempt.started.is_never() || attempt.end == Some(End::Lost);
-                silent || self.reader.is_over(index, attempt.number)
+    /// Of all selected tasks, each in its newest attempt.
+    fn owed(&self, job: &JobView) -> Owed {
+        let unless_open = || if self.reader.is_open() { Owed::More } else { Owed::Unknown };
+        if self.tasks.end - self.tasks.start > COUNTED {
+            return unless_open();
+        }
+        let mut owed = Owed::Nothing;
+        for index in self.tasks.clone() {
+            let Some(attempt) = known(job, index).and_then(|task| task.attempt.as_ref()) else { continue };
+            let is_silent = attempt.started.is_never() || attempt.end == Some(End::Lost);
+            if is_silent || self.reader.is_over(index, attempt.number) {
+                continue;
             }
-        };
-        self.tasks.end - self.tasks.start <= COUNTED && self.tasks.clone().all(is_here)
+            match attempt.usage.and_then(|usage| usage.has_output) {
+                Some(false) => {}
+                Some(true) => return Owed::More,
+                None => owed = unless_open(),
+            }
+        }
+        owed
     }
+}
+
+/// What follows for who saw the end of the work at `seen`, where no agent has sent anything for `quiet`.
+fn after_the_end(owed: Owed, now: Instant, seen: Instant, quiet: Duration) -> Next {
+    let until = match owed {
+        Owed::Nothing => return Next::Over,
+        Owed::More => seen + LAST_WITHIN,
+        Owed::Unknown => (now + QUIET.saturating_sub(quiet)).max(seen + QUIET).min(seen + QUIET_WITHIN),
+    };
+    if until <= now { Next::Over } else { Next::Wait(Some(until)) }
 }
 
 fn far() -> Instant {
     Instant::now() + LAST_WITHIN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_owed_is_waited_for_and_what_is_known_not_to_come_is_not() {
+        let seen = Instant::now();
+        let ms = Duration::from_millis;
+        let wait = |at| Next::Wait(Some(seen + ms(at)));
+        // Milliseconds since the end was seen, and since anybody sent anything.
+        let table = [
+            (Owed::Nothing, 0, 0, Next::Over),
+            (Owed::More, 0, 9_000, wait(5000)),
+            (Owed::More, 4999, 9_000, wait(5000)),
+            (Owed::More, 5000, 0, Next::Over),
+            (Owed::Unknown, 0, 9_000, wait(100)),
+            (Owed::Unknown, 100, 9_000, Next::Over),
+            (Owed::Unknown, 100, 30, wait(170)),
+            (Owed::Unknown, 999, 0, wait(1000)),
+            (Owed::Unknown, 1000, 0, Next::Over),
+        ];
+        for (owed, since, quiet, next) in table {
+            let found = after_the_end(owed, seen + ms(since), seen, ms(quiet));
+            assert_eq!(found, next, "{owed:?} {since} {quiet}");
+        }
+    }
 }

@@ -66,6 +66,7 @@ fn attempt(number: u32, kind: Option<(v1::EndKind, i32, &str)>) -> v1::Attempt {
             read_bytes: 4096,
             written_bytes: 1 << 20,
             unenforced: u32::from(number == 1),
+            has_output: Some(true),
         }),
     }
 }

@@ -251,10 +251,10 @@ fn ends() -> impl Strategy<Value = End> {
 
 fn usages() -> impl Strategy<Value = Option<Usage>> {
     let counts = any::<[u64; 5]>().prop_map(|counts| counts.map(Amount::new));
-    option::of((counts, any::<u8>()).prop_map(|(counts, unenforced)| {
+    option::of((counts, any::<u8>(), any::<Option<bool>>()).prop_map(|(counts, unenforced, has_output)| {
         let [memory_peak, cpu_user_us, cpu_system_us, read_bytes, written_bytes] = counts;
         let unenforced = Unenforced(unenforced);
-        Usage { memory_peak, cpu_user_us, cpu_system_us, read_bytes, written_bytes, unenforced }
+        Usage { memory_peak, cpu_user_us, cpu_system_us, read_bytes, written_bytes, unenforced, has_output }
     }))
 }
 

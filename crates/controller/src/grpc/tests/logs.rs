@@ -90,6 +90,32 @@ fn logs_are_shown_by_pattern_and_by_time() {
 }
 
 #[test]
+fn who_follows_waits_for_all_output_that_an_attempt_says_it_has_written() {
+    run(async |mut rig: Rig| {
+        let mut agent = rig.agent().await;
+        // Of the second one nobody knows: its end is the end of all waiting for what nobody speaks of.
+        let jobs = [rig.submit(&job("says", vec![task("a")])).await, rig.submit(&job("is-old", vec![task("a")])).await];
+        let mut follows = Vec::new();
+        for job in jobs {
+            let request = v1::LogsRequest { selector: selector(job), follow: true, ..Default::default() };
+            follows.push(rig.people.logs(request).await.unwrap().into_inner());
+        }
+        let mut leases = [agent.lease().await, agent.lease().await];
+        leases.sort_by_key(|lease| lease.job);
+        for (lease, has_output) in leases.iter().zip([Some(true), None]) {
+            agent.end_saying(lease, has_output).await;
+        }
+        assert!(within(follows[1].message()).await.unwrap().is_none(), "nobody wrote anything");
+        let (up, _down) = agent.log_stream().await;
+        let batches = vec![batch(&leases[0], 0, &["late\n"], true)];
+        up.send(v1::LogUp { agent: agent.welcome.agent, batches }).await.unwrap();
+        let reply = within(follows[0].message()).await.unwrap().expect("it was to come");
+        assert_eq!(reply.frames[0].data, "late\n");
+        assert!(within(follows[0].message()).await.unwrap().is_none(), "that was all");
+    });
+}
+
+#[test]
 fn a_search_goes_through_all_jobs_newest_first() {
     run(async |mut rig: Rig| {
         let jobs = three_jobs(&mut rig).await;

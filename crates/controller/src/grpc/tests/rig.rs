@@ -229,6 +229,17 @@ impl Agent {
         self.acknowledged().await;
     }
 
+    /// The attempt ended and had written something, or not, or does not say.
+    pub(super) async fn end_saying(&mut self, lease: &v1::Lease, has_output: Option<bool>) {
+        self.seq += 1;
+        let mut report = self.ended(lease, succeeded(), None);
+        if let Some(v1::report::What::Ended(ended)) = &mut report.what {
+            ended.usage = Some(v1::Usage { has_output, ..v1::Usage::default() });
+        }
+        self.tell(Up::Reports(v1::Reports { reports: vec![report] })).await;
+        self.acknowledged().await;
+    }
+
     fn ended(&self, lease: &v1::Lease, end: v1::End, result: Option<v1::ResultPayload>) -> v1::Report {
         let now = Clock::system().wall().0;
         let took = u64::from(lease.task + 1) * 1000;
