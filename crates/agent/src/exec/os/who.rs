@@ -109,9 +109,13 @@ pub(crate) fn open_way(data_dir: &Path, way: &[&PathBuf]) -> io::Result<()> {
     for folder in [data_dir, &data_dir.join("run")] {
         for entry in std::fs::read_dir(folder)? {
             let path = entry?.path();
-            if !way.contains(&&path) && !path.is_symlink() {
-                std::fs::set_permissions(&path, PermissionsExt::from_mode(mode(&path)? & !0o077))?;
+            if way.contains(&&path) || path.is_symlink() {
+                continue;
             }
+            let closed =
+                mode(&path).and_then(|mode| std::fs::set_permissions(&path, PermissionsExt::from_mode(mode & !0o077)));
+            // The agent's other threads work there already: a file that was being written has its name by now.
+            closed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
         }
     }
     for path in passed {
@@ -249,6 +253,31 @@ mod tests {
     #[test]
     fn who_asks_for_nothing_runs_as_the_agent() {
         assert!(Who::of(&RunAs::default(), &Rules::default()).expect("nothing is asked").is_none());
+    }
+
+    #[test]
+    fn a_file_that_has_another_name_by_then_is_no_reason_not_to_start() {
+        let data = tempfile::tempdir().expect("a folder");
+        let (run, draft, file) = (data.path().join("run"), data.path().join("draft"), data.path().join("file"));
+        std::fs::create_dir(&run).expect("ours");
+        std::fs::write(data.path().join("others"), "").expect("ours");
+        std::fs::set_permissions(data.path().join("others"), PermissionsExt::from_mode(0o644)).expect("ours");
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::fs::write(&draft, "").expect("ours");
+                    std::fs::rename(&draft, &file).expect("ours");
+                }
+            });
+            let opened: io::Result<()> = (0..2000).try_for_each(|_| open_way(data.path(), &[&run]));
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            opened.expect("it is for nobody else to read, whatever its name");
+        });
+        if Uid::effective().is_root() {
+            let mode = std::fs::metadata(data.path().join("others")).expect("there").permissions().mode();
+            assert_eq!(mode & 0o077, 0, "what stays is closed");
+        }
     }
 
     #[test]
