@@ -117,9 +117,9 @@ fn go_on(room: &Arc<Room>, estate: &Estate, mut kept: Kept, spool: Option<Spool>
     match os::take_over(identity, files.handle, files.outputs, stdin) {
         Ok(running) => room.track(attempt.run(running, spool, stage)),
         Err(error) => {
-            spool.finish();
+            let has_output = spool.finish();
             let why = format!("its process could not be watched any more and was killed: {error}");
-            room.track(async move { attempt.lose(why).await });
+            room.track(async move { attempt.lose(why, has_output).await });
         }
     }
 }

@@ -78,7 +78,7 @@ impl Attempt {
             let finished = fresh.finish(|stream, scratch, len| spool.take(stream, room.clock.wall(), scratch, len));
             let deserted = self.confined.is_deserted();
             if let Some(status) = finished.filter(|_| deserted != Some(false)) {
-                let has_output = Some(spool.finish());
+                let has_output = spool.finish();
                 if deserted.is_none() {
                     room.hunter.check_for_strays();
                 }
@@ -94,9 +94,9 @@ impl Attempt {
                 room.track(self.run(running, spool, Stage::default()));
             }
             Err(error) => {
-                spool.finish();
+                let has_output = spool.finish();
                 let why = format!("its process could not be watched and was killed: {error}");
-                room.track(async move { self.lose(why).await });
+                room.track(async move { self.lose(why, has_output).await });
             }
         }
         None
@@ -166,7 +166,6 @@ impl Attempt {
         let is_put_away =
             if told.is_some() { is_removed } else { is_settled && matches!(status, Some(Status::Exit(_))) };
         let contained = self.contained().filter(|_| !is_put_away);
-        let has_output = Some(has_output);
         self.conclude(Dead { cause, status, is_unknown, spent, survivors, said, has_output, ended, lost: None, told })
             .await;
         if let Some(contained) = contained {
@@ -257,7 +256,7 @@ impl Attempt {
     }
 
     /// It runs and cannot be watched.
-    pub(super) async fn lose(self, why: String) {
+    pub(super) async fn lose(self, why: String, has_output: Option<bool>) {
         let survivors = match self.confined.place.as_ref().and_then(Place::slot) {
             Some(slot) => end_members(slot, self.room.clock, KILL_LIMIT).await,
             // Where there are neither cgroups nor jobs, what left its group is to be found by its mark.
@@ -265,7 +264,7 @@ impl Attempt {
             None => Vec::new(),
         };
         let contained = self.contained();
-        self.conclude(Dead { lost: Some(why.into()), survivors, ..Dead::default() }).await;
+        self.conclude(Dead { lost: Some(why.into()), survivors, has_output, ..Dead::default() }).await;
         if let Some(contained) = contained {
             contained.remove().await;
         }

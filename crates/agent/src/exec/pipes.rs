@@ -75,8 +75,9 @@ impl Pipes {
         }
     }
 
-    /// Nothing more is taken. Returns what was said on stderr in the end, and whether anything was said at all.
-    pub(super) fn finish(self) -> (Option<Said>, bool) {
+    /// Nothing more is taken. Returns what was said on stderr in the end, and whether anything was said at all, if
+    /// that is known.
+    pub(super) fn finish(self) -> (Option<Said>, Option<bool>) {
         let said = self.said.map(|said| said.hide(self.spool.mask()));
         (said, self.spool.finish())
     }

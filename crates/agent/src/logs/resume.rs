@@ -49,7 +49,7 @@ impl Spools {
             Err(error) => {
                 let Head { token, task, attempt } = head;
                 tracing::warn!(%error, job = %task.job, %task, attempt, %token, "output that was kept cannot be gone on with");
-                spool
+                spool.forgetful()
             }
         }
     }
@@ -217,9 +217,14 @@ mod tests {
     #[test]
     fn what_an_attempt_wrote_before_is_remembered_at_its_end() {
         let folder = tempfile::tempdir().expect("a folder");
-        assert!(!spools(folder.path()).resume(HEAD, None, None).finish(), "nobody wrote anything");
+        let at_its_end = || spools(folder.path()).resume(HEAD, None, None).finish();
+        assert_eq!(at_its_end(), Some(false), "nobody wrote anything");
         killed(folder.path(), 0);
-        assert!(spools(folder.path()).resume(HEAD, None, None).finish(), "an earlier keeper wrote it");
+        assert_eq!(at_its_end(), Some(true), "an earlier keeper wrote it");
+        let file = folder.path().join("spool").join("3.log");
+        std::fs::remove_file(&file).expect("there");
+        std::fs::create_dir(&file).expect("made");
+        assert_eq!(at_its_end(), None, "nobody can read what was written");
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct Spool {
     lanes: [Lane; 2],
     tail: Tail,
     last_at: Timestamp,
+    /// A writer before it may have written something.
+    has_forgotten: bool,
 }
 
 /// One stream.
@@ -95,7 +97,19 @@ impl Spool {
         let tail = TAIL_MAX.min(limit / 2).min(burst / 2);
         let left = limit - tail;
         let tail = Tail::new(usize::try_from(tail).unwrap_or(0));
-        Self { shared, entry, file: None, left, limit, rate, mask: None, lanes, tail, last_at: Timestamp(0) }
+        Self {
+            shared,
+            entry,
+            file: None,
+            left,
+            limit,
+            rate,
+            mask: None,
+            lanes,
+            tail,
+            last_at: Timestamp(0),
+            has_forgotten: false,
+        }
     }
 
     /// Shows none of what `mask` hides; offsets are those of what is shown.
@@ -112,6 +126,12 @@ impl Spool {
     pub(super) fn resumed(self, file: File, offsets: [u64; 2], kept: u64) -> Self {
         let lanes = offsets.map(|offset| Lane { offset, cut: None });
         Self { file: Some(file), left: self.left.saturating_sub(kept), lanes, ..self }
+    }
+
+    /// Goes on without what a writer left that died, which cannot be read.
+    #[cfg(unix)]
+    pub(super) fn forgetful(self) -> Self {
+        Self { has_forgotten: true, ..self }
     }
 
     /// Bytes that the task wrote to `stream`.
@@ -192,8 +212,9 @@ impl Spool {
         }
     }
 
-    /// The attempt is over: tells of what was left out and lets the shipper finish. Returns whether it wrote anything.
-    pub fn finish(mut self) -> bool {
+    /// The attempt is over: tells of what was left out and lets the shipper finish. Returns whether it wrote anything; none:
+    /// that is not known.
+    pub fn finish(mut self) -> Option<bool> {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let at = self.last_at;
             if let Some(rest) = self.mask.as_mut().map(|mask| mask.finish(stream)) {
@@ -204,7 +225,8 @@ impl Spool {
             }
         }
         self.shared.over(&self.entry);
-        self.lanes.iter().any(|lane| lane.offset > 0)
+        let has_output = self.lanes.iter().any(|lane| lane.offset > 0);
+        (has_output || !self.has_forgotten).then_some(has_output)
     }
 
     /// So much of what the attempt may write was written.

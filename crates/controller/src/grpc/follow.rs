@@ -7,7 +7,8 @@ use muster_common::proto::v1;
 use muster_core::{
     access::Reach,
     id::JobId,
-    state::{End, Task},
+    spec::Command,
+    state::{Attempt, End, Task},
     time::Timestamp,
 };
 use tokio::{
@@ -48,6 +49,8 @@ struct Follow {
     follow: bool,
     changed: watch::Receiver<u64>,
     ready: VecDeque<v1::LogsReply>,
+    /// The work was seen before it was over.
+    saw_it_run: bool,
     /// When the work was first seen to be over.
     over: Option<Instant>,
 }
@@ -59,15 +62,15 @@ enum Next {
     Wait(Option<Instant>),
 }
 
-/// What is to come of the output of work that is over.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What is to come of the output of work that is over; more of it is the larger one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Owed {
     /// All is here.
     Nothing,
-    /// Something was written that is not here.
-    More,
     /// Whether anything was written is not known.
     Unknown,
+    /// Something was written that is not here.
+    More,
 }
 
 pub(super) async fn logs(
@@ -88,7 +91,9 @@ pub(super) async fn logs(
     }
     let layout = Layout::new(&found.job.job);
     let (follow, ready) = (request.follow, VecDeque::new());
-    let state = Follow { parts, reader, sieve, layout, id, tasks, follow, changed, ready, over: None };
+    let mut state =
+        Follow { parts, reader, sieve, layout, id, tasks, follow, changed, ready, saw_it_run: false, over: None };
+    state.saw_it_run = state.ended(&found.job).is_none();
     Ok(stream::try_unfold(state, |mut state| async move {
         let next = state.next().await?;
         Ok(next.map(|reply| (reply, state)))
@@ -135,13 +140,17 @@ impl Follow {
             // Before looking, so that what comes between looking and waiting is not missed.
             let grown = self.reader.grown();
             self.changed.borrow_and_update();
-            if let Some(pieces) = self.reader.next().await.map_err(|error| of_logs(&error))? {
-                let pieces: Vec<_> = pieces.into_iter().flat_map(|piece| self.sieve.sift(piece)).collect();
+            if let Some(pieces) = self.read().await? {
                 self.give(pieces);
                 continue;
             }
             let next = if self.follow { self.look() } else { Next::Over };
             if let Next::Over = next {
+                // What came since it was read, and made us look so.
+                if let Some(pieces) = self.read().await? {
+                    self.give(pieces);
+                    continue;
+                }
                 let rest = self.sieve.rest();
                 self.give(rest);
             }
@@ -157,6 +166,12 @@ impl Follow {
                 () = sleep_until(until.unwrap_or_else(far)), if until.is_some() => {}
             }
         }
+    }
+
+    /// What is there, as far as it is wanted; none: nothing new.
+    async fn read(&mut self) -> Result<Option<Vec<Piece>>, Status> {
+        let pieces = self.reader.next().await.map_err(|error| of_logs(&error))?;
+        Ok(pieces.map(|pieces| pieces.into_iter().flat_map(|piece| self.sieve.sift(piece)).collect()))
     }
 
     fn give(&mut self, pieces: Vec<Piece>) {
@@ -180,10 +195,11 @@ impl Follow {
         // A deleted job writes no more.
         let Some(job) = snapshot.job(self.id) else { return Next::Over };
         let Some(ended) = self.ended(job) else {
-            self.over = None;
+            (self.saw_it_run, self.over) = (true, None);
             return Next::Wait(None);
         };
-        if self.parts.clock.wall().since(ended) > LAST_WITHIN {
+        // By a clock of the agent's, which may be wrong; nor has what ended while it was cut off come any sooner.
+        if !self.saw_it_run && self.parts.clock.wall().since(ended) > LAST_WITHIN {
             return Next::Over;
         }
         let now = Instant::now();
@@ -211,26 +227,30 @@ impl Follow {
         Some(if ended.is_never() { self.parts.clock.wall() } else { ended })
     }
 
-    /// Of all selected tasks, each in its newest attempt.
+    /// Of all attempts that are selected.
     fn owed(&self, job: &JobView) -> Owed {
-        let unless_open = || if self.reader.is_open() { Owed::More } else { Owed::Unknown };
-        if self.tasks.end - self.tasks.start > COUNTED {
-            return unless_open();
-        }
         let mut owed = Owed::Nothing;
-        for index in self.tasks.clone() {
-            let Some(attempt) = known(job, index).and_then(|task| task.attempt.as_ref()) else { continue };
-            let is_silent = attempt.started.is_never() || attempt.end == Some(End::Lost);
-            if is_silent || self.reader.is_over(index, attempt.number) {
-                continue;
-            }
-            match attempt.usage.and_then(|usage| usage.has_output) {
-                Some(false) => {}
-                Some(true) => return Owed::More,
-                None => owed = unless_open(),
+        if self.tasks.end - self.tasks.start > COUNTED {
+            owed = Owed::Unknown;
+        } else {
+            for index in self.tasks.clone() {
+                let runs = self.layout.group_of(index).is_none_or(|group| group.spec.command != Command::Empty);
+                let attempts = known(job, index).into_iter().flat_map(|task| task.past.iter().chain(&task.attempt));
+                let missing = attempts.filter(|attempt| self.reader.lacks_the_end_of(index, attempt.number));
+                owed = missing.map(|attempt| owed_by(attempt, runs)).fold(owed, Ord::max);
             }
         }
-        owed
+        if owed == Owed::Unknown && self.reader.is_open() { Owed::More } else { owed }
+    }
+}
+
+/// By an attempt whose last output is not here. For a join point nothing `runs`, and nothing is counted.
+fn owed_by(attempt: &Attempt, runs: bool) -> Owed {
+    match attempt.usage.and_then(|usage| usage.has_output) {
+        Some(true) => Owed::More,
+        Some(false) => Owed::Nothing,
+        None if !runs || attempt.started.is_never() || attempt.end == Some(End::Lost) => Owed::Nothing,
+        None => Owed::Unknown,
     }
 }
 
@@ -250,7 +270,43 @@ fn far() -> Instant {
 
 #[cfg(test)]
 mod tests {
+    use muster_core::{
+        id::{AgentId, Token},
+        usage::Usage,
+    };
+
     use super::*;
+
+    #[test]
+    fn an_attempt_owes_what_it_says_and_without_a_word_what_ran_may_owe_something() {
+        let table = [
+            (1, End::Succeeded, Some(Some(false)), Owed::Nothing),
+            (1, End::Exit(3), Some(Some(true)), Owed::More),
+            (1, End::Succeeded, Some(None), Owed::Unknown),
+            (1, End::Succeeded, None, Owed::Unknown),
+            (0, End::NotStarted, None, Owed::Nothing),
+            (1, End::Lost, None, Owed::Nothing),
+            // The agent gave it up, and has what it wrote.
+            (1, End::Lost, Some(Some(true)), Owed::More),
+        ];
+        for (started, end, said, owed) in table {
+            let attempt = Attempt {
+                number: 1,
+                token: Token(1),
+                agent: AgentId(1),
+                leased: Timestamp(1),
+                started: Timestamp(started),
+                ended: Timestamp(2),
+                end: Some(end),
+                why: None,
+                usage: said.map(|has_output| Usage { has_output, ..Usage::default() }),
+            };
+            assert_eq!(owed_by(&attempt, true), owed, "{attempt:?}");
+            if owed == Owed::Unknown {
+                assert_eq!(owed_by(&attempt, false), Owed::Nothing, "of a join point: {attempt:?}");
+            }
+        }
+    }
 
     #[test]
     fn what_is_owed_is_waited_for_and_what_is_known_not_to_come_is_not() {

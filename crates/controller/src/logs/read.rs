@@ -163,9 +163,9 @@ impl Reader {
         Arc::clone(&self.job.grown).notified_owned()
     }
 
-    /// Whether an attempt has said that it writes no more, or wrote nothing that is known.
-    pub fn is_over(&self, task: u32, attempt: u32) -> bool {
-        self.job.lock().is_over((task, attempt))
+    /// Whether an attempt is selected and has not said that it writes no more.
+    pub fn lacks_the_end_of(&self, task: u32, attempt: u32) -> bool {
+        self.selection.wants_attempt((task, attempt)) && !self.job.lock().is_over((task, attempt))
     }
 
     /// Whether an attempt that is selected wrote something and may write more.

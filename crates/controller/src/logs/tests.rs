@@ -141,7 +141,7 @@ fn a_follower_gets_each_frame_once_whether_it_is_stored_meanwhile_or_not() {
         }
         assert!(reader.is_open());
         source.append(last(0, 40, &[])).await.unwrap();
-        assert!(!reader.is_open() && reader.is_over(0, 1));
+        assert!(!reader.is_open() && !reader.lacks_the_end_of(0, 1));
         let expected: Vec<_> = (0..40).map(|n: u64| line(0, &n.to_string())).collect();
         assert_eq!(seen, expected);
     });

@@ -34,8 +34,9 @@ use crate::{
     work::{self, Where, Work},
 };
 
-/// After a job's end its output may still be on its way; this long without any more, and it is not.
-const OUTPUT_QUIET: Duration = Duration::from_secs(5);
+/// After a job's end its output may still be on its way; this long without any more, and it is not. A little less than a
+/// controller waits for it, which then ends without a word.
+const OUTPUT_QUIET: Duration = Duration::from_secs(4);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _, poll};
 use muster_common::proto::v1;
-use muster_core::access::Reach;
+use muster_core::{
+    access::Reach,
+    spec::{Command, RetryPolicy, TaskSpec},
+};
 use tokio::sync::Semaphore;
 use tonic::Code;
 
-use super::rig::{Rig, batch, job, run, selector, succeeded, task, within};
+use super::rig::{Rig, batch, failed, job, run, selector, succeeded, task, within};
 use crate::grpc::search;
 
 /// Three jobs of one task each, which wrote these lines, a millisecond after one another; their numbers.
@@ -94,17 +97,20 @@ fn who_follows_waits_for_all_output_that_an_attempt_says_it_has_written() {
     run(async |mut rig: Rig| {
         let mut agent = rig.agent().await;
         // Of the second one nobody knows: its end is the end of all waiting for what nobody speaks of.
-        let jobs = [rig.submit(&job("says", vec![task("a")])).await, rig.submit(&job("is-old", vec![task("a")])).await];
+        let works = TaskSpec { command: Command::Argv(vec!["true".to_owned()]), ..task("a") };
+        // Another task of the job goes on, so that of its end only the agent's clock tells, which is wrong.
+        let goes_on = TaskSpec { name: "b".to_owned(), ..works.clone() };
+        let says = rig.submit(&job("says", vec![works.clone(), goes_on])).await;
+        let selected = [format!("{says}.a"), rig.submit(&job("is-old", vec![works])).await.to_string()];
         let mut follows = Vec::new();
-        for job in jobs {
-            let request = v1::LogsRequest { selector: selector(job), follow: true, ..Default::default() };
+        for selected in selected {
+            let request = v1::LogsRequest { selector: selector(selected), follow: true, ..Default::default() };
             follows.push(rig.people.logs(request).await.unwrap().into_inner());
         }
-        let mut leases = [agent.lease().await, agent.lease().await];
-        leases.sort_by_key(|lease| lease.job);
-        for (lease, has_output) in leases.iter().zip([Some(true), None]) {
-            agent.end_saying(lease, has_output).await;
-        }
+        let mut leases = [agent.lease().await, agent.lease().await, agent.lease().await];
+        leases.sort_by_key(|lease| (lease.job, lease.task));
+        agent.end_saying(&leases[0], succeeded(), Some(true)).await;
+        agent.end_saying(&leases[2], succeeded(), None).await;
         assert!(within(follows[1].message()).await.unwrap().is_none(), "nobody wrote anything");
         let (up, _down) = agent.log_stream().await;
         let batches = vec![batch(&leases[0], 0, &["late\n"], true)];
@@ -112,6 +118,29 @@ fn who_follows_waits_for_all_output_that_an_attempt_says_it_has_written() {
         let reply = within(follows[0].message()).await.unwrap().expect("it was to come");
         assert_eq!(reply.frames[0].data, "late\n");
         assert!(within(follows[0].message()).await.unwrap().is_none(), "that was all");
+    });
+}
+
+#[test]
+fn who_follows_waits_for_output_of_each_attempt_that_is_wanted() {
+    run(async |mut rig: Rig| {
+        let mut agent = rig.agent().await;
+        let retried = TaskSpec { retry: RetryPolicy { max: 1, ..RetryPolicy::default() }, ..task("a") };
+        let id = rig.submit(&job("retried", vec![retried])).await;
+        let request = v1::LogsRequest { selector: selector(id), follow: true, ..Default::default() };
+        let mut follow = rig.people.logs(request.clone()).await.unwrap().into_inner();
+        let first = agent.lease().await;
+        agent.end_saying(&first, failed(3), Some(true)).await;
+        let second = agent.lease().await;
+        let mut only_second = rig.people.logs(v1::LogsRequest { attempt: 2, ..request }).await.unwrap().into_inner();
+        agent.end_saying(&second, succeeded(), Some(false)).await;
+        assert!(within(only_second.message()).await.unwrap().is_none(), "it wrote nothing");
+        let (up, _down) = agent.log_stream().await;
+        let batches = vec![batch(&first, 0, &["late\n"], true)];
+        up.send(v1::LogUp { agent: agent.welcome.agent, batches }).await.unwrap();
+        let reply = within(follow.message()).await.unwrap().expect("it was to come");
+        assert_eq!((reply.attempt, &*reply.frames[0].data), (1, &b"late\n"[..]));
+        assert!(within(follow.message()).await.unwrap().is_none(), "that was all");
     });
 }
 

@@ -229,11 +229,12 @@ impl Agent {
         self.acknowledged().await;
     }
 
-    /// The attempt ended and had written something, or not, or does not say.
-    pub(super) async fn end_saying(&mut self, lease: &v1::Lease, has_output: Option<bool>) {
+    /// The attempt ended, long ago by this machine's clock, and had written something, or not, or does not say.
+    pub(super) async fn end_saying(&mut self, lease: &v1::Lease, end: v1::End, has_output: Option<bool>) {
         self.seq += 1;
-        let mut report = self.ended(lease, succeeded(), None);
+        let mut report = self.ended(lease, end, None);
         if let Some(v1::report::What::Ended(ended)) = &mut report.what {
+            (ended.started_us, ended.ended_us) = (1, 2);
             ended.usage = Some(v1::Usage { has_output, ..v1::Usage::default() });
         }
         self.tell(Up::Reports(v1::Reports { reports: vec![report] })).await;
