@@ -129,6 +129,26 @@ impl Daemon {
         let pid = i32::try_from(self.child.id()).context("a process number does not fit")?;
         kill(Pid::from_raw(pid), signal).with_context(|| format!("could not send {signal} to {}", self.name))
     }
+
+    /// Stops it (SIGSTOP), as [`freeze`] does, until SIGCONT.
+    pub fn freeze(&self) -> Result<()> {
+        ensure!(!self.ended, "{} has ended already", self.name);
+        freeze(i32::try_from(self.child.id()).context("a process number does not fit")?)
+    }
+}
+
+/// Stops a process and returns when all its threads stand: of those that have something to do, some go on for a while after the
+/// signal was sent.
+pub fn freeze(pid: i32) -> Result<()> {
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).with_context(|| format!("could not stop process {pid}"))?;
+    wait::until(&format!("all threads of process {pid} to stand"), || {
+        let state = |thread: io::Result<fs::DirEntry>| {
+            let stat = fs::read_to_string(thread?.path().join("stat"))?;
+            Ok(stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next())
+        };
+        let states: io::Result<Vec<_>> = fs::read_dir(format!("/proc/{pid}/task"))?.map(state).collect();
+        Ok(Look::when(states.as_ref().is_ok_and(|all| all.iter().all(|one| *one == Some('T'))), states))
+    })
 }
 
 impl Drop for Daemon {

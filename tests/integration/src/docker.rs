@@ -86,9 +86,9 @@ impl Docker {
         self.daemon.as_mut().context("the daemon does not run")?.kill9()
     }
 
-    /// Sends the daemon a signal.
-    pub fn signal(&self, signal: Signal) -> Result<()> {
-        self.daemon.as_ref().context("the daemon does not run")?.signal(signal)
+    /// The daemon, to be sent signals.
+    pub fn daemon(&self) -> Result<&Daemon> {
+        self.daemon.as_ref().context("the daemon does not run")
     }
 
     /// What whoever is to use it needs in its environment.

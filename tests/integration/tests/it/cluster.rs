@@ -184,7 +184,7 @@ fn a_leader_that_was_stopped_for_long_steps_down_before_it_says_another_word() -
     }
     let cluster = Cluster::start(2)?;
     let old = cluster.leader(&[])?;
-    cluster.controllers[old].1.signal(Signal::SIGSTOP)?;
+    cluster.controllers[old].1.freeze()?;
     let new = cluster.leader(&[old])?;
     cluster.connected_to(new)?;
     let job = cluster.submit_to(new, "a.toml", "name = \"a\"\n[[tasks]]\nname = \"a\"\nrun = [\"true\"]\n")?;

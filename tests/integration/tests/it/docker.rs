@@ -117,14 +117,14 @@ fn a_container_whose_docker_client_is_killed_is_dead_before_a_daemon_that_hangs_
     let tasks = format!("[[tasks]]\nname = 'a'\nimage = '{IMAGE}'\non_lost = 'fail'\nrun = ['sleep', '{sleep}']\n");
     let job = yard.system.submit("a.toml", &format!("name = 'a'\n{tasks}"))?;
     let (_, client) = running(&sleep)?;
-    yard.engine.docker()?.signal(Signal::SIGSTOP)?;
+    yard.engine.docker()?.daemon()?.freeze()?;
     kill9(client)?;
     // It is waited for longer.
     let dead = wait::within(Duration::from_secs(18), "the container to be dead", || {
         let found = processes(&sleep);
         Ok(Look::when(found.is_empty(), found))
     });
-    yard.engine.docker()?.signal(Signal::SIGCONT)?;
+    yard.engine.docker()?.daemon()?.signal(Signal::SIGCONT)?;
     dead?;
     ensure!(yard.system.ctl().finished(job, wait::LIMIT)?["state"] == "failed", "it did not fail");
     let tasks = yard.tasks(job)?;

@@ -28,7 +28,7 @@ fn what_a_frozen_agent_ran_is_dead_when_its_lease_is_over() -> Result<()> {
         let said = fs::read_to_string(&pid).unwrap_or_default();
         Ok(said.trim().parse().map_or_else(Look::not_yet, Look::Done))
     })?;
-    system.agent()?.signal(Signal::SIGSTOP)?;
+    system.agent()?.freeze()?;
     // Nobody but the guard can end it: the agent stays frozen until it is dead.
     wait::until("the task to be dead", || Ok(Look::when(is_dead(pid), pid)))?;
     system.agent()?.signal(Signal::SIGCONT)?;

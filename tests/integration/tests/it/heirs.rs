@@ -5,6 +5,7 @@ use std::{fs, os::unix::net::UnixStream};
 use anyhow::{Context as _, Result, ensure};
 use muster_integration::{
     ctl::Ctl,
+    daemon::freeze,
     system::{Options, System},
     wait::{self, Look},
 };
@@ -248,7 +249,7 @@ fn what_ended_while_no_keeper_was_there_is_told_as_it_ended() -> Result<()> {
     all_run(&ctl, job, 8)?;
     let (pids, mut keepers) = (gate.shells(8)?, Keepers::of(&system)?);
     // Stopped, it sees nothing of their ends; then it is killed over them.
-    kill(Pid::from_raw(keepers.pid), Signal::SIGSTOP)?;
+    freeze(keepers.pid)?;
     gate.open()?;
     wait::until("all to be dead", || {
         let dead = |pid: &&i32| {

@@ -5,6 +5,7 @@ use std::{fs, path::Path, process::Command, sync::mpsc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use muster_integration::{
+    daemon::freeze,
     skip::skip,
     system::{Options, System},
     wait::{self, Look},
@@ -103,7 +104,7 @@ fn however_long_its_grace_nothing_outlives_its_lease_while_its_agent_is_frozen()
             let log = system.agent()?.log();
             Ok(Look::when(log.contains("ending an attempt"), "nobody asked"))
         })?;
-        system.agent()?.signal(Signal::SIGSTOP)?;
+        system.agent()?.freeze()?;
         for name in ["plain", "ended"] {
             wait::until(&format!("{name} to be dead"), || Ok(Look::when(is_dead(system, name)?, "it lives")))?;
         }
@@ -243,8 +244,8 @@ fn who_took_another_environment_is_ended_with_its_lease_when_its_keeper_is_froze
     let mut system = System::start(short("", None))?;
     let job = task(&system, "hides", "on_lost = \"fail\"", "exec env -i sleep 600")?;
     let keeper = nix::unistd::Pid::from_raw(keeper(&system)?);
-    system.agent()?.signal(Signal::SIGSTOP)?;
-    nix::sys::signal::kill(keeper, Signal::SIGSTOP)?;
+    system.agent()?.freeze()?;
+    freeze(keeper.as_raw())?;
     wait::until("it to be dead", || Ok(Look::when(is_dead(&system, "hides")?, "it lives")))?;
     nix::sys::signal::kill(keeper, Signal::SIGCONT)?;
     system.agent()?.signal(Signal::SIGCONT)?;
@@ -295,7 +296,7 @@ fn who_left_the_session_is_dead_with_its_lease_though_the_first_process_hangs_an
     wait::until("the other one to begin", || Ok(Look::when(folder.join("stray.pid").exists(), "it has not")))?;
     let first = fs::read_to_string(folder.join("first.pid"))?.trim().parse()?;
     let Some(hung) = Hung::hold(first) else { return skip(name, "no process can be traced here") };
-    system.agent()?.signal(Signal::SIGSTOP)?;
+    system.agent()?.freeze()?;
     let died = wait::until("the other one to be dead", || Ok(Look::when(is_dead(&system, "stray")?, "it lives")));
     // Then the disk goes on, for whoever waits for it.
     let fifo = spool.join(format!("{}.log", fs::read_to_string(folder.join("token"))?.trim()));

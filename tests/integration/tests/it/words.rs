@@ -67,7 +67,7 @@ fn what_waited_for_a_keeper_for_longer_than_a_lease_lives_as_long_as_the_newest_
     let lock = system.folder().join("agent/run/keeper.lock");
     let first = keeper(&system)?;
     // It sees that its keeper is gone when nobody can be another one yet.
-    system.agent()?.signal(Signal::SIGSTOP)?;
+    system.agent()?.freeze()?;
     kill_both(first)?;
     let lock = File::open(lock)?;
     lock.lock()?;
@@ -88,7 +88,7 @@ fn what_waited_for_a_keeper_for_longer_than_a_lease_lives_as_long_as_the_newest_
     fs::write(system.folder().join("early.gate"), "")?;
     ended_once(&system, early, "succeeded")?;
     // Nothing outlives the newest one either.
-    system.agent()?.signal(Signal::SIGSTOP)?;
+    system.agent()?.freeze()?;
     for n in 0..LARGE {
         wait::until("all to be dead", || Ok(Look::when(is_dead(&system, &format!("late.{n}"))?, n)))?;
     }
