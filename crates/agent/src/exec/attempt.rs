@@ -82,8 +82,7 @@ impl Attempt {
                 if deserted.is_none() {
                     room.hunter.check_for_strays();
                 }
-                let spent = fresh.spent();
-                return self.end_at_once(status, Dead { status: Some(status), spent, has_output, ..Dead::default() });
+                return self.end_at_once(status, fresh.spent(), has_output);
             }
         }
         self.confined.place.iter_mut().for_each(Place::leave);
@@ -103,7 +102,7 @@ impl Attempt {
     }
 
     /// Without the runtime, unless there is something that may take long.
-    fn end_at_once(mut self, status: Status, dead: Dead) -> Option<Entry> {
+    fn end_at_once(mut self, status: Status, spent: Option<Spent>, has_output: Option<bool>) -> Option<Entry> {
         let counts = self.confined.place.as_ref().map(Place::counts);
         let is_killed_for_memory = counts.is_some_and(|counts| counts.oom_kills > 0);
         let is_plain = !is_killed_for_memory
@@ -114,11 +113,10 @@ impl Attempt {
         if !is_plain {
             // Another thread brings it to its end.
             self.confined.place.iter_mut().for_each(Place::leave);
-            let ended = Some(room.clock.wall());
-            room.track(self.conclude(Dead { ended, ..dead }));
+            let (status, ended) = (Some(status), Some(room.clock.wall()));
+            room.track(self.conclude(Dead { status, spent, has_output, ended, ..Dead::default() }));
             return None;
         }
-        let Dead { spent, has_output, .. } = dead;
         let usage = Some(Usage { has_output, ..self.confined.settle_at(counts, spent) });
         if let Some(folder) = self.scratch {
             room.scratch.put_empty(folder);

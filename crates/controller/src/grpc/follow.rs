@@ -147,7 +147,9 @@ impl Follow {
             let next = if self.follow { self.look() } else { Next::Over };
             if let Next::Over = next {
                 // What came since it was read, and made us look so.
-                if let Some(pieces) = self.read().await? {
+                if self.follow
+                    && let Some(pieces) = self.read().await?
+                {
                     self.give(pieces);
                     continue;
                 }
